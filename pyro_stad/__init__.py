@@ -1,0 +1,40 @@
+"""Samples become priors for Pyro.
+
+.. code-block:: python
+
+    prior = pyro_stad.fit(samples)           # learn the density, distil its divergence, audit it
+    theta = pyro.sample("theta", prior)      # a TorchDistribution, inside any Pyro model
+    prior.save("prior.safetensors")
+"""
+
+from pyro_stad import divergence, likelihood, paths
+from pyro_stad.density import BUDGETS, FitSettings, FlowPrior, fit, load
+from pyro_stad.errors import (
+    CheckpointError,
+    OutOfDistributionWarning,
+    TrainingError,
+    TrainingWarning,
+)
+from pyro_stad.teacher import from_denoiser, from_noise, from_score, from_velocity
+from pyro_stad.training import TrainingSettings
+
+__all__ = [
+    "BUDGETS",
+    "CheckpointError",
+    "FitSettings",
+    "FlowPrior",
+    "OutOfDistributionWarning",
+    "TrainingError",
+    "TrainingSettings",
+    "TrainingWarning",
+    "divergence",
+    "fit",
+    "from_denoiser",
+    "from_noise",
+    "from_score",
+    "from_velocity",
+    "likelihood",
+    "load",
+    "paths",
+]
+__version__ = "0.1.0"

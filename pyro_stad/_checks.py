@@ -1,0 +1,72 @@
+"""The door: values are checked once, before anything is computed from them."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_finite", "check_value", "is_transformed"]
+
+
+def check_value(value: Any, features: int, like: Tensor, *, argument: str = "value") -> Tensor:
+    """Return ``value`` in the dtype of ``like``, or say what is wrong with it.
+
+    Arguments:
+        value: what the user passed; expected is a tensor with shape ``(..., features)``.
+        features: the dimension D.
+        like: a tensor of the model, for dtype and device.
+        argument: name of the argument, for messages.
+
+    Raises:
+        TypeError: if it is not a real tensor.
+        ValueError: for a wrong shape or device.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"`{argument}` must be a torch tensor; got {type(value).__name__}. "
+            "Convert it with torch.as_tensor(...)"
+        )
+    if value.is_complex():
+        raise TypeError(f"`{argument}` must be real; got dtype {value.dtype}")
+    if value.ndim == 0 or value.shape[-1] != features:
+        raise ValueError(
+            f"`{argument}` must have shape (..., {features}), the event shape of the prior; got "
+            f"{tuple(value.shape)}. Nothing is broadcast along the event dimension"
+        )
+    if value.device != like.device:
+        raise ValueError(
+            f"`{argument}` is on {value.device}, the prior on {like.device}; move one of them "
+            "with `.to(device)`"
+        )
+    if value.dtype == torch.float64 and like.dtype == torch.float32:
+        warnings.warn(
+            f"`{argument}` is float64 and the prior float32: computing in float32. Use "
+            "prior.to(torch.float64) for double precision",
+            UserWarning,
+            stacklevel=3,
+        )
+    return value.to(like.dtype)
+
+
+def check_finite(value: Tensor, names: tuple[str, ...], *, argument: str = "value") -> None:
+    """Raise ``ValueError`` for the first NaN of ``value``, shape ``(..., D)``, by index and name."""
+    bad = torch.isnan(value)
+    if bad.any():
+        *index, column = (int(i) for i in bad.nonzero()[0])
+        where = f" at index {tuple(index)}" if index else ""
+        raise ValueError(
+            f"`{argument}` is nan{where} in {names[column]}; {int(bad.any(-1).sum())} points are "
+            "affected"
+        )
+
+
+def is_transformed(value: Tensor) -> bool:
+    """Tell whether ``value`` is traced or inside vmap, grad or compile: no look at its content."""
+    return (
+        torch.jit.is_tracing()
+        or torch.compiler.is_compiling()
+        or torch._C._functorch.is_functorch_wrapped_tensor(value)
+    )

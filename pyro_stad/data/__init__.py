@@ -1,0 +1,21 @@
+"""Samples to tensors: containers, bounds, standardisation, batches."""
+
+from pyro_stad.data.batches import Batches, split, stratified
+from pyro_stad.data.bounds import Bounds, check_inside, parse_bounds, support_of
+from pyro_stad.data.samples import Layout, Samples, as_samples
+from pyro_stad.data.standardise import Standardise, whitening
+
+__all__ = [
+    "Batches",
+    "Bounds",
+    "Layout",
+    "Samples",
+    "Standardise",
+    "as_samples",
+    "check_inside",
+    "parse_bounds",
+    "split",
+    "stratified",
+    "support_of",
+    "whitening",
+]

@@ -1,0 +1,20 @@
+"""Learned densities as Pyro distributions."""
+
+from pyro_stad.density.fit import fit
+from pyro_stad.density.flow import FlowTransform
+from pyro_stad.density.prior import Counts, FlowPrior
+from pyro_stad.density.report import FitReport, Stage
+from pyro_stad.density.save import load
+from pyro_stad.density.settings import BUDGETS, FitSettings
+
+__all__ = [
+    "BUDGETS",
+    "Counts",
+    "FitReport",
+    "FitSettings",
+    "FlowPrior",
+    "FlowTransform",
+    "Stage",
+    "fit",
+    "load",
+]

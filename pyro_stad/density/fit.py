@@ -1,0 +1,268 @@
+r"""``fit``: samples to prior, the whole chain in the order of the package.
+
+samples -> (bounds) -> whitening -> teacher on a path -> distilled divergence -> time grid ->
+audit -> :class:`~pyro_stad.density.prior.FlowPrior`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import biject_to
+
+from pyro_stad._config import build, describe
+from pyro_stad.data import (
+    Batches,
+    Samples,
+    Standardise,
+    as_samples,
+    check_inside,
+    parse_bounds,
+    split,
+    stratified,
+    support_of,
+    whitening,
+)
+from pyro_stad.density.prior import FlowPrior
+from pyro_stad.density.report import FitReport, Stage
+from pyro_stad.density.settings import BUDGETS, FitSettings
+from pyro_stad.divergence import Stein, TrunkHead
+from pyro_stad.divergence.distil import (
+    AbstractCloud,
+    AbstractObjective,
+    ConditionalCloud,
+    ExactLabels,
+    HutchinsonLabels,
+    PerturbedCloud,
+    SteinObjective,
+    distil,
+)
+from pyro_stad.likelihood import FlowODE, audit, choose_steps
+from pyro_stad.likelihood.maximum import train_free_form
+from pyro_stad.ode import RK4
+from pyro_stad.paths import PATHS, AbstractPath
+from pyro_stad.teacher import AbstractTrunkField, FreeFormField, PathField
+from pyro_stad.teacher.losses import draw_pairs, matching_loss
+from pyro_stad.training import History, TrainingSettings, train
+
+__all__ = ["fit"]
+
+_STEPS = (4, 8, 16, 32, 64)
+
+
+def fit(
+    samples: Any,
+    *,
+    names: Sequence[str] | None = None,
+    weights: Any = None,
+    var_names: Sequence[str] | None = None,
+    bounds: Any = None,
+    path: str | AbstractPath = "ot",
+    budget: str | FitSettings = "standard",
+    seed: int = 0,
+    progress: bool = True,
+    resume: str | os.PathLike[str] | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> FlowPrior:
+    """Learn a prior from samples.
+
+    Arguments:
+        samples: a tensor, numpy array or pandas DataFrame with shape ``(N, D)``, a mapping of
+            names to arrays ``(N, ...)``, or an ArviZ posterior; at least 100 distinct rows.
+        names: names of the columns of a tensor or array.
+        weights: one non-negative weight per row, as nested samplers give.
+        var_names: the variables to keep.
+        bounds: ``{name: (low, high)}``, or one pair per coordinate; None leaves a side open.
+        path: a name in ``pyro_stad.paths.PATHS``, a path object, or ``"cnf"`` for a free-form
+            continuous normalising flow trained by maximum likelihood.
+        budget: a name in ``pyro_stad.density.BUDGETS`` or a ``FitSettings``.
+        seed: seed of everything random; the global generator is not touched.
+        progress: whether to show progress bars.
+        resume: folder for the state of an unfinished fit; a fit that was killed goes on from it.
+        device: where to train and where the prior will live.
+        dtype: floating-point type of the prior.
+
+    Returns:
+        The prior, audited against exact traces on held-out samples: see ``prior.summary()``.
+
+    Raises:
+        TypeError, ValueError: for samples or settings that can't be used; columns are named.
+        TrainingError: if training diverged from the start.
+
+    References:
+        Jagwani, Thorp, Deger and Peiris (2026), StAD (arXiv 2605.16486).
+    """
+    settings = _settings(budget)
+    checked = as_samples(samples, names=names, weights=weights, var_names=var_names)
+    limits = parse_bounds(bounds, checked.layout)
+    values = checked.values
+    if limits is not None:
+        check_inside(values, limits, checked.layout.names)
+        values = biject_to(support_of(limits, values)).inv(values)
+    loc, scale_tril = whitening(values, checked.weights, checked.layout.names)
+    white = Standardise(loc, scale_tril).inv(values).to(device, dtype)
+    workshop = _Workshop(settings, seed, progress, _resume_folder(resume))
+    shares = None if checked.weights is None else checked.weights.to(device)
+    kept, held = split(white, shares, settings.validation_fraction, workshop.generator(white))
+    workshop.identify(checked, path)
+    field = workshop.teacher(path, kept, held)
+    likelihood, cloud = workshop.divergence(field, kept, held)
+    generator = workshop.generator(white)
+    points = held.draw(min(settings.audit_points, len(held)), generator)
+    likelihood.solver = choose_steps(likelihood, points, settings.tolerance, _STEPS)
+    report = FitReport(
+        seed=seed,
+        rows=len(values),
+        stages=tuple(workshop.stages),
+        audit=audit(likelihood, points, cloud, generator),
+        versions={name: version(name) for name in ("pyro-stad", "torch", "pyro-ppl")},
+    )
+    place = {"device": torch.device(device), "dtype": dtype}
+    return FlowPrior(
+        likelihood, loc.to(**place), scale_tril.to(**place), checked.layout, limits, report
+    )
+
+
+def _settings(budget: str | FitSettings) -> FitSettings:
+    if isinstance(budget, FitSettings):
+        return budget
+    if budget not in BUDGETS:
+        raise ValueError(f"`budget` must be one of {list(BUDGETS)} or FitSettings; got {budget!r}")
+    return BUDGETS[budget]
+
+
+def _resume_folder(resume: str | os.PathLike[str] | None) -> Path | None:
+    if resume is None:
+        return None
+    folder = Path(resume)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+class _Workshop:
+    """The training runs of one fit: their settings, seeds, files and reports."""
+
+    def __init__(
+        self, settings: FitSettings, seed: int, progress: bool, folder: Path | None  # noqa: FBT001
+    ) -> None:
+        self.settings, self.seed, self.progress, self.folder = settings, seed, progress, folder
+        self.stages: list[Stage] = []
+        self.identity = ""
+
+    def generator(self, like: Tensor) -> torch.Generator:
+        """Return a generator of its own for each stage, so that resuming does not shift others."""
+        stage = len(self.stages)
+        return torch.Generator(like.device).manual_seed(self.seed * 1_000 + stage)
+
+    def identify(self, samples: Samples, path: str | AbstractPath) -> None:
+        """Fingerprint data and settings, for the files of resumable runs."""
+        name = path if isinstance(path, str) else describe(path, PATHS, "path")
+        digest = hashlib.sha256(samples.values.numpy().tobytes())
+        digest.update(repr((name, asdict(self.settings), self.seed)).encode())
+        if samples.weights is not None:
+            digest.update(samples.weights.numpy().tobytes())
+        self.identity = digest.hexdigest()
+
+    def record(self, name: str, history: History) -> None:
+        self.stages.append(Stage.of(name, history))
+
+    def options(self, name: str, like: Tensor) -> dict[str, Any]:
+        """Return what every training run of this fit is told."""
+        return {
+            "generator": self.generator(like),
+            "progress": self.progress,
+            "label": name,
+            "resume": self.folder and self.folder / f"{name}.safetensors",
+            "purpose": {"stage": name, "fit": self.identity},
+        }
+
+    def teacher(
+        self, path: str | AbstractPath, kept: Batches, held: Batches
+    ) -> AbstractTrunkField:
+        """Return the trained field."""
+        like, settings = kept.values, self.settings
+        sizes = {"features": like.shape[1], "width": settings.width, "depth": settings.depth}
+        if path == "cnf":
+            free = self.seeded(lambda: FreeFormField(**sizes)).to(like)
+            options = self.options("teacher", like)
+            self.record("teacher", train_free_form(free, kept, held, settings.teacher, **options))
+            return free
+        chosen = build(path, PATHS, "path") if isinstance(path, str) else path
+        field = self.seeded(lambda: PathField(chosen, **sizes)).to(like)
+        options = self.options("teacher", like)
+        history = _match(field, kept, held, settings.teacher, options)
+        self.record("teacher", history)
+        return field
+
+    def divergence(
+        self, field: AbstractTrunkField, kept: Batches, held: Batches
+    ) -> tuple[FlowODE, AbstractCloud]:
+        """Return the likelihood with the distilled divergence, and the held-out cloud."""
+        like, settings = kept.values, self.settings
+        head = self.seeded(lambda: TrunkHead.for_field(field, settings.head_width)).to(like)
+        clouds = [_cloud(field, batches, self.generator(like)) for batches in (kept, held)]
+        self.distil("stein", head, field, SteinObjective(), clouds, settings.stein)
+        if settings.polish is not None:
+            exact = like.shape[1] <= settings.polish_features
+            labels = ExactLabels() if exact else HutchinsonLabels(self.generator(like))
+            self.distil("polish", head, field, labels, clouds, settings.polish)
+        return FlowODE(field, Stein(head), RK4()), clouds[1]
+
+    def distil(
+        self,
+        name: str,
+        head: TrunkHead,
+        field: AbstractTrunkField,
+        objective: AbstractObjective,
+        clouds: list[AbstractCloud],
+        settings: TrainingSettings,
+    ) -> None:
+        options = self.options(name, clouds[0].like)
+        self.record(name, distil(head, field, objective, *clouds, settings, **options))
+
+    def seeded(self, make: Any) -> Any:
+        """Make a network under this fit's seed, leaving the global generator as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return make()
+
+
+def _match(
+    field: PathField,
+    kept: Batches,
+    held: Batches,
+    settings: TrainingSettings,
+    options: dict[str, Any],
+) -> History:
+    """Train a field on a path by matching, validated on a fixed set of noised points."""
+    generator = options["generator"]
+    count = max(2048, settings.batch_size)
+    fixed = draw_pairs(field, held, stratified(count, generator, held.values), generator)
+
+    def loss(module: nn.Module, source: torch.Generator) -> Tensor:
+        fraction = stratified(settings.batch_size, source, kept.values)
+        return matching_loss(module, draw_pairs(field, kept, fraction, source))  # type: ignore[arg-type]
+
+    def validate(module: nn.Module) -> float:
+        return matching_loss(module, fixed).item()  # type: ignore[arg-type]
+
+    return train(field, loss, validate, settings, **options)
+
+
+def _cloud(
+    field: AbstractTrunkField, batches: Batches, generator: torch.Generator
+) -> AbstractCloud:
+    """Return the cloud whose score is known without error."""
+    if isinstance(field, PathField):
+        return ConditionalCloud(field, batches)
+    return PerturbedCloud(field, batches, RK4(16), generator=generator)

@@ -1,0 +1,75 @@
+"""What is known of a fitted prior: how it was trained, and how accurate it is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pyro_stad.likelihood import Audit
+from pyro_stad.training import History
+
+__all__ = ["FitReport", "Stage"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training run of a fit."""
+
+    name: str
+    steps: int
+    validation_loss: float
+    skipped: int
+    stopped_early: bool
+    seconds: float
+
+    @staticmethod
+    def of(name: str, history: History) -> Stage:
+        """Summarise ``history``."""
+        return Stage(
+            name=name,
+            steps=history.steps[-1] if history.steps else 0,
+            validation_loss=history.best,
+            skipped=history.skipped,
+            stopped_early=history.stopped_early,
+            seconds=round(history.seconds, 3),
+        )
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """How a prior was fitted, and its audit.
+
+    Attributes:
+        seed: seed of the fit.
+        rows: number of samples.
+        stages: the training runs, in order.
+        audit: accuracy on held-out samples.
+        versions: versions of the packages that made it.
+    """
+
+    seed: int
+    rows: int
+    stages: tuple[Stage, ...]
+    audit: Audit
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready description."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(stored: dict[str, Any]) -> FitReport:
+        """Return the report that ``to_dict`` described."""
+        stages = tuple(Stage(**stage) for stage in stored["stages"])
+        return FitReport(**{**stored, "stages": stages, "audit": Audit.from_dict(stored["audit"])})
+
+    def text(self) -> str:
+        """Return the report as a few lines of text."""
+        lines = [f"  fitted to {self.rows} samples, seed {self.seed}"]
+        for stage in self.stages:
+            early = ", stopped early" if stage.stopped_early else ""
+            lines.append(
+                f"  {stage.name}: {stage.steps} steps in {stage.seconds:.0f} s, "
+                f"validation loss {stage.validation_loss:.4g}{early}"
+            )
+        return "\n".join([*lines, self.audit.text()])

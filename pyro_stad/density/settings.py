@@ -1,0 +1,66 @@
+"""Budgets: how much network and how much training a fit gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyro_stad.training import TrainingSettings
+
+__all__ = ["BUDGETS", "FitSettings"]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Everything that a fit can be told about networks and training.
+
+    Arguments:
+        width, depth: units and number of the teacher's hidden layers.
+        head_width: units of the divergence head.
+        teacher: training of the field.
+        stein: training of the divergence by the Stein objective.
+        polish: further training of the divergence on exact labels, or None for none. Its price
+            grows with the dimension; above ``polish_features`` one Hutchinson probe is the label.
+        polish_features: largest dimension whose exact labels are worth their price.
+        tolerance: largest error of the time grid, in nats (root mean square).
+        validation_fraction: share of the samples held out for early stopping and the audit.
+        audit_points: number of held-out samples that the audit uses at the most.
+    """
+
+    width: int = 128
+    depth: int = 3
+    head_width: int = 128
+    teacher: TrainingSettings = TrainingSettings(4000)
+    stein: TrainingSettings = TrainingSettings(1500, clip_norm=100.0, patience=0)
+    polish: TrainingSettings | None = TrainingSettings(500, clip_norm=100.0, patience=0)
+    polish_features: int = 64
+    tolerance: float = 0.02
+    validation_fraction: float = 0.1
+    audit_points: int = 500
+
+    def __post_init__(self) -> None:
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                f"`validation_fraction` must lie in (0, 1); got {self.validation_fraction}"
+            )
+
+
+_TINY = TrainingSettings(60, batch_size=64, validate_every=30, warmup=10)
+_QUICK = TrainingSettings(500, batch_size=256, learning_rate=3e-3, warmup=50)
+
+BUDGETS: dict[str, FitSettings] = {
+    "tiny": FitSettings(
+        width=16, depth=2, head_width=16, teacher=_TINY, stein=_TINY, polish=_TINY, audit_points=64
+    ),
+    "quick": FitSettings(
+        width=64, depth=2, head_width=64, teacher=_QUICK, stein=_QUICK, polish=_QUICK
+    ),
+    "standard": FitSettings(),
+    "thorough": FitSettings(
+        width=192,
+        head_width=256,
+        teacher=TrainingSettings(20_000, batch_size=1024),
+        stein=TrainingSettings(8000, batch_size=1024, clip_norm=100.0, patience=0),
+        polish=TrainingSettings(4000, clip_norm=100.0, patience=0),
+        audit_points=2000,
+    ),
+}

@@ -1,0 +1,23 @@
+"""The divergence of a field: exact, estimated, or distilled."""
+
+from pyro_stad.divergence.base import AbstractDivergence
+from pyro_stad.divergence.exact import Exact
+from pyro_stad.divergence.stein import (
+    AbstractDivergenceNetwork,
+    SeparateNetwork,
+    Stein,
+    TrunkHead,
+)
+from pyro_stad.divergence.stochastic import Hutchinson, HutchPlusPlus, XTrace
+
+__all__ = [
+    "AbstractDivergence",
+    "AbstractDivergenceNetwork",
+    "Exact",
+    "HutchPlusPlus",
+    "Hutchinson",
+    "SeparateNetwork",
+    "Stein",
+    "TrunkHead",
+    "XTrace",
+]

@@ -1,0 +1,322 @@
+r"""Distillation: training a scalar network to be the divergence, without a Jacobian.
+
+For a density p with score S, and a scalar :math:`\phi`, Stein's identity
+:math:`E_p[\nabla\cdot(\phi v) + \phi\, v\cdot S] = 0` moves the derivative off v:
+
+.. math::
+    E_p\big[\tfrac12 (d - \nabla\cdot v)^2\big]
+      = E_p\big[\tfrac12 d^2 + v\cdot\nabla d + d\, v\cdot S\big] + \text{const},
+
+which is a loss for d in which the field enters only by its values (StAD). The network learns the
+*residual* r of :math:`d = \text{offset} + \text{unit}\sqrt D\, r`, so v here is the field less its
+linear Gaussian baseline, in the same units (:class:`pyro_stad.teacher.base.DivergenceUnits`).
+
+**Stein class.** The identity needs :math:`p\,\phi\,v \to 0` at infinity. p is a convolution with a
+Gaussian in all three clouds below, so it is enough that d and v grow at most polynomially: the
+networks of :mod:`pyro_stad.divergence.stein` grow at most linearly. :func:`stein_residual` checks
+the identity with :math:`\phi = 1`, :math:`E_p[d + v\cdot S] = 0`, at every t.
+
+**Three clouds**, that is, three choices of p and S:
+
+- ``TeacherCloud``: the path's law with the teacher's own score; low variance, but the minimiser is
+  :math:`\nabla\cdot v + v\cdot(S_{true} - S_{teacher})`.
+- ``ConditionalCloud``: the path's law with the conditional score :math:`-\epsilon / s` of the pair
+  that made the point; the minimiser is the divergence, whatever the teacher's error.
+- ``PerturbedCloud``: any points (here, trajectories of the field itself) perturbed by
+  :math:`h\,\epsilon`, with :math:`S = -\epsilon / h`; for fields without a score.
+
+The last two draw the noise in antithetic pairs, which cancels the part of their variance that
+grows like the inverse square of the noise scale.
+
+References:
+    Jagwani, Thorp, Deger and Peiris (2026), StAD (arXiv 2605.16486).
+    Stein (1972), A Bound for the Error in the Normal Approximation.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pyro_stad.data.batches import Batches, stratified
+from pyro_stad.divergence.base import AbstractDivergence
+from pyro_stad.divergence.exact import Exact, jacobian_products
+from pyro_stad.divergence.stein import AbstractDivergenceNetwork
+from pyro_stad.ode import AbstractFixedGrid
+from pyro_stad.teacher.base import AbstractField, AbstractPathField
+from pyro_stad.teacher.losses import draw_pairs
+from pyro_stad.training import History, TrainingSettings, train
+
+__all__ = [
+    "AbstractCloud",
+    "AbstractObjective",
+    "ConditionalCloud",
+    "ExactLabels",
+    "HutchinsonLabels",
+    "PerturbedCloud",
+    "Points",
+    "SteinObjective",
+    "TeacherCloud",
+    "distil",
+    "stein_residual",
+]
+
+
+class Points(NamedTuple):
+    """Where to train: times ``(B,)``, points ``(B, D)``, scores ``(B, D)`` of their law."""
+
+    t: Tensor
+    x: Tensor
+    score: Tensor
+
+
+class AbstractCloud(ABC):
+    """A law of points ``(t, x)`` with a score of that law at each of them."""
+
+    field: AbstractField
+    like: Tensor
+
+    @abstractmethod
+    def at(self, fraction: Tensor, generator: torch.Generator) -> Points:
+        """Return ``2 B`` points in antithetic pairs at ``fraction`` of the clock, ``(B,)``.
+
+        Point ``i + B`` is made with the noise of point ``i`` reversed.
+        """
+
+    def draw(self, count: int, generator: torch.Generator) -> Points:
+        """Return ``count`` points (even) at stratified times."""
+        return self.at(stratified(count // 2, generator, self.like), generator)
+
+
+class TeacherCloud(AbstractCloud):
+    """The path's law with the teacher's score.
+
+    Arguments:
+        field: a field on a Gaussian path.
+        batches: the data, in the field's units.
+    """
+
+    def __init__(self, field: AbstractPathField, batches: Batches) -> None:
+        self.field: AbstractPathField = field
+        self.batches, self.like = batches, batches.values
+
+    def at(self, fraction: Tensor, generator: torch.Generator) -> Points:
+        pairs = draw_pairs(self.field, self.batches, fraction, generator, antithetic=True)
+        with torch.no_grad():
+            return Points(pairs.t, pairs.x, self.field.score(pairs.t, pairs.x))
+
+
+class ConditionalCloud(AbstractCloud):
+    """The path's law with the score :math:`-\\epsilon / s` of each point given its data.
+
+    Arguments:
+        field: a field on a Gaussian path.
+        batches: the data, in the field's units.
+    """
+
+    def __init__(self, field: AbstractPathField, batches: Batches) -> None:
+        self.field: AbstractPathField = field
+        self.batches, self.like = batches, batches.values
+
+    def at(self, fraction: Tensor, generator: torch.Generator) -> Points:
+        pairs = draw_pairs(self.field, self.batches, fraction, generator, antithetic=True)
+        s = self.field.path.coefficients(pairs.t)[1]
+        return Points(pairs.t, pairs.x, -pairs.noise / s[:, None])
+
+
+class PerturbedCloud(AbstractCloud):
+    """Perturbed trajectories of the field, for fields without a score.
+
+    Arguments:
+        field: any field.
+        batches: the data, in the field's units.
+        solver: a fixed grid; its knots are joined by straight lines.
+        scale: standard deviation h of the perturbation. The law of the points is smoothed by it;
+            the minimiser is the divergence all the same.
+        pool: number of trajectories, computed once.
+        generator: source of the trajectories' data.
+    """
+
+    def __init__(
+        self,
+        field: AbstractField,
+        batches: Batches,
+        solver: AbstractFixedGrid,
+        *,
+        scale: float = 0.1,
+        pool: int = 4096,
+        generator: torch.Generator,
+    ) -> None:
+        self.field, self.scale = field, scale
+        start = batches.draw(pool, generator) * field.data_scale
+        with torch.no_grad():
+            self.like = solver.trajectory(field.velocity, start, field.times)
+
+    def at(self, fraction: Tensor, generator: torch.Generator) -> Points:
+        knots, count = self.like, len(fraction)
+        place = fraction * (knots.shape[0] - 1)
+        left = place.floor().long().clamp_max(knots.shape[0] - 2)
+        row = torch.randint(knots.shape[1], (count,), generator=generator, device=knots.device)
+        centre = torch.lerp(knots[left, row], knots[left + 1, row], (place - left)[:, None])
+        noise = torch.randn(
+            centre.shape, generator=generator, dtype=knots.dtype, device=knots.device
+        )
+        noise = torch.cat([noise, -noise])
+        x = centre.repeat(2, 1) + self.scale * noise
+        return Points(self.field.times(fraction).repeat(2), x, -noise / self.scale)
+
+
+class AbstractObjective(ABC):
+    """A loss for the residual network at given points, in the field's units."""
+
+    @abstractmethod
+    def __call__(
+        self, network: AbstractDivergenceNetwork, field: AbstractField, points: Points
+    ) -> Tensor:
+        """Return the loss per point, shape ``(B,)``."""
+
+
+class SteinObjective(AbstractObjective):
+    """The Langevin-Stein loss; no Jacobian of the field is formed.
+
+    The directional derivative of the network is taken in forward mode; through a frozen trunk it
+    carries no graph.
+    """
+
+    def __call__(
+        self, network: AbstractDivergenceNetwork, field: AbstractField, points: Points
+    ) -> Tensor:
+        t, x, score = points
+        u = _unit_velocity(field, t, x) / math.sqrt(field.features)
+        residual, slope = network.residual_and_slope(field, t, x, u)
+        return 0.5 * residual**2 + slope + residual * (u * score).sum(-1)
+
+
+class ExactLabels(AbstractObjective):
+    """Regression on the exact divergence: D Jacobian-vector products a point, no label noise."""
+
+    def __call__(
+        self, network: AbstractDivergenceNetwork, field: AbstractField, points: Points
+    ) -> Tensor:
+        with torch.no_grad():
+            label = _as_residual(field, points.t, Exact()(field, points.t, points.x))
+        residual = network.velocity_and_residual(field, points.t, points.x)[1]
+        return 0.5 * (residual - label) ** 2
+
+
+class HutchinsonLabels(AbstractObjective):
+    """Regression on one fresh Hutchinson probe per point.
+
+    Arguments:
+        generator: source of the probes.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def __call__(
+        self, network: AbstractDivergenceNetwork, field: AbstractField, points: Points
+    ) -> Tensor:
+        t, x, _ = points
+        signs = torch.randint(0, 2, x.shape, generator=self.generator, device=x.device)
+        probe = (2 * signs - 1).to(x)
+        with torch.no_grad():
+            _, products = jacobian_products(field, t, x, probe[None])
+            label = _as_residual(field, t, (probe * products[0]).sum(-1))
+        residual = network.velocity_and_residual(field, t, x)[1]
+        return 0.5 * (residual - label) ** 2
+
+
+def distil(
+    network: AbstractDivergenceNetwork,
+    field: AbstractField,
+    objective: AbstractObjective,
+    cloud: AbstractCloud,
+    held_out: AbstractCloud,
+    settings: TrainingSettings,
+    *,
+    generator: torch.Generator,
+    progress: bool = True,
+    label: str = "distillation",
+    resume: Path | None = None,
+    purpose: dict[str, Any] | None = None,
+) -> History:
+    """Train ``network`` in place on ``objective`` over points of ``cloud``.
+
+    Validation is on a fixed set of held-out points, with the same objective.
+
+    Arguments:
+        network: the divergence network.
+        field: the field, frozen by this function.
+        objective: the loss per point.
+        cloud: law of the training points.
+        held_out: law of the validation points.
+        settings: how long and how hard.
+        generator: the only source of randomness.
+        progress: whether to show a bar.
+        label: what the bar says.
+        resume: file of a resumable run.
+        purpose: identifies the run in ``resume``.
+    """
+    field.requires_grad_(False)
+    fixed = held_out.draw(4 * settings.batch_size, generator)
+
+    def loss(module: nn.Module, source: torch.Generator) -> Tensor:
+        return objective(module, field, cloud.draw(settings.batch_size, source)).mean()
+
+    def validate(module: nn.Module) -> float:
+        return objective(module, field, fixed).mean().item()
+
+    return train(
+        network,
+        loss,
+        validate,
+        settings,
+        generator=generator,
+        progress=progress,
+        label=label,
+        resume=resume,
+        purpose=purpose,
+    )
+
+
+def _unit_velocity(field: AbstractField, t: Tensor, x: Tensor) -> Tensor:
+    """Return the velocity less its linear baseline, in units of the divergence's unit."""
+    with torch.no_grad():
+        offset, unit = field.divergence_units(t)
+        baseline = (offset / field.features)[..., None] * x
+        return (field.velocity(t, x) - baseline) / unit[..., None]
+
+
+def _as_residual(field: AbstractField, t: Tensor, divergence: Tensor) -> Tensor:
+    offset, unit = field.divergence_units(t)
+    return (divergence - offset) / (unit * math.sqrt(field.features))
+
+
+def stein_residual(
+    divergence: AbstractDivergence, field: AbstractField, points: Points
+) -> tuple[Tensor, Tensor]:
+    """Estimate :math:`E_p[d + v\\cdot S]`, which is zero for the true divergence.
+
+    Arguments:
+        divergence: the divergence under test.
+        field: the field.
+        points: points at one or several times, from a cloud.
+
+    Returns:
+        Mean and standard error, scalars, in units of the field's divergence (so that one number
+        of order one would be an error as large as the divergence itself).
+    """
+    t, x, score = points
+    with torch.no_grad():
+        offset, unit = field.divergence_units(t)
+        residual = (divergence(field, t, x) - offset) / unit
+        values = residual + (_unit_velocity(field, t, x) * score).sum(-1)
+        # Antithetic halves are dependent; their means are not.
+        values = values.reshape(2, -1).mean(0) / math.sqrt(field.features)
+    return values.mean(), values.std() / math.sqrt(len(values))

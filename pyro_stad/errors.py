@@ -1,0 +1,21 @@
+"""What can go wrong, as types."""
+
+from __future__ import annotations
+
+__all__ = ["CheckpointError", "OutOfDistributionWarning", "TrainingError", "TrainingWarning"]
+
+
+class CheckpointError(ValueError):
+    """A file is not a checkpoint of this package, or not the one that was written."""
+
+
+class TrainingError(RuntimeError):
+    """Training diverged before there was anything worth keeping."""
+
+
+class TrainingWarning(UserWarning):
+    """Training went on, or stopped early, after a numerical failure."""
+
+
+class OutOfDistributionWarning(UserWarning):
+    """A density was asked for where the model has seen no data."""

@@ -1,0 +1,150 @@
+r"""Solvers on torchdiffeq: fixed grids for inference, dopri5 as the reference.
+
+A fixed grid evaluates every point at the same times whatever its batch mates are, so the result is
+a smooth, deterministic function of the point alone, and it can be traced. An adaptive solver steps
+on the joint error norm of the batch: one outlier moves its neighbours, and a trace of it is
+silently wrong on new inputs. Hence adaptive solvers refuse to be traced, and the likelihoods use
+them one-off, as references.
+
+The clock is a map from fractions in [0, 1] to time, which the field provides; steps are equal in
+the clock, not in time.
+
+References:
+    Chen (2018), torchdiffeq; Dormand and Prince (1980), A Family of Embedded Runge-Kutta Formulae.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torchdiffeq import odeint
+
+__all__ = [
+    "RK4",
+    "SOLVERS",
+    "AbstractFixedGrid",
+    "AbstractSolver",
+    "Dopri5",
+    "Midpoint",
+]
+
+VectorField = Callable[[Tensor, Tensor], Tensor]
+Clock = Callable[[Tensor], Tensor]
+
+
+class AbstractSolver(ABC):
+    """Integrates ``dx/dt = field(t, x)`` over a clock, in either direction.
+
+    Class attributes:
+        is_adaptive: whether steps depend on the batch.
+    """
+
+    is_adaptive: ClassVar[bool]
+
+    @abstractmethod
+    def integrate(
+        self, field: VectorField, state: Tensor, clock: Clock, *, reverse: bool = False
+    ) -> Tensor:
+        """Return the state at the far end of the clock.
+
+        Arguments:
+            field: right-hand side ``(t, state) -> d state / dt``, with scalar ``t``.
+            state: initial state with shape ``(B, S)``.
+            clock: maps fractions in [0, 1] to times, increasing.
+            reverse: whether to run from the clock's end to its start.
+
+        Returns:
+            The final state with shape ``(B, S)``. Rows that could not be solved hold NaN; nothing
+            is raised for them.
+        """
+
+
+class AbstractFixedGrid(AbstractSolver):
+    """A Runge-Kutta rule of torchdiffeq on ``steps`` steps that are equal in the clock."""
+
+    is_adaptive = False
+    rule: ClassVar[str]
+    steps: int
+
+    def integrate(
+        self, field: VectorField, state: Tensor, clock: Clock, *, reverse: bool = False
+    ) -> Tensor:
+        grid = self._grid(state, clock, reverse=reverse)
+        # Asking for the ends only keeps one state in memory instead of one per step.
+        options = {"grid_constructor": lambda func, y0, t: grid}
+        return odeint(field, state, grid[[0, -1]], method=self.rule, options=options)[-1]
+
+    def trajectory(self, field: VectorField, state: Tensor, clock: Clock) -> Tensor:
+        """Return the states at all knots of the grid, shape ``(steps + 1, B, S)``."""
+        return odeint(field, state, self._grid(state, clock, reverse=False), method=self.rule)
+
+    def _grid(self, state: Tensor, clock: Clock, *, reverse: bool) -> Tensor:
+        if self.steps < 1:
+            raise ValueError(f"`steps` must be at least 1; got {self.steps}")
+        # Float64: in float32 the clock would round a narrow first step away.
+        fractions = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64, device=state.device)
+        grid = clock(fractions).to(state.dtype)
+        return grid.flip(0) if reverse else grid
+
+
+@dataclass(frozen=True)
+class Midpoint(AbstractFixedGrid):
+    """The explicit midpoint rule on a fixed grid: order 2, two field calls a step."""
+
+    steps: int = 32
+    rule = "midpoint"
+
+
+@dataclass(frozen=True)
+class RK4(AbstractFixedGrid):
+    """The fourth-order Runge-Kutta (3/8) rule on a fixed grid: four field calls a step."""
+
+    steps: int = 16
+    rule = "rk4"
+
+
+@dataclass(frozen=True)
+class Dopri5(AbstractSolver):
+    """Dormand-Prince 5(4) with adaptive steps: a reference, not for use inside NUTS.
+
+    Arguments:
+        rtol, atol: tolerances on the joint error norm of the batch.
+        max_steps: steps after which the batch is given up (its rows become NaN).
+    """
+
+    rtol: float = 1e-6
+    atol: float = 1e-6
+    max_steps: int = 10_000
+    is_adaptive = True
+
+    def integrate(
+        self, field: VectorField, state: Tensor, clock: Clock, *, reverse: bool = False
+    ) -> Tensor:
+        if torch.jit.is_tracing():
+            raise RuntimeError(
+                "an adaptive solver can't be traced: the trace would be silently wrong on new "
+                "inputs; use a fixed grid, such as RK4(steps=16), with jit_compile=True"
+            )
+        ends = clock(torch.tensor([0.0, 1.0], dtype=torch.float64, device=state.device))
+        ends = (ends.flip(0) if reverse else ends).to(state.dtype)
+        try:
+            return odeint(
+                field,
+                state,
+                ends,
+                rtol=self.rtol,
+                atol=self.atol,
+                method="dopri5",
+                options={"max_num_steps": self.max_steps},
+            )[-1]
+        except AssertionError:
+            # torchdiffeq asserts on step underflow, non-finite states and too many steps.
+            return torch.full_like(state, torch.nan)
+
+
+SOLVERS: dict[str, type[AbstractSolver]] = {"midpoint": Midpoint, "rk4": RK4, "dopri5": Dopri5}

@@ -1,0 +1,26 @@
+"""How samples meet noise: Gaussian paths, and conversions between the faces of a field."""
+
+from pyro_stad.paths import convert
+from pyro_stad.paths.base import AbstractPath, Polar
+from pyro_stad.paths.schedules import (
+    EDM,
+    PATHS,
+    OptimalTransport,
+    SubVP,
+    VarianceExploding,
+    VPCosine,
+    VPLinear,
+)
+
+__all__ = [
+    "EDM",
+    "PATHS",
+    "AbstractPath",
+    "OptimalTransport",
+    "Polar",
+    "SubVP",
+    "VPCosine",
+    "VPLinear",
+    "VarianceExploding",
+    "convert",
+]

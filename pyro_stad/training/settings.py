@@ -1,0 +1,41 @@
+"""How long and how hard to train: one record, shared by teacher and divergence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["TrainingSettings"]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Settings of one training run.
+
+    Arguments:
+        steps: optimiser steps at the most.
+        batch_size: points per step.
+        learning_rate: peak of the cosine schedule, after a linear warm-up.
+        warmup: steps of the warm-up.
+        clip_norm: largest gradient norm.
+        ema_decay: decay per step of the exponential moving average of the weights.
+        validate_every: steps between validations.
+        patience: validations without improvement after which training stops; 0 never stops.
+        save_every: seconds between resumable states.
+    """
+
+    steps: int
+    batch_size: int = 512
+    learning_rate: float = 2e-3
+    warmup: int = 100
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    validate_every: int = 250
+    patience: int = 8
+    save_every: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1; got {getattr(self, name)}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"`learning_rate` must be positive; got {self.learning_rate}")
