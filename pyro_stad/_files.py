@@ -69,7 +69,7 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Any]:
         raise CheckpointError(f"{source} is a folder; expected a file")
     with source.open("rb") as file:
         _check_header_length(source, file.read(8))
-        payload = b"" if source.stat().st_size == 0 else source.read_bytes()
+    payload = source.read_bytes()
     try:
         tensors = load_tensors(payload)
         length = int.from_bytes(payload[:8], "little")
@@ -85,17 +85,18 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Any]:
 
 def _check_header_length(source: Path, prefix: bytes) -> None:
     """Refuse, before reading on, what can't be a safetensors file."""
+    length, size = int.from_bytes(prefix, "little"), source.stat().st_size
+    if len(prefix) == 8 and length <= min(_MAX_HEADER, size - 8):
+        return
     if prefix[:1] == b"\x80" or prefix[:2] == b"PK":
         raise CheckpointError(
             f"{source} looks like a pickle or a torch.save archive, which is never loaded because "
             "it could run code; save with FlowPrior.save"
         )
-    length = int.from_bytes(prefix, "little")
-    if len(prefix) < 8 or length > min(_MAX_HEADER, source.stat().st_size - 8):
-        raise CheckpointError(
-            f"{source} is not a checkpoint of pyro_stad, or is truncated: its header claims "
-            f"{length} bytes, the file has {source.stat().st_size}"
-        )
+    raise CheckpointError(
+        f"{source} is not a checkpoint of pyro_stad, or is truncated: its header claims "
+        f"{length} bytes, the file has {size}"
+    )
 
 
 def _digest(tensors: dict[str, Tensor], text: str) -> str:
