@@ -7,9 +7,9 @@ For a density p with score S, and a scalar :math:`\phi`, Stein's identity
     E_p\big[\tfrac12 (d - \nabla\cdot v)^2\big]
       = E_p\big[\tfrac12 d^2 + v\cdot\nabla d + d\, v\cdot S\big] + \text{const},
 
-which is a loss for d in which the field enters only by its values (StAD). The network learns the
-*residual* r of :math:`d = \text{offset} + \text{unit}\sqrt D\, r`, so v here is the field less its
-linear Gaussian baseline, in the same units (:class:`pyro_stad.teacher.base.DivergenceUnits`).
+which is a loss for d in which the field enters only by its values (StAD). In the own time and coordinates of a field on a path, the velocity is what
+remains after the linear field of the Gaussian baseline has been taken out, and it is of order one
+per coordinate at every angle, so that angles weigh evenly and :math:`d / \sqrt D` is of order one.
 
 **Stein class.** The identity needs :math:`p\,\phi\,v \to 0` at infinity. p is a convolution with a
 Gaussian in all three clouds below, so it is enough that d and v grow at most polynomially: the
@@ -48,7 +48,7 @@ from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.divergence.exact import Exact, jacobian_products
 from pyro_stad.divergence.stein import AbstractDivergenceNetwork
 from pyro_stad.ode import AbstractFixedGrid
-from pyro_stad.teacher.base import AbstractField, AbstractPathField
+from pyro_stad.teacher.base import AbstractField, AbstractAngularField
 from pyro_stad.teacher.losses import draw_pairs
 from pyro_stad.training import History, TrainingSettings, train
 
@@ -98,17 +98,19 @@ class TeacherCloud(AbstractCloud):
 
     Arguments:
         field: a field on a Gaussian path.
-        batches: the data, in the field's units.
+        batches: the data, whitened.
     """
 
-    def __init__(self, field: AbstractPathField, batches: Batches) -> None:
-        self.field: AbstractPathField = field
+    def __init__(self, field: AbstractAngularField, batches: Batches) -> None:
+        self.field: AbstractAngularField = field
         self.batches, self.like = batches, batches.values
 
     def at(self, fraction: Tensor, generator: torch.Generator) -> Points:
         pairs = draw_pairs(self.field, self.batches, fraction, generator, antithetic=True)
         with torch.no_grad():
-            return Points(pairs.t, pairs.x, self.field.score(pairs.t, pairs.x))
+            cos, sin = torch.cos(pairs.angle)[:, None], torch.sin(pairs.angle)[:, None]
+            noise = sin * pairs.y + cos * self.field.velocity(pairs.angle, pairs.y)
+        return Points(pairs.angle, pairs.y, -noise / sin)
 
 
 class ConditionalCloud(AbstractCloud):
@@ -116,17 +118,16 @@ class ConditionalCloud(AbstractCloud):
 
     Arguments:
         field: a field on a Gaussian path.
-        batches: the data, in the field's units.
+        batches: the data, whitened.
     """
 
-    def __init__(self, field: AbstractPathField, batches: Batches) -> None:
-        self.field: AbstractPathField = field
+    def __init__(self, field: AbstractAngularField, batches: Batches) -> None:
+        self.field: AbstractAngularField = field
         self.batches, self.like = batches, batches.values
 
     def at(self, fraction: Tensor, generator: torch.Generator) -> Points:
         pairs = draw_pairs(self.field, self.batches, fraction, generator, antithetic=True)
-        s = self.field.path.coefficients(pairs.t)[1]
-        return Points(pairs.t, pairs.x, -pairs.noise / s[:, None])
+        return Points(pairs.angle, pairs.y, -pairs.noise / torch.sin(pairs.angle)[:, None])
 
 
 class PerturbedCloud(AbstractCloud):
@@ -134,7 +135,7 @@ class PerturbedCloud(AbstractCloud):
 
     Arguments:
         field: any field.
-        batches: the data, in the field's units.
+        batches: the data, whitened.
         solver: a fixed grid; its knots are joined by straight lines.
         scale: standard deviation h of the perturbation. The law of the points is smoothed by it;
             the minimiser is the divergence all the same.
@@ -155,7 +156,7 @@ class PerturbedCloud(AbstractCloud):
         self.field, self.scale = field, scale
         start = batches.draw(pool, generator) * field.data_scale
         with torch.no_grad():
-            self.like = solver.trajectory(field.velocity, start, field.times)
+            self.like = solver.trajectory(field.velocity, start, field.t_min, field.t_max)
 
     def at(self, fraction: Tensor, generator: torch.Generator) -> Points:
         knots, count = self.like, len(fraction)
@@ -168,11 +169,11 @@ class PerturbedCloud(AbstractCloud):
         )
         noise = torch.cat([noise, -noise])
         x = centre.repeat(2, 1) + self.scale * noise
-        return Points(self.field.times(fraction).repeat(2), x, -noise / self.scale)
+        return Points(self.field.at_fraction(fraction).repeat(2), x, -noise / self.scale)
 
 
 class AbstractObjective(ABC):
-    """A loss for the residual network at given points, in the field's units."""
+    """A loss per point for the network's :math:`r = d / \\sqrt D`."""
 
     @abstractmethod
     def __call__(
@@ -192,7 +193,8 @@ class SteinObjective(AbstractObjective):
         self, network: AbstractDivergenceNetwork, field: AbstractField, points: Points
     ) -> Tensor:
         t, x, score = points
-        u = _unit_velocity(field, t, x) / math.sqrt(field.features)
+        with torch.no_grad():
+            u = field.velocity(t, x) / math.sqrt(field.features)
         residual, slope = network.residual_and_slope(field, t, x, u)
         return 0.5 * residual**2 + slope + residual * (u * score).sum(-1)
 
@@ -204,7 +206,7 @@ class ExactLabels(AbstractObjective):
         self, network: AbstractDivergenceNetwork, field: AbstractField, points: Points
     ) -> Tensor:
         with torch.no_grad():
-            label = _as_residual(field, points.t, Exact()(field, points.t, points.x))
+            label = Exact()(field, points.t, points.x) / math.sqrt(field.features)
         residual = network.velocity_and_residual(field, points.t, points.x)[1]
         return 0.5 * (residual - label) ** 2
 
@@ -227,7 +229,7 @@ class HutchinsonLabels(AbstractObjective):
         probe = (2 * signs - 1).to(x)
         with torch.no_grad():
             _, products = jacobian_products(field, t, x, probe[None])
-            label = _as_residual(field, t, (probe * products[0]).sum(-1))
+            label = (probe * products[0]).sum(-1) / math.sqrt(field.features)
         residual = network.velocity_and_residual(field, t, x)[1]
         return 0.5 * (residual - label) ** 2
 
@@ -285,19 +287,6 @@ def distil(
     )
 
 
-def _unit_velocity(field: AbstractField, t: Tensor, x: Tensor) -> Tensor:
-    """Return the velocity less its linear baseline, in units of the divergence's unit."""
-    with torch.no_grad():
-        offset, unit = field.divergence_units(t)
-        baseline = (offset / field.features)[..., None] * x
-        return (field.velocity(t, x) - baseline) / unit[..., None]
-
-
-def _as_residual(field: AbstractField, t: Tensor, divergence: Tensor) -> Tensor:
-    offset, unit = field.divergence_units(t)
-    return (divergence - offset) / (unit * math.sqrt(field.features))
-
-
 def stein_residual(
     divergence: AbstractDivergence, field: AbstractField, points: Points
 ) -> tuple[Tensor, Tensor]:
@@ -309,14 +298,13 @@ def stein_residual(
         points: points at one or several times, from a cloud.
 
     Returns:
-        Mean and standard error, scalars, in units of the field's divergence (so that one number
-        of order one would be an error as large as the divergence itself).
+        Mean and standard error, scalars, of the identity divided by :math:`\\sqrt D`, the order
+        of the divergence itself.
     """
     t, x, score = points
     with torch.no_grad():
-        offset, unit = field.divergence_units(t)
-        residual = (divergence(field, t, x) - offset) / unit
-        values = residual + (_unit_velocity(field, t, x) * score).sum(-1)
+        velocity, values = divergence.velocity_and_divergence(field, t, x)
+        values = (values + (velocity * score).sum(-1)) / math.sqrt(field.features)
         # Antithetic halves are dependent; their means are not.
-        values = values.reshape(2, -1).mean(0) / math.sqrt(field.features)
+        values = values.reshape(2, -1).mean(0)
     return values.mean(), values.std() / math.sqrt(len(values))

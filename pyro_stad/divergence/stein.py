@@ -1,8 +1,8 @@
 r"""The distilled divergence: a scalar network in place of the trace.
 
-The network predicts :math:`r` in :math:`\nabla\cdot v = \text{offset}(t) + \text{unit}(t)\sqrt D\,
-r(t, x)`, with the field's own units, so that an untrained network (:math:`r = 0`) is the exact
-divergence of the Gaussian baseline. Two leaves: a head that reads the hidden layers of the
+The network predicts :math:`r` in :math:`\nabla\cdot v = \sqrt D\, r(t, x)`, in the field's own
+time and coordinates, where an untrained network (:math:`r = 0`) is the exact divergence of the
+Gaussian baseline. Two leaves: a head that reads the hidden layers of the
 teacher's trunk, so that one pass yields velocity and divergence, and a separate network for
 fields that show no layers.
 
@@ -28,7 +28,6 @@ from pyro_stad.teacher.base import AbstractField, AbstractTrunkField
 from pyro_stad.teacher.network import (
     ANGLE_FEATURES,
     Trunk,
-    angle_features,
     perceptron_and_slope,
 )
 
@@ -36,7 +35,7 @@ __all__ = ["AbstractDivergenceNetwork", "SeparateNetwork", "Stein", "TrunkHead"]
 
 
 class AbstractDivergenceNetwork(nn.Module, ABC):
-    """A scalar network for the divergence, in the field's units."""
+    """A scalar network for the divergence over :math:`\\sqrt D`."""
 
     @abstractmethod
     def velocity_and_residual(
@@ -101,13 +100,13 @@ class TrunkHead(AbstractDivergenceNetwork):
         for link, derivative in zip(self.links, hidden.derivatives[1:]):
             chain = derivative * link(chain)
         residual = self.chain_out(chain) + self.perceptron(torch.cat(hidden.activations, dim=-1))
-        return velocity, residual[..., 0] + self.clock(field.coordinates(t, x)[0])
+        return velocity, residual[..., 0] + self.clock(hidden.angle)
 
     def residual_and_slope(
         self, field: AbstractField, t: Tensor, x: Tensor, tangent: Tensor
     ) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            hidden, dot = _with_trunk(field).hidden_and_tangent(t, x, tangent)
+            hidden, dot = _with_trunk(field).trunk.hidden_and_tangent(t, x, tangent)
         chain, chain_dot = hidden.derivatives[0], dot.derivatives[0]
         for link, value, value_dot in zip(
             self.links, hidden.derivatives[1:], dot.derivatives[1:]
@@ -121,7 +120,7 @@ class TrunkHead(AbstractDivergenceNetwork):
         inner, inner_dot = perceptron_and_slope(self.perceptron, h, h_dot)
         residual = self.chain_out(chain) + inner
         slope = self.chain_out(chain_dot) + inner_dot
-        return residual[..., 0] + self.clock(field.coordinates(t, x)[0]), slope[..., 0]
+        return residual[..., 0] + self.clock(hidden.angle), slope[..., 0]
 
 
 class Clock(nn.Module):
@@ -129,6 +128,8 @@ class Clock(nn.Module):
 
     The mean is several times larger than the spread about it, and a network that has to make it
     up from activations spends most of its training on that.
+
+    It takes angles as the trunk embeds them.
 
     Arguments:
         width: units of the hidden layer.
@@ -140,8 +141,8 @@ class Clock(nn.Module):
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
 
-    def forward(self, angle: Tensor) -> Tensor:
-        return self.outer(functional.silu(self.inner(angle_features(angle))))[..., 0]
+    def forward(self, embedded: Tensor) -> Tensor:
+        return self.outer(functional.silu(self.inner(embedded)))[..., 0]
 
 
 def _with_trunk(field: AbstractField) -> AbstractTrunkField:
@@ -154,7 +155,7 @@ def _with_trunk(field: AbstractField) -> AbstractTrunkField:
 
 
 class SeparateNetwork(AbstractDivergenceNetwork):
-    """A network of its own on the field's coordinates, for fields that show no layers.
+    """A network of its own, for fields that show no layers.
 
     Arguments:
         features: dimension D of a point.
@@ -170,14 +171,12 @@ class SeparateNetwork(AbstractDivergenceNetwork):
     def velocity_and_residual(
         self, field: AbstractField, t: Tensor, x: Tensor
     ) -> tuple[Tensor, Tensor]:
-        return field.velocity(t, x), self.trunk(*field.coordinates(t, x))[..., 0]
+        return field.velocity(t, x), self.trunk(t, x)[..., 0]
 
     def residual_and_slope(
         self, field: AbstractField, t: Tensor, x: Tensor, tangent: Tensor
     ) -> tuple[Tensor, Tensor]:
-        angle, y = field.coordinates(t, x)
-        # Coordinates are linear in x.
-        hidden, dot = self.trunk.hidden_and_tangent(angle, y, field.coordinates(t, tangent)[1])
+        hidden, dot = self.trunk.hidden_and_tangent(t, x, tangent)
         residual = self.trunk.out(hidden.activations[-1])
         return residual[..., 0], (dot.activations[-1] @ self.trunk.out.weight.mT)[..., 0]
 
@@ -203,5 +202,4 @@ class Stein(AbstractDivergence, nn.Module):
         self, field: AbstractField, t: Tensor, x: Tensor
     ) -> tuple[Tensor, Tensor]:
         velocity, residual = self.network.velocity_and_residual(field, t, x)
-        offset, unit = field.divergence_units(t)
-        return velocity, offset + unit * math.sqrt(field.features) * residual
+        return velocity, math.sqrt(field.features) * residual

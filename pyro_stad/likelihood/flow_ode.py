@@ -1,10 +1,11 @@
 r"""The flow likelihood: state and log-determinant in one solve of the probability-flow ODE.
 
-With :math:`z = x_{t_{\max}} / c_{\max}` and data :math:`x_0 = x_{t_{\min}} / a_{\min}`,
+In the field's own time and coordinates, from :math:`y_{\min} = \kappa\, x_0` (with
+:math:`\kappa` the field's ``data_scale``) to :math:`z = y_{\max}`,
 
 .. math::
-    \log p(x_0) = \log N(z; 0, I) - D \log c_{\max} + D \log a_{\min}
-        + \int_{t_{\min}}^{t_{\max}} \nabla\cdot v(t, x_t)\, dt .
+    \log p(x_0) = \log N(z; 0, I) + D \log \kappa
+        + \int_{t_{\min}}^{t_{\max}} \nabla\cdot v(t, y_t)\, dt .
 
 The density is that of the data blurred by the little noise of :math:`t_{\min}`: one percent of a
 standard deviation in whitened coordinates, by default.
@@ -88,24 +89,21 @@ class FlowODE(nn.Module):
         return self.pull_and_log_prob(x)[1]
 
     def _push(self, z: Tensor) -> Tensor:
-        start = z * self.field.terminal_scale
-        end = self.solver.integrate(self.field.velocity, start, self.field.times, reverse=True)
-        return end / self.field.data_scale
+        field = self.field
+        x = self.solver.integrate(field.velocity, z, field.t_max, field.t_min)
+        return x / field.data_scale
 
     def _pull(self, x: Tensor) -> Tensor:
-        start = x * self.field.data_scale
-        end = self.solver.integrate(self.field.velocity, start, self.field.times)
-        return end / self.field.terminal_scale
+        field = self.field
+        start = x * field.data_scale
+        return self.solver.integrate(field.velocity, start, field.t_min, field.t_max)
 
     def _pull_with_log_prob(self, x: Tensor) -> Tensor:
-        start = torch.cat([x * self.field.data_scale, torch.zeros_like(x[:, :1])], dim=-1)
-        end = self.solver.integrate(self._augmented, start, self.field.times)
-        z = end[:, :-1] / self.field.terminal_scale
-        features = x.shape[-1]
-        constant = features * (
-            math.log(self.field.data_scale / self.field.terminal_scale)
-            - 0.5 * math.log(2 * math.pi)
-        )
+        field, features = self.field, x.shape[-1]
+        start = torch.cat([x * field.data_scale, torch.zeros_like(x[:, :1])], dim=-1)
+        end = self.solver.integrate(self._augmented, start, field.t_min, field.t_max)
+        z = end[:, :-1]
+        constant = features * (math.log(field.data_scale) - 0.5 * math.log(2 * math.pi))
         log_prob = constant - 0.5 * z.square().sum(-1) + end[:, -1]
         return torch.cat([z, log_prob[:, None]], dim=-1)
 

@@ -75,6 +75,6 @@ def _penalised(field: nn.Module, x: Tensor, probes: Tensor) -> Tensor:
         return torch.cat([velocity, divergence[:, None], energy[:, None]], dim=-1)
 
     start = torch.cat([x, x.new_zeros(len(x), 2)], dim=-1)
-    end = _SOLVER.integrate(augmented, start, field.times)  # type: ignore[arg-type]
+    end = _SOLVER.integrate(augmented, start, FreeFormField.t_min, FreeFormField.t_max)
     nats = 0.5 * end[:, :features].square().sum(-1) - end[:, features]
     return (nats + _KINETIC_PENALTY * end[:, -1]).mean() / features

@@ -6,9 +6,6 @@ on the joint error norm of the batch: one outlier moves its neighbours, and a tr
 silently wrong on new inputs. Hence adaptive solvers refuse to be traced, and the likelihoods use
 them one-off, as references.
 
-The clock is a map from fractions in [0, 1] to time, which the field provides; steps are equal in
-the clock, not in time.
-
 References:
     Chen (2018), torchdiffeq; Dormand and Prince (1980), A Family of Embedded Runge-Kutta Formulae.
 """
@@ -34,11 +31,10 @@ __all__ = [
 ]
 
 VectorField = Callable[[Tensor, Tensor], Tensor]
-Clock = Callable[[Tensor], Tensor]
 
 
 class AbstractSolver(ABC):
-    """Integrates ``dx/dt = field(t, x)`` over a clock, in either direction.
+    """Integrates ``dx/dt = field(t, x)``, in either direction of time.
 
     Class attributes:
         is_adaptive: whether steps depend on the batch.
@@ -47,16 +43,13 @@ class AbstractSolver(ABC):
     is_adaptive: ClassVar[bool]
 
     @abstractmethod
-    def integrate(
-        self, field: VectorField, state: Tensor, clock: Clock, *, reverse: bool = False
-    ) -> Tensor:
-        """Return the state at the far end of the clock.
+    def integrate(self, field: VectorField, state: Tensor, start: float, end: float) -> Tensor:
+        """Return the state at time ``end``.
 
         Arguments:
             field: right-hand side ``(t, state) -> d state / dt``, with scalar ``t``.
             state: initial state with shape ``(B, S)``.
-            clock: maps fractions in [0, 1] to times, increasing.
-            reverse: whether to run from the clock's end to its start.
+            start, end: times; ``end`` may lie before ``start``.
 
         Returns:
             The final state with shape ``(B, S)``. Rows that could not be solved hold NaN; nothing
@@ -65,31 +58,30 @@ class AbstractSolver(ABC):
 
 
 class AbstractFixedGrid(AbstractSolver):
-    """A Runge-Kutta rule of torchdiffeq on ``steps`` steps that are equal in the clock."""
+    """A Runge-Kutta rule of torchdiffeq on ``steps`` equal steps."""
 
     is_adaptive = False
     rule: ClassVar[str]
     steps: int
 
-    def integrate(
-        self, field: VectorField, state: Tensor, clock: Clock, *, reverse: bool = False
-    ) -> Tensor:
-        grid = self._grid(state, clock, reverse=reverse)
+    def integrate(self, field: VectorField, state: Tensor, start: float, end: float) -> Tensor:
+        grid = self._grid(state, start, end)
         # Asking for the ends only keeps one state in memory instead of one per step.
         options = {"grid_constructor": lambda func, y0, t: grid}
         return odeint(field, state, grid[[0, -1]], method=self.rule, options=options)[-1]
 
-    def trajectory(self, field: VectorField, state: Tensor, clock: Clock) -> Tensor:
+    def trajectory(
+        self, field: VectorField, state: Tensor, start: float, end: float
+    ) -> Tensor:
         """Return the states at all knots of the grid, shape ``(steps + 1, B, S)``."""
-        return odeint(field, state, self._grid(state, clock, reverse=False), method=self.rule)
+        return odeint(field, state, self._grid(state, start, end), method=self.rule)
 
-    def _grid(self, state: Tensor, clock: Clock, *, reverse: bool) -> Tensor:
+    def _grid(self, state: Tensor, start: float, end: float) -> Tensor:
         if self.steps < 1:
             raise ValueError(f"`steps` must be at least 1; got {self.steps}")
-        # Float64: in float32 the clock would round a narrow first step away.
-        fractions = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64, device=state.device)
-        grid = clock(fractions).to(state.dtype)
-        return grid.flip(0) if reverse else grid
+        return torch.linspace(
+            start, end, self.steps + 1, dtype=state.dtype, device=state.device
+        )
 
 
 @dataclass(frozen=True)
@@ -122,16 +114,13 @@ class Dopri5(AbstractSolver):
     max_steps: int = 10_000
     is_adaptive = True
 
-    def integrate(
-        self, field: VectorField, state: Tensor, clock: Clock, *, reverse: bool = False
-    ) -> Tensor:
+    def integrate(self, field: VectorField, state: Tensor, start: float, end: float) -> Tensor:
         if torch.jit.is_tracing():
             raise RuntimeError(
                 "an adaptive solver can't be traced: the trace would be silently wrong on new "
                 "inputs; use a fixed grid, such as RK4(steps=16), with jit_compile=True"
             )
-        ends = clock(torch.tensor([0.0, 1.0], dtype=torch.float64, device=state.device))
-        ends = (ends.flip(0) if reverse else ends).to(state.dtype)
+        ends = torch.tensor([start, end], dtype=state.dtype, device=state.device)
         try:
             return odeint(
                 field,

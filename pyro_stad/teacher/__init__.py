@@ -2,10 +2,9 @@
 
 from pyro_stad.teacher.analytic import GaussianMixtureField
 from pyro_stad.teacher.base import (
+    AbstractAngularField,
     AbstractField,
-    AbstractPathField,
     AbstractTrunkField,
-    DivergenceUnits,
 )
 from pyro_stad.teacher.foreign import (
     ForeignField,
@@ -18,10 +17,9 @@ from pyro_stad.teacher.learned import FreeFormField, PathField
 from pyro_stad.teacher.network import Trunk
 
 __all__ = [
+    "AbstractAngularField",
     "AbstractField",
-    "AbstractPathField",
     "AbstractTrunkField",
-    "DivergenceUnits",
     "ForeignField",
     "FreeFormField",
     "GaussianMixtureField",

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from pyro_stad._config import build
 from pyro_stad.paths import PATHS, AbstractPath, convert
-from pyro_stad.teacher.base import AbstractPathField
+from pyro_stad.teacher.base import AbstractAngularField
 
 __all__ = ["ForeignField", "from_denoiser", "from_noise", "from_score", "from_velocity"]
 
 Face = Callable[[Tensor, Tensor], Tensor]
 
 
-class ForeignField(AbstractPathField):
+class ForeignField(AbstractAngularField):
     """A field given by one face of a foreign network; see the ``from_*`` functions."""
 
     def __init__(self, function: Face, face: str, path: AbstractPath, features: int) -> None:
@@ -33,14 +33,17 @@ class ForeignField(AbstractPathField):
         # A module is registered as a child, so that `.to()` and `.parameters()` reach it.
         self.function: Face | nn.Module = function
 
-    def angular(self, t: Tensor, x: Tensor) -> Tensor:
-        value = self.function(t.expand(x.shape[:-1]), x)
+    def velocity(self, t: Tensor, x: Tensor) -> Tensor:
+        # Own time is the angle; the foreign network lives in path time and path coordinates.
+        time = self.path.time_at_angle(t)
+        point = self.path.polar(time).scale[..., None] * x
+        value = self.function(time.expand(x.shape[:-1]), point)
         if value.shape != x.shape:
             raise ValueError(
                 f"`function` must return the shape of x, {tuple(x.shape)}; got "
                 f"{tuple(value.shape)}. It is called as function(t, x) with t of shape (B,)"
             )
-        return convert.TO_ANGULAR[self.face](self.path, t, x, value)
+        return convert.TO_ANGULAR[self.face](self.path, time, point, value)
 
 
 def _wrap(function: Face, face: str, path: str | AbstractPath, features: int) -> ForeignField:

@@ -25,22 +25,22 @@ import torch
 from torch import Tensor
 
 from pyro_stad.data.batches import Batches
-from pyro_stad.teacher.base import AbstractPathField
+from pyro_stad.teacher.base import AbstractAngularField
 
 __all__ = ["Pairs", "draw_pairs", "matching_loss"]
 
 
 class Pairs(NamedTuple):
-    """Noised data: times ``(B,)``, points ``(B, D)``, and the data and noise behind them."""
+    """Noised data: angles ``(B,)``, points y ``(B, D)``, and the data and noise behind them."""
 
-    t: Tensor
-    x: Tensor
+    angle: Tensor
+    y: Tensor
     data: Tensor
     noise: Tensor
 
 
 def draw_pairs(
-    field: AbstractPathField,
+    field: AbstractAngularField,
     batches: Batches,
     fraction: Tensor,
     generator: torch.Generator,
@@ -50,23 +50,23 @@ def draw_pairs(
     """Draw noised points.
 
     Arguments:
-        field: the field, for its path.
-        batches: the data, in the field's standardised units.
-        fraction: where on the clock, in [0, 1], with shape ``(B,)``.
+        field: the field, for its range of angles.
+        batches: the data, whitened.
+        fraction: how far from data to noise, in [0, 1], with shape ``(B,)``.
         generator: source of randomness.
         antithetic: whether to repeat the batch with the noise reversed, to ``2 B`` points.
     """
     data = batches.draw(len(fraction), generator)
     noise = torch.randn(data.shape, generator=generator, dtype=data.dtype, device=data.device)
-    t = field.times(fraction)
+    angle = field.at_fraction(fraction)
     if antithetic:
-        t, data, noise = t.repeat(2), data.repeat(2, 1), torch.cat([noise, -noise])
-    a, s, _, _ = field.path.coefficients(t)
-    return Pairs(t, a[:, None] * data + s[:, None] * noise, data, noise)
+        angle, data, noise = angle.repeat(2), data.repeat(2, 1), torch.cat([noise, -noise])
+    y = torch.cos(angle)[:, None] * data + torch.sin(angle)[:, None] * noise
+    return Pairs(angle, y, data, noise)
 
 
-def matching_loss(field: AbstractPathField, pairs: Pairs) -> Tensor:
+def matching_loss(field: AbstractAngularField, pairs: Pairs) -> Tensor:
     """Return the mean squared error of the angular velocity per coordinate, a scalar."""
-    angle = field.path.polar(pairs.t).angle[:, None]
-    target = torch.cos(angle) * pairs.noise - torch.sin(angle) * pairs.data
-    return (field.angular(pairs.t, pairs.x) - target).square().mean()
+    cos, sin = torch.cos(pairs.angle)[:, None], torch.sin(pairs.angle)[:, None]
+    target = cos * pairs.noise - sin * pairs.data
+    return (field.velocity(pairs.angle, pairs.y) - target).square().mean()

@@ -1,0 +1,325 @@
+r"""Pyro's draws to ArviZ, for ArviZ 0.x and 1.x, from one dictionary of groups.
+
+ArviZ 1.x has no Pyro converter any more, so everything goes through its ``from_dict``. The model, if
+given, is run once per draw with the latent sites fixed: what it observes becomes log-likelihood and
+observed data, what it computes (``pyro.deterministic``, reparametrised sites) joins the posterior,
+and a learned prior is evaluated on all draws in one batch.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from pyro import poutine
+from pyro.infer import MCMC, Predictive
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_stad.density import FlowPrior
+from pyro_stad.errors import OutOfDistributionWarning
+
+__all__ = ["to_arviz"]
+
+_TAIL = 1e-3
+_TOLERATED = 0.01
+
+
+def to_arviz(
+    source: MCMC | Mapping[str, Tensor],
+    *,
+    model: Callable[..., Any] | None = None,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    prior: FlowPrior | Mapping[str, FlowPrior] | None = None,
+    num_chains: int = 1,
+    predictive: int = 0,
+    coords: Mapping[str, Any] | None = None,
+    dims: Mapping[str, list[str]] | None = None,
+    module: ModuleType | None = None,
+) -> Any:
+    """Convert draws to ArviZ's ``InferenceData`` (0.x) or ``DataTree`` (1.x).
+
+    Arguments:
+        source: a Pyro ``MCMC`` that has run, or draws by site with shape ``(chains * draws, ...)``.
+        model: the model that was sampled, in the form that the kernel saw (reparametrised or not).
+        args, kwargs: its arguments, with the observed data.
+        prior: the learned prior of a site, or priors by site, for names, tail probabilities and
+            counts; found by itself if ``model`` is given.
+        num_chains: chains in a mapping of draws; an ``MCMC`` knows its own.
+        predictive: if positive, draws of the ``prior`` and ``prior_predictive`` groups; a
+            ``posterior_predictive`` group with one draw per posterior draw comes with them.
+        coords, dims: as in ArviZ; learned priors name their coordinates themselves.
+        module: the ArviZ module to build with, ``arviz`` unless given (or ``arviz_base``).
+
+    Returns:
+        Groups ``posterior`` and ``sample_stats`` and, with a model, ``log_likelihood``,
+        ``observed_data`` and the predictive groups. ``sample_stats`` holds ``diverging``,
+        ``acceptance_rate`` (Pyro keeps one number per chain), ``lp`` (with a model: the log joint
+        density of the draws in the model's own coordinates) and ``tail_probability`` of learned
+        priors, and, as attributes, their counts of failed solves.
+
+    Raises:
+        TypeError, ValueError: for a source or prior that does not fit.
+
+    Warns:
+        OutOfDistributionWarning: if more than one percent of the draws lie where a learned prior
+            has hardly seen samples.
+    """
+    draws, num_chains = _draws(source, num_chains)
+    count = len(next(iter(draws.values())))
+    replay = _Replay()
+    if model is not None:
+        replay = _replay(model, args, dict(kwargs or {}), draws, count)
+    priors = _priors_by_site(prior, replay.priors, {**draws, **replay.computed})
+    groups: dict[str, dict[str, Any]] = {"posterior": {**draws, **replay.computed}}
+    groups["sample_stats"] = _statistics(source, num_chains, count)
+    if model is not None:
+        groups["sample_stats"]["lp"] = replay.joint + _learned_log_prob(replay, count)
+        groups["log_likelihood"] = replay.log_likelihood
+    tails = _tail_probabilities(priors, groups["posterior"])
+    if tails is not None:
+        groups["sample_stats"]["tail_probability"] = tails
+    attributes = _counts(priors)
+    if model is not None and predictive > 0:
+        groups |= _predictive_groups(model, args, dict(kwargs or {}), draws, predictive, replay)
+    shaped = {
+        name: {site: _by_chain(value, num_chains, name) for site, value in group.items()}
+        for name, group in groups.items()
+    }
+    if replay.observed:
+        shaped["observed_data"] = {k: _numpy(v) for k, v in replay.observed.items()}
+    labels, axes = _names(priors, dict(coords or {}), dict(dims or {}))
+    shaped = {name: group for name, group in shaped.items() if group}
+    return _assemble(shaped, labels, axes, attributes, module)
+
+
+@dataclass
+class _Replay:
+    """What the model says of the draws, one run per draw."""
+
+    log_likelihood: dict[str, Any] = field(default_factory=dict)
+    computed: dict[str, Any] = field(default_factory=dict)
+    observed: dict[str, Tensor] = field(default_factory=dict)
+    joint: Any = 0.0
+    learned: dict[str, Any] = field(default_factory=dict)
+    priors: dict[str, FlowPrior] = field(default_factory=dict)
+
+
+def _draws(
+    source: MCMC | Mapping[str, Tensor], num_chains: int
+) -> tuple[dict[str, Tensor], int]:
+    """Return draws ``(chains * draws, ...)``, chain by chain, and the number of chains."""
+    if isinstance(source, MCMC):
+        if not source._samples:
+            raise ValueError("`source` is an MCMC that has not run; call mcmc.run(...) first")
+        grouped = source.get_samples(group_by_chain=True)
+        flat = {name: value.flatten(0, 1) for name, value in grouped.items()}
+        return flat, next(iter(grouped.values())).shape[0]
+    if not isinstance(source, Mapping) or not source:
+        raise TypeError(f"`source` must be an MCMC or draws by site; got {type(source).__name__}")
+    lengths = {name: len(value) for name, value in source.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"all sites of `source` must have as many draws; got {lengths}")
+    if next(iter(lengths.values())) % num_chains:
+        raise ValueError(f"`num_chains` = {num_chains} does not divide the draws, {lengths}")
+    return {name: value.detach() for name, value in source.items()}, num_chains
+
+
+def _replay(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    draws: dict[str, Tensor],
+    count: int,
+) -> _Replay:
+    rows: list[_Replay] = []
+    for index in range(count):
+        values = {name: value[index] for name, value in draws.items()}
+        with torch.no_grad():
+            trace = poutine.trace(poutine.condition(model, data=values)).get_trace(*args, **kwargs)
+            rows.append(_read_trace(trace, set(draws)))
+    first = rows[0]
+    return _Replay(
+        log_likelihood=_stack(rows, "log_likelihood"),
+        computed=_stack(rows, "computed"),
+        observed=first.observed,
+        joint=torch.stack([torch.as_tensor(row.joint) for row in rows]),
+        learned=_stack(rows, "learned"),
+        priors=first.priors,
+    )
+
+
+def _stack(rows: list[_Replay], name: str) -> dict[str, Tensor]:
+    first = getattr(rows[0], name)
+    return {site: torch.stack([getattr(row, name)[site] for row in rows]) for site in first}
+
+
+def _read_trace(trace: poutine.Trace, latent: set[str]) -> _Replay:
+    """Sort the sites of one run; learned priors are evaluated later, in one batch."""
+    row = _Replay()
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample" or site_is_subsample(site):
+            continue
+        fn, value = site["fn"], site["value"]
+        if site["infer"].get("_deterministic") or getattr(fn, "_mask", None) is False:
+            # pyro.deterministic, and what a reparametrisation computed from its base site.
+            row.computed[name] = value
+        elif isinstance(fn, FlowPrior):
+            row.learned[name], row.priors[name] = value, fn
+        else:
+            log_prob = fn.log_prob(value)
+            row.joint = row.joint + log_prob.sum()
+            # A latent site that was conditioned on its draw counts as observed in the trace.
+            if site["is_observed"] and name not in latent:
+                row.log_likelihood[name] = log_prob
+        if site["is_observed"] and name not in latent and name not in row.computed:
+            row.observed[name] = value
+    for name in row.learned:
+        if name in row.observed:
+            row.log_likelihood[name] = row.priors[name].log_prob(row.learned[name])
+    return row
+
+
+def _learned_log_prob(replay: _Replay, count: int) -> Any:
+    total: Any = 0.0
+    for site, value in replay.learned.items():
+        total = total + replay.priors[site].log_prob(value).reshape(count, -1).sum(-1)
+    return total
+
+
+def _priors_by_site(
+    prior: FlowPrior | Mapping[str, FlowPrior] | None,
+    found: dict[str, FlowPrior],
+    values: dict[str, Tensor],
+) -> dict[str, FlowPrior]:
+    if prior is None:
+        return found
+    if isinstance(prior, Mapping):
+        unknown = [site for site in prior if site not in values]
+        if unknown:
+            raise ValueError(f"`prior` names sites {unknown}; the draws have {sorted(values)}")
+        return {**found, **prior}
+    if found:
+        return found
+    fitting = [
+        site
+        for site, value in values.items()
+        # Under a reparametrisation the base site has the same shape as the site itself.
+        if value.ndim > 1 and value.shape[-1] == len(prior.names) and not site.endswith("_base")
+    ]
+    if len(fitting) != 1:
+        raise ValueError(
+            f"`prior` fits the sites {fitting}; pass it as a mapping of site to prior"
+        )
+    return {fitting[0]: prior}
+
+
+def _statistics(source: Any, num_chains: int, count: int) -> dict[str, Any]:
+    if not isinstance(source, MCMC):
+        return {}
+    per_chain = count // num_chains
+    diagnostics = source.diagnostics()
+    diverging = np.zeros((num_chains, per_chain), dtype=bool)
+    for chain, indices in enumerate(diagnostics.get("divergences", {}).values()):
+        diverging[chain, indices] = True
+    statistics = {"diverging": torch.from_numpy(diverging.reshape(-1))}
+    if "acceptance rate" in diagnostics:
+        rates = torch.tensor(list(diagnostics["acceptance rate"].values()))
+        statistics["acceptance_rate"] = rates.repeat_interleave(per_chain)
+    return statistics
+
+
+def _tail_probabilities(
+    priors: dict[str, FlowPrior], values: Mapping[str, Any]
+) -> Tensor | None:
+    """Return each draw's smallest tail probability over learned priors; warn if many are small."""
+    smallest = None
+    for site, prior in priors.items():
+        tail = prior.tail_probability(values[site])
+        tail = tail.reshape(len(tail), -1).amin(-1)
+        smallest = tail if smallest is None else torch.minimum(smallest, tail)
+        share = (tail < _TAIL).double().mean().item()
+        if share > _TOLERATED:
+            warnings.warn(
+                f"{share:.1%} of the draws of {site!r} lie where its learned prior has hardly "
+                "seen samples (tail probability below 0.001); its log_prob is extrapolated there",
+                OutOfDistributionWarning,
+                stacklevel=3,
+            )
+    return smallest
+
+
+def _counts(priors: dict[str, FlowPrior]) -> dict[str, int]:
+    """Return the counts of this process; chains run by workers count in theirs."""
+    return {
+        f"{site}_{name}": getattr(prior.counts, name)
+        for site, prior in priors.items()
+        for name in ("points", "nonfinite", "failed")
+    }
+
+
+def _predictive_groups(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    draws: dict[str, Tensor],
+    predictive: int,
+    replay: _Replay,
+) -> dict[str, dict[str, Any]]:
+    """Return prior, prior_predictive and posterior_predictive draws."""
+    observed = list(replay.observed)
+    free = poutine.uncondition(model)
+    before = Predictive(free, num_samples=predictive)(*args, **kwargs)
+    after = Predictive(free, posterior_samples=draws, return_sites=observed)(*args, **kwargs)
+    return {
+        "prior": {k: v for k, v in before.items() if k in draws or k in replay.computed},
+        "prior_predictive": {k: before[k] for k in observed},
+        "posterior_predictive": {k: after[k] for k in observed},
+    }
+
+
+def _by_chain(value: Tensor, num_chains: int, group: str) -> np.ndarray:
+    chains = 1 if group.startswith("prior") else num_chains
+    array = _numpy(value)
+    return array.reshape(chains, -1, *array.shape[1:])
+
+
+def _numpy(value: Tensor) -> np.ndarray:
+    return value.detach().cpu().numpy()
+
+
+def _names(
+    priors: dict[str, FlowPrior], coords: dict[str, Any], dims: dict[str, list[str]]
+) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """Add the names of learned coordinates to what the user gave."""
+    for site, prior in priors.items():
+        # Batch dimensions of plates come first and are left to ArviZ to name.
+        batch = [f"{site}_plate_{i}" for i in range(len(prior.batch_shape))]
+        dims.setdefault(site, [*batch, f"{site}_name"])
+        coords.setdefault(f"{site}_name", list(prior.names))
+    return coords, dims
+
+
+def _assemble(
+    groups: dict[str, dict[str, Any]],
+    coords: dict[str, Any],
+    dims: dict[str, list[str]],
+    attributes: dict[str, int],
+    module: ModuleType | None,
+) -> Any:
+    """Build the container; the two generations of ArviZ differ in this call only."""
+    if module is None:
+        import arviz as module
+    if hasattr(module, "InferenceData"):
+        data = module.from_dict(**groups, coords=coords, dims=dims)
+    else:
+        data = module.from_dict(groups, coords=coords, dims=dims)
+    if "sample_stats" in groups:
+        data["sample_stats"].attrs.update(attributes)
+    return data
