@@ -15,6 +15,7 @@ from pyro_stad.errors import (
     TrainingError,
     TrainingWarning,
 )
+from pyro_stad.interop import to_arviz
 from pyro_stad.teacher import from_denoiser, from_noise, from_score, from_velocity
 from pyro_stad.training import TrainingSettings
 
@@ -36,5 +37,6 @@ __all__ = [
     "likelihood",
     "load",
     "paths",
+    "to_arviz",
 ]
 __version__ = "0.1.0"

@@ -56,7 +56,7 @@ from pyro_stad.training import History, TrainingSettings, train
 
 __all__ = ["fit"]
 
-_STEPS = (4, 8, 16, 32, 64)
+_STEPS = (2, 4, 8, 16, 32, 64)
 
 
 def fit(

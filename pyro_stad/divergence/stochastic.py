@@ -73,6 +73,9 @@ class HutchPlusPlus(AbstractProbedDivergence):
     def __post_init__(self) -> None:
         _check_probes(self.num_probes, 3)
 
+    def __post_init__(self) -> None:
+        _check_probes(self.num_probes, 3)
+
     def passes(self, features: int) -> int:
         return min(3 * (self.num_probes // 3), features)
 
@@ -105,6 +108,9 @@ class XTrace(AbstractProbedDivergence):
 
     num_probes: int = 6
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_probes(self.num_probes, 2)
 
     def __post_init__(self) -> None:
         _check_probes(self.num_probes, 2)

@@ -1,0 +1,109 @@
+"""Fields: the oracle against autograd, foreign faces against the oracle, the network's tangents."""
+
+import pytest
+import torch
+from torch.func import jvp
+
+from pyro_stad import from_denoiser, from_noise, from_score, from_velocity
+from pyro_stad.paths import PATHS, OptimalTransport
+from pyro_stad.teacher import PathField, Trunk
+from tests.oracles import field_on, mixture, sample
+
+NAMES = sorted(PATHS)
+
+
+def states(field, parts, count=64):
+    """Return angles, and points of the law there."""
+    angle = field.at_fraction(torch.rand(count))
+    data = sample(parts, count)
+    cos, sin = torch.cos(angle)[:, None], torch.sin(angle)[:, None]
+    return angle, cos * data + sin * torch.randn_like(data)
+
+
+@pytest.mark.parametrize("features", [1, 2, 8])
+def test_oracle_velocity_carries_its_density(features):
+    """Continuity: the density's change at fixed y is minus div(p w) / p."""
+    parts = mixture(features)
+    field = field_on("ot", parts)
+    angle, y = states(field, parts)
+    angle.requires_grad_()
+    y.requires_grad_()
+    log_p = field.log_density(angle, y)
+    change, score = torch.autograd.grad(log_p.sum(), (angle, y))
+    flow = field.divergence(angle, y) + (field.velocity(angle, y) * score).sum(-1)
+    torch.testing.assert_close(change, -flow, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_oracle_score_is_the_gradient_of_its_density(name):
+    parts = mixture(3)
+    field = field_on(name, parts)
+    t = torch.linspace(field.path.t_min, field.path.t_max, 32)[:-1]
+    p = field.path.polar(t)
+    x = (torch.randn(31, 3) * p.scale[:, None]).requires_grad_()
+    log_p = field.log_density(p.angle, x / p.scale[:, None])
+    (expected,) = torch.autograd.grad(log_p.sum(), x)
+    torch.testing.assert_close(field.score(t, x), expected, rtol=1e-6, atol=1e-8)
+
+
+FACES = {
+    "velocity": (from_velocity, "path_velocity"),
+    "score": (from_score, "score"),
+    "noise": (from_noise, "noise"),
+    "denoised": (from_denoiser, "denoised"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("face", sorted(FACES))
+def test_foreign_faces_give_the_field_back(name, face):
+    wrap, method = FACES[face]
+    parts = mixture(3)
+    field = field_on(name, parts)
+    foreign = wrap(getattr(field, method), path=name, features=3)
+    angle, y = states(field, parts)
+    inner = angle < 1.55  # score and noise say nothing about the data at the noise end
+    torch.testing.assert_close(
+        foreign.velocity(angle, y)[inner], field.velocity(angle, y)[inner], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_foreign_shape_error_says_what_is_called():
+    field = from_score(lambda t, x: x[:, :1], path="vp", features=3)
+    with pytest.raises(ValueError, match=r"shape of x, \(5, 3\); got \(5, 1\)"):
+        field.velocity(torch.tensor(0.5), torch.zeros(5, 3))
+    with pytest.raises(TypeError, match="callable"):
+        from_score(3, path="vp", features=3)
+
+
+def test_untrained_network_is_the_gaussian_baseline():
+    field = PathField(OptimalTransport(), 4, 8, 2)
+    assert field.velocity(torch.rand(6), torch.randn(6, 4)).abs().max() == 0
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("scalar_time", [True, False])
+def test_hidden_tangents_match_forward_mode(depth, scalar_time):
+    trunk = Trunk(3, 16, depth, 3)
+    angle = torch.tensor(0.7) if scalar_time else torch.rand(5)
+    y, tangent = torch.randn(5, 3), torch.randn(5, 3)
+    hidden, dot = trunk.hidden_and_tangent(angle, y, tangent)
+    for name in ("activations", "derivatives"):
+
+        def read(point, name=name):
+            return getattr(trunk.with_hidden(angle, point)[1], name)
+
+        values, tangents = jvp(read, (y,), (tangent,))
+        torch.testing.assert_close(getattr(hidden, name), values)
+        torch.testing.assert_close(getattr(dot, name), tangents)
+
+
+def test_hidden_derivatives_give_the_trace_of_one_layer():
+    """For one hidden layer the divergence is linear in the derivatives."""
+    trunk = Trunk(3, 16, 1, 3)
+    torch.nn.init.normal_(trunk.out.weight)
+    angle, y = torch.tensor(0.4), torch.randn(1, 3)
+    jacobian = torch.func.jacrev(lambda point: trunk(angle, point[None])[0])(y[0])
+    slopes = trunk.with_hidden(angle, y)[1].derivatives[0][0]
+    weights = torch.einsum("ih,hi->h", trunk.out.weight, trunk.layers[0].weight)
+    torch.testing.assert_close(slopes @ weights, torch.trace(jacobian))
