@@ -52,7 +52,7 @@ def check_value(value: Any, features: int, like: Tensor, *, argument: str = "val
 
 
 def check_finite(value: Tensor, names: tuple[str, ...], *, argument: str = "value") -> None:
-    """Raise ``ValueError`` for the first NaN of ``value``, shape ``(..., D)``, by index and name."""
+    """Raise ``ValueError`` for the first NaN of ``value``, ``(..., D)``, by index and name."""
     bad = torch.isnan(value)
     if bad.any():
         *index, column = (int(i) for i in bad.nonzero()[0])

@@ -9,7 +9,6 @@ import torch
 import pyro_stad
 from tests.oracles import mixture_sample
 
-
 # Tests run in one process per core; more threads than cores would only fight.
 torch.set_num_threads(1)
 

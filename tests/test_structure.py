@@ -68,12 +68,11 @@ def test_import_changes_nothing_global():
     """Dtype, generator, validation, threads, warnings and torch's classes stay as they were."""
     script = """
 import warnings, torch, pyro
-import pyro.infer, pyro.infer.autoguide, safetensors.torch, torchdiffeq, tqdm.auto  # what they do is theirs
+import pyro.infer.autoguide, safetensors.torch, torchdiffeq, tqdm.auto  # theirs to answer for
 from torch.distributions import Distribution, biject_to
 before = lambda: (
     torch.get_default_dtype(), torch.get_rng_state().sum().item(), torch.get_num_threads(),
-    Distribution._Distribution__validate_args if hasattr(Distribution, "_Distribution__validate_args")
-    else Distribution._validate_args, len(biject_to._registry), len(warnings.filters),
+    Distribution._validate_args, len(biject_to._registry), len(warnings.filters),
     sorted(dir(torch.distributions.Transform)), len(pyro.get_param_store()),
 )
 first = before()

@@ -150,9 +150,7 @@ def demo(
     """Update a regression in two steps, and compare with the closed form."""
     from pyro_stad.demo import run_demo
 
-    summary = run_demo(
-        out, budget=budget, samples=samples, warmup=warmup, progress=not no_progress
-    )
+    summary = run_demo(out, budget=budget, samples=samples, warmup=warmup, progress=not no_progress)
     if as_json:
         _print_json(summary)
         return
@@ -199,9 +197,7 @@ def _parse_bounds(entries: list[str]) -> dict[str, tuple[float | None, float | N
         try:
             low, high = (float(side) if side.strip() else None for side in sides)
         except ValueError:
-            raise typer.BadParameter(
-                f"--bounds must be NAME=LOW,HIGH; got {entry!r}"
-            ) from None
+            raise typer.BadParameter(f"--bounds must be NAME=LOW,HIGH; got {entry!r}") from None
         parsed[name] = (low, high)
     return parsed or None
 

@@ -208,8 +208,7 @@ def _from_arviz(samples: Any, var_names: Sequence[str] | None) -> tuple[Tensor, 
         arrays[str(name)] = variable.values.reshape(-1, *shape)
         coordinates = [[str(c) for c in variable[dim].values] for dim in variable.dims[2:]]
         labels[str(name)] = [
-            f"{name}[{', '.join(parts)}]" if parts else str(name)
-            for parts in product(*coordinates)
+            f"{name}[{', '.join(parts)}]" if parts else str(name) for parts in product(*coordinates)
         ]
     return _from_mapping(arrays, var_names, labels)
 

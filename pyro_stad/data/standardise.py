@@ -18,7 +18,7 @@ _WORST_CORRELATION = 1e-10
 
 
 class Standardise(Transform):
-    """The affine bijection :math:`\\theta = \\mu + L x` on vectors.
+    r"""The affine bijection :math:`\\theta = \\mu + L x` on vectors.
 
     Arguments:
         loc: mean with shape ``(D,)``.
@@ -34,9 +34,9 @@ class Standardise(Transform):
         self.loc, self.scale_tril = loc, scale_tril
         eye = torch.eye(len(loc), dtype=torch.float64, device=loc.device)
         # Stored: a triangular solve per call costs more than the product at batch size one.
-        self.inverse_tril = torch.linalg.solve_triangular(
-            scale_tril.double(), eye, upper=False
-        ).to(loc)
+        self.inverse_tril = torch.linalg.solve_triangular(scale_tril.double(), eye, upper=False).to(
+            loc
+        )
         self.log_det = torch.diagonal(scale_tril).log().sum()
 
     def with_cache(self, cache_size: int = 1) -> Standardise:

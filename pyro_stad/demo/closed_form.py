@@ -24,7 +24,7 @@ __all__ = ["NormalInverseGamma"]
 
 @dataclass(frozen=True)
 class NormalInverseGamma:
-    """A normal-inverse-gamma law of coefficients and residual variance, in float64.
+    r"""A normal-inverse-gamma law of coefficients and residual variance, in float64.
 
     Attributes:
         mean: m with shape ``(P,)``.
@@ -54,7 +54,7 @@ class NormalInverseGamma:
         return NormalInverseGamma(mean, precision, self.shape + 0.5 * len(response), rate)
 
     def sample(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return exact draws of ``coefficients``, ``(count, P)``, and ``log_sigma``, ``(count,)``."""
+        """Return draws of ``coefficients``, ``(count, P)``, and ``log_sigma``, ``(count,)``."""
         # Gamma draws have no generator argument in torch; fork instead of touching the global one.
         seed = int(torch.randint(2**31, (), generator=generator))
         with torch.random.fork_rng(devices=[]):

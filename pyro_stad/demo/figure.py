@@ -57,7 +57,9 @@ def _draw_errors(axes: Any, summary: dict[str, Any]) -> None:
             markersize=5,
         )
     axes.set_yscale("symlog", linthresh=0.2)
-    axes.set_yticks([-2, -1, -0.5, -0.1, 0, 0.1, 0.5, 1, 2], [-2, -1, -0.5, -0.1, 0, 0.1, 0.5, 1, 2])
+    axes.set_yticks(
+        [-2, -1, -0.5, -0.1, 0, 0.1, 0.5, 1, 2], [-2, -1, -0.5, -0.1, 0, 0.1, 0.5, 1, 2]
+    )
     axes.set_xticks(places, names, rotation=45, ha="right")
     axes.set_ylabel("error of the posterior mean, in posterior sds")
     axes.set_title("Posterior of A and B, against the closed form (band: 0.1 sd)", fontsize=10)
@@ -74,7 +76,12 @@ def _draw_plane(
     first, second = names.index("s1"), names.index("s2")
     drawn = chains["x-space"].reshape(-1, len(names))
     axes.plot(
-        drawn[:, first], drawn[:, second], ".", color="#3ba776", markersize=2, alpha=0.5,
+        drawn[:, first],
+        drawn[:, second],
+        ".",
+        color="#3ba776",
+        markersize=2,
+        alpha=0.5,
         label="NUTS draws, learned prior",
     )
     colours = {"A": "#2b5c9e", "B alone": "#7f7f7f", "A and B": "black"}

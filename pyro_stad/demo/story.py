@@ -1,8 +1,8 @@
 r"""Sequential updating with the diabetes study: yesterday's posterior as today's prior.
 
 Patients in two halves. The posterior of half A is drawn exactly, learned as a prior, and updated
-with half B by NUTS, in x-space and in auxiliary form; the truth is the closed-form posterior of both
-halves. Beside it stand the shortcuts that people take: independent normals from a table of means
+with half B by NUTS, in x-space and in auxiliary form; the truth is the closed-form posterior of
+both halves. Beside it stand the shortcuts that people take: independent normals from a table of means
 and standard deviations, one multivariate normal, and leaving A out.
 
 The data are those of Efron, Hastie, Johnstone and Tibshirani (2004), Least Angle Regression, as
@@ -54,9 +54,7 @@ def load_halves() -> _Halves:
     try:
         from sklearn.datasets import load_diabetes
     except ImportError as error:
-        raise ImportError(
-            "the demo needs scikit-learn: pip install 'pyro-stad[demo]'"
-        ) from error
+        raise ImportError("the demo needs scikit-learn: pip install 'pyro-stad[demo]'") from error
     study = load_diabetes()
     x = torch.tensor(study.data)
     x = (x - x.mean(0)) / x.std(0)

@@ -7,7 +7,6 @@ audit -> :class:`~pyro_stad.density.prior.FlowPrior`.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -153,7 +152,11 @@ class _Workshop:
     """The training runs of one fit: their settings, seeds, files and reports."""
 
     def __init__(
-        self, settings: FitSettings, seed: int, progress: bool, folder: Path | None  # noqa: FBT001
+        self,
+        settings: FitSettings,
+        seed: int,
+        progress: bool,
+        folder: Path | None,  # noqa: FBT001
     ) -> None:
         self.settings, self.seed, self.progress, self.folder = settings, seed, progress, folder
         self.stages: list[Stage] = []
@@ -186,9 +189,7 @@ class _Workshop:
             "purpose": {"stage": name, "fit": self.identity},
         }
 
-    def teacher(
-        self, path: str | AbstractPath, kept: Batches, held: Batches
-    ) -> AbstractTrunkField:
+    def teacher(self, path: str | AbstractPath, kept: Batches, held: Batches) -> AbstractTrunkField:
         """Return the trained field."""
         like, settings = kept.values, self.settings
         sizes = {"features": like.shape[1], "width": settings.width, "depth": settings.depth}

@@ -68,9 +68,7 @@ def save_prior(prior: FlowPrior, path: str | os.PathLike[str]) -> None:
     write_tensors(path, {**tensors, "loc": affine.loc, "scale_tril": affine.scale_tril}, document)
 
 
-def load(
-    path: str | os.PathLike[str], *, device: torch.device | str = "cpu"
-) -> FlowPrior:
+def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> FlowPrior:
     """Read a prior that ``FlowPrior.save`` wrote. No code in the file can run.
 
     Arguments:

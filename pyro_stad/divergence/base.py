@@ -24,7 +24,7 @@ __all__ = ["AbstractDivergence", "AbstractProbedDivergence"]
 
 
 class AbstractDivergence(ABC):
-    """The divergence :math:`\\nabla\\cdot v` of a field.
+    r"""The divergence :math:`\\nabla\\cdot v` of a field.
 
     Class attributes:
         is_exact: whether the value is the trace of the Jacobian up to rounding.
@@ -50,15 +50,28 @@ class AbstractDivergence(ABC):
 
 
 class AbstractProbedDivergence(AbstractDivergence):
-    """A stochastic divergence with Rademacher probes frozen by ``seed``."""
+    """A stochastic divergence with probes frozen by ``seed``."""
 
     is_exact = False
     is_stochastic = True
     num_probes: int
     seed: int
 
-    def _probes(self, count: int, like: Tensor) -> Tensor:
+    def _signs(self, count: int, like: Tensor) -> Tensor:
         """Return ``count`` sign vectors ``(count, D)``; the same for every call and every point."""
-        generator = torch.Generator().manual_seed(self.seed)
-        signs = torch.randint(0, 2, (count, like.shape[-1]), generator=generator)
+        signs = torch.randint(0, 2, (count, like.shape[-1]), generator=self._generator(0))
         return (2 * signs - 1).to(like)
+
+    def _sphere(self, count: int, like: Tensor) -> Tensor:
+        """Return ``count`` vectors of norm sqrt(D), uniform on the sphere.
+
+        For sketches: sign vectors in few dimensions are often parallel, and the range of a
+        rank-deficient sketch jumps from point to point.
+        """
+        size = like.shape[-1]
+        draws = torch.randn(count, size, generator=self._generator(1), dtype=torch.float64)
+        return (size**0.5 * torch.nn.functional.normalize(draws, dim=-1)).to(like)
+
+    def _generator(self, stream: int) -> torch.Generator:
+        # Signs and sphere from different streams: the same bits would make them dependent.
+        return torch.Generator().manual_seed(2 * self.seed + stream)

@@ -7,9 +7,10 @@ For a density p with score S, and a scalar :math:`\phi`, Stein's identity
     E_p\big[\tfrac12 (d - \nabla\cdot v)^2\big]
       = E_p\big[\tfrac12 d^2 + v\cdot\nabla d + d\, v\cdot S\big] + \text{const},
 
-which is a loss for d in which the field enters only by its values (StAD). In the own time and coordinates of a field on a path, the velocity is what
-remains after the linear field of the Gaussian baseline has been taken out, and it is of order one
-per coordinate at every angle, so that angles weigh evenly and :math:`d / \sqrt D` is of order one.
+which is a loss for d in which the field enters only by its values (StAD). In the own time and coordinates of a
+field on a path, the velocity is what remains after the linear field of the Gaussian baseline has
+been taken out, and it is of order one per coordinate at every angle, so that angles weigh evenly
+and :math:`d / \sqrt D` is of order one.
 
 **Stein class.** The identity needs :math:`p\,\phi\,v \to 0` at infinity. p is a convolution with a
 Gaussian in all three clouds below, so it is enough that d and v grow at most polynomially: the
@@ -48,7 +49,7 @@ from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.divergence.exact import Exact, jacobian_products
 from pyro_stad.divergence.stein import AbstractDivergenceNetwork
 from pyro_stad.ode import AbstractFixedGrid
-from pyro_stad.teacher.base import AbstractField, AbstractAngularField
+from pyro_stad.teacher.base import AbstractAngularField, AbstractField
 from pyro_stad.teacher.losses import draw_pairs
 from pyro_stad.training import History, TrainingSettings, train
 
@@ -114,7 +115,7 @@ class TeacherCloud(AbstractCloud):
 
 
 class ConditionalCloud(AbstractCloud):
-    """The path's law with the score :math:`-\\epsilon / s` of each point given its data.
+    r"""The path's law with the score :math:`-\epsilon / s` of each point given its data.
 
     Arguments:
         field: a field on a Gaussian path.
@@ -173,7 +174,7 @@ class PerturbedCloud(AbstractCloud):
 
 
 class AbstractObjective(ABC):
-    """A loss per point for the network's :math:`r = d / \\sqrt D`."""
+    r"""A loss per point for the network's :math:`r = d / \sqrt D`."""
 
     @abstractmethod
     def __call__(
@@ -290,7 +291,7 @@ def distil(
 def stein_residual(
     divergence: AbstractDivergence, field: AbstractField, points: Points
 ) -> tuple[Tensor, Tensor]:
-    """Estimate :math:`E_p[d + v\\cdot S]`, which is zero for the true divergence.
+    r"""Estimate :math:`E_p[d + v\cdot S]`, which is zero for the true divergence.
 
     Arguments:
         divergence: the divergence under test.
@@ -298,7 +299,7 @@ def stein_residual(
         points: points at one or several times, from a cloud.
 
     Returns:
-        Mean and standard error, scalars, of the identity divided by :math:`\\sqrt D`, the order
+        Mean and standard error, scalars, of the identity divided by :math:`\sqrt D`, the order
         of the divergence itself.
     """
     t, x, score = points

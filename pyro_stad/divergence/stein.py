@@ -35,7 +35,7 @@ __all__ = ["AbstractDivergenceNetwork", "SeparateNetwork", "Stein", "TrunkHead"]
 
 
 class AbstractDivergenceNetwork(nn.Module, ABC):
-    """A scalar network for the divergence over :math:`\\sqrt D`."""
+    r"""A scalar network for the divergence over :math:`\\sqrt D`."""
 
     @abstractmethod
     def velocity_and_residual(
@@ -47,7 +47,7 @@ class AbstractDivergenceNetwork(nn.Module, ABC):
     def residual_and_slope(
         self, field: AbstractField, t: Tensor, x: Tensor, tangent: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return :math:`r` and its derivative along ``tangent``, a direction of x; both ``(B,)``."""
+        """Return r and its derivative along ``tangent``, a direction of x; both ``(B,)``."""
 
 
 class TrunkHead(AbstractDivergenceNetwork):
@@ -108,9 +108,7 @@ class TrunkHead(AbstractDivergenceNetwork):
         with torch.no_grad():
             hidden, dot = _with_trunk(field).trunk.hidden_and_tangent(t, x, tangent)
         chain, chain_dot = hidden.derivatives[0], dot.derivatives[0]
-        for link, value, value_dot in zip(
-            self.links, hidden.derivatives[1:], dot.derivatives[1:]
-        ):
+        for link, value, value_dot in zip(self.links, hidden.derivatives[1:], dot.derivatives[1:]):
             linked = link(chain)
             chain, chain_dot = (
                 value * linked,

@@ -51,7 +51,7 @@ class Hutchinson(AbstractProbedDivergence):
     def velocity_and_divergence(
         self, field: AbstractField, t: Tensor, x: Tensor
     ) -> tuple[Tensor, Tensor]:
-        probes = self._probes(self.num_probes, x)[:, None, :]
+        probes = self._signs(self.num_probes, x)[:, None, :]
         velocity, products = jacobian_products(field, t, x, probes)
         return velocity, (probes * products).sum(-1).mean(0)
 
@@ -73,9 +73,6 @@ class HutchPlusPlus(AbstractProbedDivergence):
     def __post_init__(self) -> None:
         _check_probes(self.num_probes, 3)
 
-    def __post_init__(self) -> None:
-        _check_probes(self.num_probes, 3)
-
     def passes(self, features: int) -> int:
         return min(3 * (self.num_probes // 3), features)
 
@@ -85,10 +82,9 @@ class HutchPlusPlus(AbstractProbedDivergence):
         k = self.num_probes // 3
         if k >= x.shape[-1]:
             return Exact().velocity_and_divergence(field, t, x)
-        probes = self._probes(2 * k, x)[:, None, :]
-        velocity, sketch = jacobian_products(field, t, x, probes[:k])
+        velocity, sketch = jacobian_products(field, t, x, self._sphere(k, x)[:, None, :])
         basis, _ = torch.linalg.qr(sketch.permute(1, 2, 0))  # (B, D, k)
-        rest = probes[k:].expand(k, *x.shape).permute(1, 2, 0)
+        rest = self._signs(k, x)[:, None, :].expand(k, *x.shape).permute(1, 2, 0)
         rest = rest - basis @ (basis.mT @ rest)
         directions = torch.cat([basis, rest], dim=-1)
         _, products = jacobian_products(field, t, x, directions.permute(2, 0, 1))
@@ -112,9 +108,6 @@ class XTrace(AbstractProbedDivergence):
     def __post_init__(self) -> None:
         _check_probes(self.num_probes, 2)
 
-    def __post_init__(self) -> None:
-        _check_probes(self.num_probes, 2)
-
     def passes(self, features: int) -> int:
         return min(2 * (self.num_probes // 2), features)
 
@@ -124,7 +117,7 @@ class XTrace(AbstractProbedDivergence):
         k = self.num_probes // 2
         if k >= x.shape[-1]:
             return Exact().velocity_and_divergence(field, t, x)
-        probes = self._probes(k, x)[:, None, :]
+        probes = self._sphere(k, x)[:, None, :]
         velocity, sketch = jacobian_products(field, t, x, probes)
         sketch = sketch.permute(1, 2, 0)  # (B, D, k), columns J omega_i
         basis, triangle = torch.linalg.qr(sketch)

@@ -1,8 +1,8 @@
 r"""Pyro's draws to ArviZ, for ArviZ 0.x and 1.x, from one dictionary of groups.
 
-ArviZ 1.x has no Pyro converter any more, so everything goes through its ``from_dict``. The model, if
-given, is run once per draw with the latent sites fixed: what it observes becomes log-likelihood and
-observed data, what it computes (``pyro.deterministic``, reparametrised sites) joins the posterior,
+ArviZ 1.x has no Pyro converter any more, so everything goes through its ``from_dict``. The model,
+if given, is run once per draw with the latent sites fixed: what it observes becomes log-likelihood
+and observed data, what it computes (``pyro.deterministic``, reparametrised sites) joins the posterior,
 and a learned prior is evaluated on all draws in one batch.
 """
 
@@ -111,9 +111,7 @@ class _Replay:
     priors: dict[str, FlowPrior] = field(default_factory=dict)
 
 
-def _draws(
-    source: MCMC | Mapping[str, Tensor], num_chains: int
-) -> tuple[dict[str, Tensor], int]:
+def _draws(source: MCMC | Mapping[str, Tensor], num_chains: int) -> tuple[dict[str, Tensor], int]:
     """Return draws ``(chains * draws, ...)``, chain by chain, and the number of chains."""
     if isinstance(source, MCMC):
         if not source._samples:
@@ -214,9 +212,7 @@ def _priors_by_site(
         if value.ndim > 1 and value.shape[-1] == len(prior.names) and not site.endswith("_base")
     ]
     if len(fitting) != 1:
-        raise ValueError(
-            f"`prior` fits the sites {fitting}; pass it as a mapping of site to prior"
-        )
+        raise ValueError(f"`prior` fits the sites {fitting}; pass it as a mapping of site to prior")
     return {fitting[0]: prior}
 
 
@@ -235,9 +231,7 @@ def _statistics(source: Any, num_chains: int, count: int) -> dict[str, Any]:
     return statistics
 
 
-def _tail_probabilities(
-    priors: dict[str, FlowPrior], values: Mapping[str, Any]
-) -> Tensor | None:
+def _tail_probabilities(priors: dict[str, FlowPrior], values: Mapping[str, Any]) -> Tensor | None:
     """Return each draw's smallest tail probability over learned priors; warn if many are small."""
     smallest = None
     for site, prior in priors.items():

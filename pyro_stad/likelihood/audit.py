@@ -70,7 +70,9 @@ class Audit:
 
     def text(self) -> str:
         """Return the audit as a few lines of text."""
-        largest = max((abs(s.mean) / s.standard_error for s in self.stein), default=math.nan)
+        # At pure noise both can be exactly zero.
+        scores = (abs(s.mean) / max(s.standard_error, 1e-12) for s in self.stein)
+        largest = max(scores, default=math.nan)
         return (
             f"  log_prob less exact trace, {self.points} held-out points: "
             f"bias {self.bias:+.3g}, sd {self.sd:.3g}, worst {self.worst:.3g} nat\n"

@@ -64,24 +64,22 @@ class AbstractFixedGrid(AbstractSolver):
     rule: ClassVar[str]
     steps: int
 
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"`steps` must be at least 1; got {self.steps}")
+
     def integrate(self, field: VectorField, state: Tensor, start: float, end: float) -> Tensor:
         grid = self._grid(state, start, end)
         # Asking for the ends only keeps one state in memory instead of one per step.
         options = {"grid_constructor": lambda func, y0, t: grid}
         return odeint(field, state, grid[[0, -1]], method=self.rule, options=options)[-1]
 
-    def trajectory(
-        self, field: VectorField, state: Tensor, start: float, end: float
-    ) -> Tensor:
+    def trajectory(self, field: VectorField, state: Tensor, start: float, end: float) -> Tensor:
         """Return the states at all knots of the grid, shape ``(steps + 1, B, S)``."""
         return odeint(field, state, self._grid(state, start, end), method=self.rule)
 
     def _grid(self, state: Tensor, start: float, end: float) -> Tensor:
-        if self.steps < 1:
-            raise ValueError(f"`steps` must be at least 1; got {self.steps}")
-        return torch.linspace(
-            start, end, self.steps + 1, dtype=state.dtype, device=state.device
-        )
+        return torch.linspace(start, end, self.steps + 1, dtype=state.dtype, device=state.device)
 
 
 @dataclass(frozen=True)

@@ -48,11 +48,11 @@ class Polar(NamedTuple):
 
 
 class AbstractPath(ABC):
-    """A Gaussian path :math:`x_t = a(t) x_0 + s(t) \\epsilon`.
+    r"""A Gaussian path :math:`x_t = a(t) x_0 + s(t) \epsilon`.
 
     A leaf gives the coefficients, their derivatives, and the inverse clock; its
     ``t_min`` and ``t_max`` are the ends between which :math:`0 < s` and
-    :math:`\\dot\\varphi > 0`.
+    :math:`\dot\varphi > 0`.
     """
 
     t_min: float
@@ -60,11 +60,11 @@ class AbstractPath(ABC):
 
     @abstractmethod
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return :math:`(a, s, \\dot a, \\dot s)` at ``t``, each with the shape of ``t``."""
+        r"""Return :math:`(a, s, \dot a, \dot s)` at ``t``, each with the shape of ``t``."""
 
     @abstractmethod
     def time(self, ratio: Tensor) -> Tensor:
-        """Return the time at which the noise-to-data ratio :math:`s / a = \\tan\\varphi` is ``ratio``."""
+        r"""Return the time at which the noise-to-data ratio :math:`s / a` is ``ratio``."""
 
     def polar(self, t: Tensor) -> Polar:
         """Return scale, angle and their rates at ``t``."""

@@ -50,13 +50,13 @@ def angular_to_denoised(path: AbstractPath, t: Tensor, x: Tensor, w: Tensor) -> 
 
 
 def angular_to_noise(path: AbstractPath, t: Tensor, x: Tensor, w: Tensor) -> Tensor:
-    """Return the posterior mean of the noise, :math:`E[\\epsilon | x_t]`."""
+    r"""Return the posterior mean of the noise, :math:`E[\epsilon | x_t]`."""
     p = path.polar(t)
     return (torch.sin(p.angle) / p.scale)[..., None] * x + torch.cos(p.angle)[..., None] * w
 
 
 def angular_to_score(path: AbstractPath, t: Tensor, x: Tensor, w: Tensor) -> Tensor:
-    """Return the score :math:`\\nabla \\log p_t(x)`."""
+    r"""Return the score :math:`\nabla \log p_t(x)`."""
     p = path.polar(t)
     return -angular_to_noise(path, t, x, w) / (p.scale * torch.sin(p.angle))[..., None]
 

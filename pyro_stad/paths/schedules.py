@@ -63,7 +63,7 @@ class VPLinear(AbstractPath):
 
 @dataclass(frozen=True)
 class VPCosine(AbstractPath):
-    """Variance preserving with a cosine: :math:`a = \\cos(\\pi t / 2), s = \\sin(\\pi t / 2)`.
+    r"""Variance preserving with a cosine: :math:`a = \cos(\pi t / 2), s = \sin(\pi t / 2)`.
 
     Time *is* the angle here. It stops short of pure noise, where the faces that divide by
     :math:`a` end.
@@ -136,7 +136,7 @@ class VarianceExploding(AbstractPath):
 
 @dataclass(frozen=True)
 class EDM(AbstractPath):
-    """Karras et al.: :math:`a = 1`, :math:`s^{1/\\rho}` linear in time.
+    r"""Karras et al.: :math:`a = 1`, :math:`s^{1/\rho}` linear in time.
 
     References:
         Karras et al. (2022), Elucidating the Design Space of Diffusion-Based Generative Models.

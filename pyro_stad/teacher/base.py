@@ -39,7 +39,7 @@ class AbstractField(nn.Module, ABC):
 
     @abstractmethod
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
-        """Return :math:`v(t, x)` for ``t`` of shape ``()`` or ``(B,)`` and ``x`` of shape ``(B, D)``."""
+        """Return :math:`v(t, x)` for ``t``, ``()`` or ``(B,)``, and ``x``, ``(B, D)``."""
 
     def at_fraction(self, fraction: Tensor) -> Tensor:
         """Return the times that lie at ``fraction`` of the way from data to noise."""
@@ -60,11 +60,11 @@ class AbstractAngularField(AbstractField):
         return convert.angular_to_velocity(self.path, t, x, self._angular(t, x))
 
     def score(self, t: Tensor, x: Tensor) -> Tensor:
-        """Return :math:`\\nabla \\log p_t(x)`."""
+        r"""Return :math:`\nabla \log p_t(x)`."""
         return convert.angular_to_score(self.path, t, x, self._angular(t, x))
 
     def noise(self, t: Tensor, x: Tensor) -> Tensor:
-        """Return :math:`E[\\epsilon | x_t = x]`."""
+        r"""Return :math:`E[\epsilon | x_t = x]`."""
         return convert.angular_to_noise(self.path, t, x, self._angular(t, x))
 
     def denoised(self, t: Tensor, x: Tensor) -> Tensor:

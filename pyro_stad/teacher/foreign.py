@@ -67,12 +67,12 @@ def from_velocity(function: Face, *, path: str | AbstractPath, features: int) ->
 
 
 def from_score(function: Face, *, path: str | AbstractPath, features: int) -> ForeignField:
-    """Wrap a network that predicts the score :math:`\\nabla\\log p_t`; see ``from_velocity``."""
+    r"""Wrap a network that predicts the score :math:`\nabla\log p_t`; see ``from_velocity``."""
     return _wrap(function, "score", path, features)
 
 
 def from_noise(function: Face, *, path: str | AbstractPath, features: int) -> ForeignField:
-    """Wrap a network that predicts the noise :math:`\\epsilon`; see ``from_velocity``."""
+    r"""Wrap a network that predicts the noise :math:`\epsilon`; see ``from_velocity``."""
     return _wrap(function, "noise", path, features)
 
 

@@ -27,7 +27,7 @@ ANGLE_FEATURES = 2 + 2 * _FREQUENCIES
 
 
 class Hidden(NamedTuple):
-    """What a trunk shows: its embedded angle, and its layers, first to last, ``(B, width)`` each."""
+    """What a trunk shows: its embedded angle, and its layers, ``(B, width)``, first to last."""
 
     angle: Tensor
     activations: tuple[Tensor, ...]
@@ -49,7 +49,8 @@ def _silu(pre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return SiLU, its derivative, and the gate :math:`1 / (1 + e^{-x})`."""
     gate = torch.sigmoid(pre)
     value = pre * gate
-    return value, torch.addcmul(gate, value, 1 - gate), gate
+    # gate + value (1 - gate), in one pass over memory.
+    return value, torch.lerp(gate, torch.ones((), dtype=pre.dtype, device=pre.device), value), gate
 
 
 def _affine(layer: nn.Linear, h: Tensor, term: Tensor) -> Tensor:
@@ -71,9 +72,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.features, self.width, self.depth = features, width, depth
         sizes = [features] + [width] * depth
-        self.layers = nn.ModuleList(
-            nn.Linear(i, o, bias=False) for i, o in zip(sizes, sizes[1:])
-        )
+        self.layers = nn.ModuleList(nn.Linear(i, o, bias=False) for i, o in zip(sizes, sizes[1:]))
         # One product makes the time-dependent biases of all layers.
         self.clock = nn.Linear(ANGLE_FEATURES, width * depth)
         self.out = nn.Linear(width, outputs)
@@ -120,9 +119,7 @@ class Trunk(nn.Module):
             h_dot = slope * pre_dot
             layers.append((h, slope))
             tangents.append((h_dot, bend * pre_dot))
-        return Hidden(embedded, *zip(*layers)), Hidden(
-            torch.zeros_like(embedded), *zip(*tangents)
-        )
+        return Hidden(embedded, *zip(*layers)), Hidden(torch.zeros_like(embedded), *zip(*tangents))
 
 
 def perceptron_and_slope(

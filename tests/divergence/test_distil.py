@@ -72,9 +72,7 @@ def test_stein_learns_that_the_divergence_of_x_is_its_dimension(cloud):
     batches = Batches(torch.randn(4000, D, generator=generator))
     clouds = [make_cloud(cloud, field, batches, generator) for _ in range(2)]
     network = SeparateNetwork(D, 16, 2)
-    distil(
-        network, field, SteinObjective(), *clouds, SETTINGS, generator=generator, progress=False
-    )
+    distil(network, field, SteinObjective(), *clouds, SETTINGS, generator=generator, progress=False)
     t, x, _ = clouds[1].draw(1000, generator)
     learned = Stein(network)(field, t, x)
     assert abs(learned.mean().item() / D - 1) < 0.02
@@ -165,7 +163,9 @@ def test_stein_gradient_is_the_regression_gradient_on_average():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: SeparateNetwork(D, 8, 2), lambda: TrunkHead(16, 2, 8)], ids=["separate", "head"]
+    "make",
+    [lambda: SeparateNetwork(D, 8, 2), lambda: TrunkHead(16, 2, 8)],
+    ids=["separate", "head"],
 )
 def test_slopes_match_forward_mode(make):
     residual = make()
