@@ -41,7 +41,7 @@ from pyro_stad.teacher import AbstractTrunkField, FreeFormField, PathField
 from pyro_stad.teacher.losses import draw_pairs, matching_loss
 from pyro_stad.training import TrainingSettings, train
 
-WIDTH, DEPTH, HEAD = 128, 3, 32
+WIDTH, DEPTH = 128, 3
 SOLVER = RK4(steps=16)
 
 
@@ -132,7 +132,7 @@ class Bench:
 
     def head(self) -> TrunkHead:
         torch.manual_seed(1)
-        return TrunkHead.for_field(self.field, HEAD)
+        return TrunkHead.for_field(self.field)
 
 
 def hutchinson_errors(bench: Bench) -> dict[str, float]:

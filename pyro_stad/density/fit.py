@@ -210,7 +210,7 @@ class _Workshop:
     ) -> tuple[FlowODE, AbstractCloud]:
         """Return the likelihood with the distilled divergence, and the held-out cloud."""
         like, settings = kept.values, self.settings
-        head = self.seeded(lambda: TrunkHead.for_field(field, settings.head_width)).to(like)
+        head = self.seeded(lambda: TrunkHead.for_field(field)).to(like)
         clouds = [_cloud(field, batches, self.generator(like)) for batches in (kept, held)]
         self.distil("stein", head, field, SteinObjective(), clouds, settings.stein)
         if settings.polish is not None:

@@ -159,7 +159,7 @@ def _describe_divergence(divergence: AbstractDivergence) -> dict[str, Any]:
         return describe(divergence, _PROBED, "divergence")
     network: nn.Module = divergence.network
     if type(network) is TrunkHead:
-        return {"name": "stein-head", "width": network.width}
+        return {"name": "stein-head"}
     if type(network) is SeparateNetwork:
         return {"name": "stein-separate", "width": network.width, "depth": network.depth}
     raise TypeError(f"a divergence network of type {type(network).__name__} can't be saved")
@@ -172,7 +172,7 @@ def _build_divergence(config: dict[str, Any], field: AbstractField) -> AbstractD
         return build(config, _PROBED, "divergence")
     network: AbstractDivergenceNetwork
     if config["name"] == "stein-head":
-        network = TrunkHead.for_field(field, config["width"])
+        network = TrunkHead.for_field(field)
     else:
         network = SeparateNetwork(field.features, config["width"], config["depth"])
     return Stein(network)

@@ -15,7 +15,6 @@ class FitSettings:
 
     Arguments:
         width, depth: units and number of the teacher's hidden layers.
-        head_width: units of the divergence head.
         teacher: training of the field.
         stein: training of the divergence by the Stein objective.
         polish: further training of the divergence on exact labels, or None for none. Its price
@@ -28,7 +27,6 @@ class FitSettings:
 
     width: int = 128
     depth: int = 3
-    head_width: int = 32
     teacher: TrainingSettings = TrainingSettings(4000)
     stein: TrainingSettings = TrainingSettings(1500, clip_norm=100.0, patience=0)
     polish: TrainingSettings | None = TrainingSettings(500, clip_norm=100.0, patience=0)
@@ -49,13 +47,12 @@ _QUICK = TrainingSettings(500, batch_size=256, learning_rate=3e-3, warmup=50)
 
 BUDGETS: dict[str, FitSettings] = {
     "tiny": FitSettings(
-        width=16, depth=2, head_width=16, teacher=_TINY, stein=_TINY, polish=_TINY, audit_points=64
+        width=16, depth=2, teacher=_TINY, stein=_TINY, polish=_TINY, audit_points=64
     ),
     "quick": FitSettings(width=64, depth=2, teacher=_QUICK, stein=_QUICK, polish=_QUICK),
     "standard": FitSettings(),
     "thorough": FitSettings(
         width=192,
-        head_width=64,
         teacher=TrainingSettings(20_000, batch_size=1024),
         stein=TrainingSettings(8000, batch_size=1024, clip_norm=100.0, patience=0),
         polish=TrainingSettings(4000, clip_norm=100.0, patience=0),

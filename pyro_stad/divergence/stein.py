@@ -6,9 +6,9 @@ Gaussian baseline. Two leaves: a head that reads the hidden layers of the
 teacher's trunk, so that one pass yields velocity and divergence, and a separate network for
 fields that show no layers.
 
-Both are made of SiLU units, whose activations grow at most linearly in x and whose derivatives are
-bounded, so :math:`r` grows at most linearly. That keeps :math:`p\, r\, v` in the Stein class
-whenever p has Gaussian tails (:mod:`pyro_stad.divergence.distil`).
+The head is bounded, and the separate network, a perceptron of SiLU units, grows at most linearly
+in x; either keeps :math:`p\, r\, v` in the Stein class whenever p has Gaussian tails
+(:mod:`pyro_stad.divergence.distil`).
 
 References:
     Jagwani, Thorp, Deger and Peiris (2026), StAD (arXiv 2605.16486).
@@ -25,11 +25,7 @@ from torch.nn import functional
 
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.teacher.base import AbstractField, AbstractTrunkField
-from pyro_stad.teacher.network import (
-    ANGLE_FEATURES,
-    Trunk,
-    perceptron_and_slope,
-)
+from pyro_stad.teacher.network import ANGLE_FEATURES, Trunk
 
 __all__ = ["AbstractDivergenceNetwork", "SeparateNetwork", "Stein", "TrunkHead"]
 
@@ -51,74 +47,59 @@ class AbstractDivergenceNetwork(nn.Module, ABC):
 
 
 class TrunkHead(AbstractDivergenceNetwork):
-    r"""A head on the hidden layers of the teacher's trunk.
-
-    The sum of a perceptron on all activations :math:`h_l` and of a *derivative chain*
+    r"""A head on the hidden layers of the teacher's trunk: a chain of their derivatives.
 
     .. math:: c_1 = \lambda_1, \qquad c_{l+1} = \lambda_{l+1} \odot (A_l c_l + a_l), \qquad
-        r = \langle o, c_L \rangle + \mathrm{MLP}(h_1, \dots, h_L),
+        r = \langle o, c_L \rangle + \mathrm{clock}(\varphi),
 
     where :math:`\lambda_l` are the derivatives of layer l. The trace of the trunk's Jacobian is
-    multilinear in the :math:`\lambda_l`; the chain has that form, contains the trace itself for
-    trunks of one and two layers, and its best rank-one coupling for deeper ones.
+    multilinear in the :math:`\lambda_l`, and so is the chain: it contains the trace itself for
+    trunks of one and two layers, and the best coupling of rank one for deeper ones. A perceptron
+    on all activations, as a head usually is, has twice the error and twice the price; added to the
+    chain, it helps neither. The derivatives are bounded, and so is r.
 
     Arguments:
         trunk_width: units of each layer of the trunk.
         trunk_depth: number of hidden layers of the trunk.
-        width: units of each of the perceptron's two hidden layers.
     """
 
-    def __init__(self, trunk_width: int, trunk_depth: int, width: int) -> None:
+    def __init__(self, trunk_width: int, trunk_depth: int) -> None:
         super().__init__()
-        self.trunk_width, self.trunk_depth, self.width = trunk_width, trunk_depth, width
-        self.perceptron = nn.Sequential(
-            nn.Linear(trunk_width * trunk_depth, width),
-            nn.SiLU(),
-            nn.Linear(width, width),
-            nn.SiLU(),
-            nn.Linear(width, 1),
-        )
         self.links = nn.ModuleList(
             nn.Linear(trunk_width, trunk_width) for _ in range(trunk_depth - 1)
         )
-        self.chain_out = nn.Linear(trunk_width, 1, bias=False)
-        self.clock = Clock(width)
-        for parameter in (*self.perceptron[-1].parameters(), self.chain_out.weight):
-            nn.init.zeros_(parameter)
+        self.out = nn.Linear(trunk_width, 1, bias=False)
+        self.clock = Clock()
+        nn.init.zeros_(self.out.weight)
 
     @staticmethod
-    def for_field(field: AbstractField, width: int) -> TrunkHead:
+    def for_field(field: AbstractField) -> TrunkHead:
         """Return an untrained head that fits the trunk of ``field``."""
         trunk = _with_trunk(field).trunk
-        return TrunkHead(trunk.width, trunk.depth, width)
+        return TrunkHead(trunk.width, trunk.depth)
 
     def velocity_and_residual(
         self, field: AbstractField, t: Tensor, x: Tensor
     ) -> tuple[Tensor, Tensor]:
         velocity, hidden = _with_trunk(field).velocity_and_hidden(t, x)
-        chain = hidden.derivatives[0]
-        for link, derivative in zip(self.links, hidden.derivatives[1:]):
+        chain, *derivatives = hidden.derivatives
+        for link, derivative in zip(self.links, derivatives):
             chain = derivative * link(chain)
-        residual = self.chain_out(chain) + self.perceptron(torch.cat(hidden.activations, dim=-1))
-        return velocity, residual[..., 0] + self.clock(hidden.angle)
+        return velocity, self.out(chain)[..., 0] + self.clock(hidden.angle)
 
     def residual_and_slope(
         self, field: AbstractField, t: Tensor, x: Tensor, tangent: Tensor
     ) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            hidden, dot = _with_trunk(field).trunk.hidden_and_tangent(t, x, tangent)
-        chain, chain_dot = hidden.derivatives[0], dot.derivatives[0]
-        for link, value, value_dot in zip(self.links, hidden.derivatives[1:], dot.derivatives[1:]):
+            trunk = _with_trunk(field).trunk
+            _, _, hidden, hidden_dot = trunk.hidden_and_tangent(t, x, tangent)
+        (chain, *values), (chain_dot, *dots) = hidden.derivatives, hidden_dot
+        for link, value, dot in zip(self.links, values, dots):
             linked = link(chain)
-            chain, chain_dot = (
-                value * linked,
-                value_dot * linked + value * (chain_dot @ link.weight.mT),
-            )
-        h, h_dot = torch.cat(hidden.activations, dim=-1), torch.cat(dot.activations, dim=-1)
-        inner, inner_dot = perceptron_and_slope(self.perceptron, h, h_dot)
-        residual = self.chain_out(chain) + inner
-        slope = self.chain_out(chain_dot) + inner_dot
-        return residual[..., 0] + self.clock(hidden.angle), slope[..., 0]
+            chain_dot = dot * linked + value * (chain_dot @ link.weight.mT)
+            chain = value * linked
+        residual = self.out(chain)[..., 0] + self.clock(hidden.angle)
+        return residual, self.out(chain_dot)[..., 0]
 
 
 class Clock(nn.Module):
@@ -128,14 +109,11 @@ class Clock(nn.Module):
     up from activations spends most of its training on that.
 
     It takes angles as the trunk embeds them.
-
-    Arguments:
-        width: units of the hidden layer.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.inner, self.outer = nn.Linear(ANGLE_FEATURES, width), nn.Linear(width, 1)
+        self.inner, self.outer = nn.Linear(ANGLE_FEATURES, 32), nn.Linear(32, 1)
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
 
@@ -174,9 +152,8 @@ class SeparateNetwork(AbstractDivergenceNetwork):
     def residual_and_slope(
         self, field: AbstractField, t: Tensor, x: Tensor, tangent: Tensor
     ) -> tuple[Tensor, Tensor]:
-        hidden, dot = self.trunk.hidden_and_tangent(t, x, tangent)
-        residual = self.trunk.out(hidden.activations[-1])
-        return residual[..., 0], (dot.activations[-1] @ self.trunk.out.weight.mT)[..., 0]
+        residual, slope, _, _ = self.trunk.hidden_and_tangent(t, x, tangent)
+        return residual[..., 0], slope[..., 0]
 
 
 class Stein(AbstractDivergence, nn.Module):

@@ -7,8 +7,7 @@ layer l, the divergence of :math:`w = W_{out} h_L` is
 
 .. math:: \nabla\cdot w = \mathrm{tr}(W_{out} \Lambda_L W_L \cdots \Lambda_1 W_1),
 
-multilinear in the derivatives of the layers. So the trunk shows a head both the activations and
-their derivatives.
+multilinear in the derivatives of the layers. So these derivatives are what the trunk shows a head.
 """
 
 from __future__ import annotations
@@ -20,17 +19,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["ANGLE_FEATURES", "Hidden", "Trunk", "angle_features", "perceptron_and_slope"]
+__all__ = ["ANGLE_FEATURES", "Hidden", "Trunk", "angle_features"]
 
 _FREQUENCIES = 4
 ANGLE_FEATURES = 2 + 2 * _FREQUENCIES
 
 
 class Hidden(NamedTuple):
-    """What a trunk shows: its embedded angle, and its layers, ``(B, width)``, first to last."""
+    """What a trunk shows: its embedded angle, and the derivative of each layer, ``(B, width)``."""
 
     angle: Tensor
-    activations: tuple[Tensor, ...]
     derivatives: tuple[Tensor, ...]
 
 
@@ -93,23 +91,30 @@ class Trunk(nn.Module):
     def with_hidden(self, angle: Tensor, y: Tensor) -> tuple[Tensor, Hidden]:
         """Return the output, ``(B, outputs)``, and the hidden layers."""
         embedded = angle_features(angle)
-        h, activations, derivatives = y, [], []
+        h, derivatives = y, []
         for weight, bias in self._layers_at(embedded):
             h, slope, _ = _silu(torch.addmm(bias, h, weight))
-            activations.append(h)
             derivatives.append(slope)
-        return self.out(h), Hidden(embedded, tuple(activations), tuple(derivatives))
+        return self.out(h), Hidden(embedded, tuple(derivatives))
 
     def hidden_and_tangent(
         self, angle: Tensor, y: Tensor, tangent: Tensor
-    ) -> tuple[Hidden, Hidden]:
-        """Return the hidden layers and their derivative along ``tangent``, a direction of ``y``.
+    ) -> tuple[Tensor, Tensor, Hidden, tuple[Tensor, ...]]:
+        """Return output and hidden layers with their derivatives along ``tangent``.
 
         Forward mode by hand: three times as fast as ``torch.func.jvp`` on small networks.
+
+        Arguments:
+            angle: angles with shape ``()`` or ``(B,)``.
+            y: points with shape ``(B, features)``.
+            tangent: a direction of ``y`` for each point.
+
+        Returns:
+            The output, its derivative, the hidden layers, and the derivatives of theirs.
         """
         embedded = angle_features(angle)
         h, h_dot = y, tangent
-        layers, tangents = [], []
+        slopes, slopes_dot = [], []
         for weight, bias in self._layers_at(embedded):
             pre = torch.addmm(bias, h, weight)
             h, slope, gate = _silu(pre)
@@ -117,19 +122,7 @@ class Trunk(nn.Module):
             bend = gate * (1 - gate) * (2 + pre - 2 * h)
             pre_dot = h_dot @ weight
             h_dot = slope * pre_dot
-            layers.append((h, slope))
-            tangents.append((h_dot, bend * pre_dot))
-        return Hidden(embedded, *zip(*layers)), Hidden(torch.zeros_like(embedded), *zip(*tangents))
-
-
-def perceptron_and_slope(
-    perceptron: nn.Sequential, x: Tensor, tangent: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return a SiLU perceptron's output and its derivative along ``tangent``, a direction of x."""
-    for layer in perceptron:
-        if isinstance(layer, nn.Linear):
-            x, tangent = layer(x), tangent @ layer.weight.mT
-        else:
-            x, slope, _ = _silu(x)
-            tangent = slope * tangent
-    return x, tangent
+            slopes.append(slope)
+            slopes_dot.append(bend * pre_dot)
+        hidden = Hidden(embedded, tuple(slopes))
+        return self.out(h), h_dot @ self.out.weight.mT, hidden, tuple(slopes_dot)

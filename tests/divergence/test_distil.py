@@ -118,7 +118,7 @@ def test_every_objective_approaches_the_exact_trace(objective, kind):
     """Of a field with no true density, by the conditional score: error below half the sd."""
     field, generator = trained_field(), torch.Generator().manual_seed(0)
     cloud = ConditionalCloud(field, Batches(mixture_sample(4000, D)))
-    network = TrunkHead.for_field(field, 16) if kind == "head" else SeparateNetwork(D, 32, 2)
+    network = TrunkHead.for_field(field) if kind == "head" else SeparateNetwork(D, 32, 2)
     loss = OBJECTIVES[objective](generator)
     distil(network, field, loss, cloud, cloud, SETTINGS, generator=generator, progress=False)
     t, x, _ = cloud.draw(1000, generator)
@@ -133,7 +133,7 @@ def test_perturbation_distils_a_free_form_field():
     torch.nn.init.normal_(field.trunk.out.weight, std=0.3)
     batches = Batches(mixture_sample(4000, D))
     cloud = PerturbedCloud(field, batches, RK4(8), generator=generator)
-    network = TrunkHead.for_field(field, 16)
+    network = TrunkHead.for_field(field)
     distil(
         network, field, SteinObjective(), cloud, cloud, SETTINGS,
         generator=generator, progress=False,
@@ -164,7 +164,7 @@ def test_stein_gradient_is_the_regression_gradient_on_average():
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: SeparateNetwork(D, 8, 2), lambda: TrunkHead(16, 2, 8)],
+    [lambda: SeparateNetwork(D, 8, 2), lambda: TrunkHead(16, 2)],
     ids=["separate", "head"],
 )
 def test_slopes_match_forward_mode(make):
@@ -203,7 +203,7 @@ def test_stein_residual_is_zero_for_the_truth_and_sees_a_bias():
 
 def test_distilled_network_grows_at_most_linearly():
     """The Stein class: ten times farther out, at most about ten times as large."""
-    for network in (SeparateNetwork(D, 16, 3), TrunkHead(16, 2, 16)):
+    for network in (SeparateNetwork(D, 16, 3), TrunkHead(16, 2)):
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.5)
         field, t = trained_field(), torch.tensor(0.5)
@@ -224,4 +224,4 @@ def test_gaussian_needs_no_training():
 
 def test_head_needs_a_trunk():
     with pytest.raises(TypeError, match="TrunkHead needs a field that shows its layers"):
-        TrunkHead.for_field(field_on("ot", gaussian(2)), 8)
+        TrunkHead.for_field(field_on("ot", gaussian(2)))

@@ -87,15 +87,15 @@ def test_hidden_tangents_match_forward_mode(depth, scalar_time):
     trunk = Trunk(3, 16, depth, 3)
     angle = torch.tensor(0.7) if scalar_time else torch.rand(5)
     y, tangent = torch.randn(5, 3), torch.randn(5, 3)
-    hidden, dot = trunk.hidden_and_tangent(angle, y, tangent)
-    for name in ("activations", "derivatives"):
+    torch.nn.init.normal_(trunk.out.weight)
+    output, output_dot, hidden, hidden_dot = trunk.hidden_and_tangent(angle, y, tangent)
+    values, dots = jvp(lambda point: trunk(angle, point), (y,), (tangent,))
+    torch.testing.assert_close((output, output_dot), (values, dots))
 
-        def read(point, name=name):
-            return getattr(trunk.with_hidden(angle, point)[1], name)
+    def derivatives(point):
+        return trunk.with_hidden(angle, point)[1].derivatives
 
-        values, tangents = jvp(read, (y,), (tangent,))
-        torch.testing.assert_close(getattr(hidden, name), values)
-        torch.testing.assert_close(getattr(dot, name), tangents)
+    torch.testing.assert_close((hidden.derivatives, hidden_dot), jvp(derivatives, (y,), (tangent,)))
 
 
 def test_hidden_derivatives_give_the_trace_of_one_layer():
