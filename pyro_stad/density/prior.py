@@ -47,7 +47,7 @@ class Counts:
     failed: int = 0
 
 
-class FlowPrior(TransformedDistribution):
+class FlowPrior(TransformedDistribution, dist.TorchDistribution):
     """A learned density as a Pyro distribution.
 
     Arguments:

@@ -13,13 +13,14 @@ References:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torchdiffeq import odeint
+from torchdiffeq._impl import fixed_grid
 
 __all__ = [
     "RK4",
@@ -58,10 +59,14 @@ class AbstractSolver(ABC):
 
 
 class AbstractFixedGrid(AbstractSolver):
-    """A Runge-Kutta rule of torchdiffeq on ``steps`` equal steps."""
+    """A Runge-Kutta rule of torchdiffeq on ``steps`` equal steps.
+
+    The rule is torchdiffeq's, the loop over steps is not: ``odeint`` writes its result in place,
+    which ``torch.vmap`` refuses, and compares times, which a trace can't follow.
+    """
 
     is_adaptive = False
-    rule: ClassVar[str]
+    rule: ClassVar[type[fixed_grid.FixedGridODESolver]]
     steps: int
 
     def __post_init__(self) -> None:
@@ -69,17 +74,31 @@ class AbstractFixedGrid(AbstractSolver):
             raise ValueError(f"`steps` must be at least 1; got {self.steps}")
 
     def integrate(self, field: VectorField, state: Tensor, start: float, end: float) -> Tensor:
-        grid = self._grid(state, start, end)
-        # Asking for the ends only keeps one state in memory instead of one per step.
-        options = {"grid_constructor": lambda func, y0, t: grid}
-        return odeint(field, state, grid[[0, -1]], method=self.rule, options=options)[-1]
+        last = state
+        for last in self._states(field, state, start, end):
+            pass
+        return last
 
     def trajectory(self, field: VectorField, state: Tensor, start: float, end: float) -> Tensor:
         """Return the states at all knots of the grid, shape ``(steps + 1, B, S)``."""
-        return odeint(field, state, self._grid(state, start, end), method=self.rule)
+        return torch.stack([state, *self._states(field, state, start, end)])
 
-    def _grid(self, state: Tensor, start: float, end: float) -> Tensor:
-        return torch.linspace(start, end, self.steps + 1, dtype=state.dtype, device=state.device)
+    def _states(
+        self, field: VectorField, state: Tensor, start: float, end: float
+    ) -> Iterator[Tensor]:
+        """Yield the state after each step."""
+
+        def unperturbed(t: Tensor, x: Tensor, perturb: object = None) -> Tensor:
+            return field(t, x)
+
+        rule = self.rule(unperturbed, state, atol=0.0)
+        times = torch.linspace(
+            start, end, self.steps + 1, dtype=state.dtype, device=state.device
+        ).unbind()
+        for t0, t1 in zip(times, times[1:]):
+            change, _ = rule._step_func(unperturbed, t0, t1 - t0, t1, state)
+            state = state + change
+            yield state
 
 
 @dataclass(frozen=True)
@@ -87,7 +106,7 @@ class Midpoint(AbstractFixedGrid):
     """The explicit midpoint rule on a fixed grid: order 2, two field calls a step."""
 
     steps: int = 32
-    rule = "midpoint"
+    rule = fixed_grid.Midpoint
 
 
 @dataclass(frozen=True)
@@ -95,7 +114,7 @@ class RK4(AbstractFixedGrid):
     """The fourth-order Runge-Kutta (3/8) rule on a fixed grid: four field calls a step."""
 
     steps: int = 16
-    rule = "rk4"
+    rule = fixed_grid.RK4
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,12 @@ from pyro_stad.ode import RK4, SOLVERS, Dopri5, Midpoint
 ORDERS = {"midpoint": (Midpoint, 2), "rk4": (RK4, 4)}
 
 
+GENERATOR = torch.tensor([[-0.5, 2.0], [-2.0, -0.5]], dtype=torch.float64)
+
+
 def spiral(t, x):
     """Return a linear field whose solution is a rotation with decay: x(1) is known."""
-    return x @ torch.tensor([[-0.5, 2.0], [-2.0, -0.5]]).mT
+    return x @ GENERATOR.mT
 
 
 def exact(x):
