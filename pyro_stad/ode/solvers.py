@@ -150,7 +150,8 @@ class Dopri5(AbstractSolver):
             )[-1]
         except AssertionError:
             # torchdiffeq asserts on step underflow, non-finite states and too many steps.
-            return torch.full_like(state, torch.nan)
+            # A product, so that the graph reaches the caller and its gradient can be zeroed.
+            return state * torch.nan
 
 
 SOLVERS: dict[str, type[AbstractSolver]] = {"midpoint": Midpoint, "rk4": RK4, "dopri5": Dopri5}

@@ -1,0 +1,52 @@
+# One entry for everything. Each target makes its own environment on a fresh machine with
+# Python 3.11 or newer and pip.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: venv test test-slow lint demo docs bench bench-quick clean
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	# torch first: a plain request would pull the CUDA build.
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet -e '.[cli,demo,docs,dev]'
+	touch $@
+
+test: venv
+	$(BIN)/python -m pytest -q -n 2 -m 'not slow and not gpu'
+
+test-slow: venv
+	$(BIN)/python -m pytest -q -n 2 -m slow
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+demo: venv
+	$(BIN)/pyro-stad demo --out demo
+
+docs: venv
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
+bench: venv
+	$(BIN)/python benchmarks/oracle.py
+	$(BIN)/python benchmarks/identity.py
+	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/fit_budget.py
+	$(BIN)/python benchmarks/distillation.py
+	$(BIN)/python benchmarks/tables.py
+
+bench-quick: venv
+	$(BIN)/python benchmarks/oracle.py --features 2 --name quick_oracle
+	$(BIN)/python benchmarks/identity.py --steps 300 --name quick_identity
+	$(BIN)/python benchmarks/cost.py --features 2 8 --repeats 3 --name quick_cost
+
+clean:
+	rm -rf $(VENV) docs/_build demo

@@ -1,0 +1,125 @@
+"""ArviZ 0.x and 1.x from one dictionary of groups."""
+
+import arviz
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import MCMC, NUTS
+from pyro.infer.autoguide.initialization import init_to_sample
+from pyro.infer.reparam import TransformReparam
+
+from pyro_stad import OutOfDistributionWarning, to_arviz
+
+Y = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
+
+
+def model_of(prior):
+    def model(y=Y):
+        theta = pyro.sample("theta", prior)
+        pyro.deterministic("double", 2 * theta)
+        with pyro.plate("n", 3):
+            pyro.sample("y", dist.Normal(theta[1], 0.7), obs=y)
+
+    return model
+
+
+def chain(model):
+    kernel = NUTS(model, init_strategy=init_to_sample, max_tree_depth=3)
+    mcmc = MCMC(kernel, 20, 5, disable_progbar=True)
+    mcmc.run()
+    return mcmc
+
+
+@pytest.fixture(scope="module")
+def sampled(tiny_prior):
+    torch.set_default_dtype(torch.float64)
+    pyro.set_rng_seed(0)
+    return chain(model_of(tiny_prior))
+
+
+MODULES = ["arviz", "arviz_base"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_groups(module, sampled, tiny_prior):
+    module = pytest.importorskip(module)
+    data = to_arviz(sampled, model=model_of(tiny_prior), predictive=7, module=module)
+    posterior = data["posterior"]
+    assert posterior["theta"].shape == (1, 20, 3)
+    assert list(posterior["theta_name"].values) == ["scale", "shift", "slope"]
+    np.testing.assert_allclose(posterior["double"].values, 2 * posterior["theta"].values)
+    likelihood = data["log_likelihood"]
+    assert set(likelihood.data_vars) == {"y"}, "deterministic sites have no likelihood"
+    theta = torch.tensor(posterior["theta"].values)
+    expected = dist.Normal(theta[..., 1:2], 0.7).log_prob(Y)
+    np.testing.assert_allclose(likelihood["y"].values, expected, rtol=1e-12)
+    statistics = data["sample_stats"]
+    assert statistics["diverging"].shape == (1, 20)
+    assert 0 < float(statistics["acceptance_rate"][0, 0]) <= 1
+    joint = tiny_prior.log_prob(theta) + expected.sum(-1)
+    np.testing.assert_allclose(statistics["lp"].values, joint, rtol=1e-10)
+    assert statistics["tail_probability"].shape == (1, 20)
+    assert statistics.attrs["theta_failed"] == 0
+    np.testing.assert_allclose(data["observed_data"]["y"].values, Y)
+    assert data["prior"]["theta"].shape == (1, 7, 3)
+    assert data["prior_predictive"]["y"].shape == (1, 7, 3)
+    assert data["posterior_predictive"]["y"].shape == (1, 20, 3)
+
+
+def test_summary_loo_and_trace_plot_run(sampled, tiny_prior):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    data = to_arviz(sampled, model=model_of(tiny_prior))
+    table = arviz.summary(data)
+    assert "theta[scale]" in table.index
+    assert np.isfinite(arviz.loo(data).elpd_loo)
+    assert arviz.plot_trace(data, var_names=["theta"]).shape == (1, 2)
+
+
+def test_reparametrised_model_shows_the_site_itself(tiny_prior):
+    model = poutine.reparam(model_of(tiny_prior), config={"theta": TransformReparam()})
+    data = to_arviz(chain(model), model=model, prior={"theta": tiny_prior})
+    assert {"theta_base", "theta", "double"} <= set(data["posterior"].data_vars)
+    assert list(data["posterior"]["theta_name"].values) == ["scale", "shift", "slope"]
+    assert set(data["log_likelihood"].data_vars) == {"y"}
+
+
+def test_plain_draws_and_several_chains(tiny_prior):
+    draws = {"theta": tiny_prior.sample((40,)), "other": torch.randn(40)}
+    data = to_arviz(draws, prior=tiny_prior, num_chains=4)
+    assert data["posterior"]["theta"].shape == (4, 10, 3)
+    np.testing.assert_allclose(data["posterior"]["theta"].values[1, 0], draws["theta"][10])
+
+
+def test_draws_where_nothing_was_seen_warn(tiny_prior):
+    draws = {"theta": tiny_prior.sample((50,)) + torch.tensor([0.0, 30.0, 0.0])}
+    with pytest.warns(OutOfDistributionWarning, match="100.0% of the draws of 'theta'"):
+        to_arviz(draws, prior=tiny_prior)
+
+
+BAD = {
+    "not draws": (lambda p: to_arviz(3), TypeError, "an MCMC or draws by site; got int"),
+    "empty": (lambda p: to_arviz({}), TypeError, "got dict"),
+    "ragged": (
+        lambda p: to_arviz({"a": torch.ones(3), "b": torch.ones(4)}), ValueError, "as many draws"
+    ),
+    "chains": (lambda p: to_arviz({"a": torch.ones(5)}, num_chains=2), ValueError, "num_chains"),
+    "unknown site": (
+        lambda p: to_arviz({"a": torch.ones(5)}, prior={"b": p}), ValueError, r"sites \['b'\]"
+    ),
+    "no site fits": (lambda p: to_arviz({"a": torch.ones(5)}, prior=p), ValueError, "mapping"),
+    "not run": (
+        lambda p: to_arviz(MCMC(NUTS(model_of(p)), 1, disable_progbar=True)), ValueError, "not run"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_sources_are_named(name, tiny_prior):
+    call, error, message = BAD[name]
+    with pytest.raises(error, match=message):
+        call(tiny_prior)
