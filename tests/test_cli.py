@@ -101,9 +101,9 @@ BAD = {
     "path": (["fit", "samples.csv", "--out", "p", "--path", "cubic"], 1, "`path` must be one of"),
     "weights": (["fit", "samples.csv", "--out", "p", "--weights", "q"], 2, "'q' is not among"),
     "not a prior": (["log-prob", "samples.npy", "samples.csv"], 1, "not a checkpoint"),
-    "lacks columns": (["log-prob", "prior.safetensors", "other.csv"], 1, "lacks the columns ['b']"),
+    "lacks columns": (["log-prob", "prior.safetensors", "other.csv"], 1, "lacks the columns ['a', 'b']"),
     "wrong width": (["log-prob", "prior.safetensors", "wide.npy"], 1, "shape (..., 2)"),
-    "count": (["sample", "prior.safetensors", "--out", "d.csv", "-n", "0"], 2, "0 is not in"),
+    "count": (["sample", "prior.safetensors", "--out", "d.csv", "-n", "0"], 2, "Invalid value for '--count'"),
     "draws ending": (["sample", "prior.safetensors", "--out", "d.txt"], 1, "expected .csv or .npy"),
     "too few to check": (
         ["check", "prior.safetensors", "--samples", "one.npy"], 1, "at least two samples"
@@ -114,7 +114,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_errors_are_one_line_with_the_right_code(name, folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
-    pandas.DataFrame({"a": [1.0]}).to_csv("other.csv", index=False)
+    pandas.DataFrame({"c": [1.0], "d": [2.0]}).to_csv("other.csv", index=False)
     np.save("wide.npy", np.ones((2, 3)))
     np.save("one.npy", np.ones((1, 2)))
     arguments, expected, message = BAD[name]

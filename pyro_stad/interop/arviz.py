@@ -9,7 +9,7 @@ and a learned prior is evaluated on all draws in one batch.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -271,10 +271,17 @@ def _predictive_groups(
     free = poutine.uncondition(model)
     before = Predictive(free, num_samples=predictive)(*args, **kwargs)
     after = Predictive(free, posterior_samples=draws, return_sites=observed)(*args, **kwargs)
+    shapes = {k: v.shape[1:] for k, v in (draws | replay.computed).items()}
+    shapes |= {k: v.shape for k, v in replay.observed.items()}
+
+    def shaped(values: dict[str, Tensor], sites: Iterable[str]) -> dict[str, Tensor]:
+        # Predictive leaves an axis of length one for every plate that a site is not in.
+        return {k: values[k].reshape(-1, *shapes[k]) for k in sites if k in values}
+
     return {
-        "prior": {k: v for k, v in before.items() if k in draws or k in replay.computed},
-        "prior_predictive": {k: before[k] for k in observed},
-        "posterior_predictive": {k: after[k] for k in observed},
+        "prior": shaped(before, [*draws, *replay.computed]),
+        "prior_predictive": shaped(before, observed),
+        "posterior_predictive": shaped(after, observed),
     }
 
 

@@ -178,7 +178,9 @@ def test_a_million_points_in_bounded_memory(free_prior):
     with torch.no_grad():
         result = prior.log_prob(value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2e6
-    assert torch.equal(result[:3000], torch.cat([prior.log_prob(v) for v in value[:3000].split(999)]))
+    assert torch.equal(
+        result[:3000], torch.cat([prior.log_prob(v) for v in value[:3000].split(999)])
+    )
 
 
 BAD_SETTINGS = {

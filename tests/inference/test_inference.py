@@ -81,9 +81,7 @@ def test_nuts_finds_the_closed_form(jit, gaussian_prior):
 
 
 def test_hmc_finds_the_closed_form(gaussian_prior):
-    kernel = HMC(
-        model_of(gaussian_prior), step_size=0.4, num_steps=5, init_strategy=init_to_sample
-    )
+    kernel = HMC(model_of(gaussian_prior), step_size=0.4, num_steps=5, init_strategy=init_to_sample)
     check_posterior(run(kernel).get_samples()["theta"], gaussian_prior)
 
 
@@ -106,9 +104,7 @@ def test_auxiliary_form_evaluates_no_divergence(jit, gaussian_prior):
     divergence = Counted(flow.divergence.network)
     prior = gaussian_prior.with_likelihood(FlowODE(flow.field, divergence, flow.solver))
     model = poutine.reparam(model_of(prior), config={"theta": TransformReparam()})
-    kernel = NUTS(
-        model, jit_compile=jit, ignore_jit_warnings=True, init_strategy=init_to_sample
-    )
+    kernel = NUTS(model, jit_compile=jit, ignore_jit_warnings=True, init_strategy=init_to_sample)
     noise = run(kernel).get_samples()["theta_base"]
     assert divergence.calls == 0
     theta = noise
@@ -204,7 +200,9 @@ def test_observed_prior_is_a_likelihood(gaussian_prior):
             moved = data - torch.stack([shift, torch.zeros(())])
             pyro.factor("density", gaussian_prior.log_prob(moved))
 
-    draws = run(NUTS(model, jit_compile=True, ignore_jit_warnings=True), 200, 60).get_samples()["shift"]
+    draws = run(NUTS(model, jit_compile=True, ignore_jit_warnings=True), 200, 60).get_samples()[
+        "shift"
+    ]
     affine = gaussian_prior.transforms[1]
     precision = torch.linalg.inv(affine.scale_tril @ affine.scale_tril.mT)
     residual = (data - affine.loc).sum(0)

@@ -69,6 +69,7 @@ def test_groups(module, sampled, tiny_prior):
     assert data["posterior_predictive"]["y"].shape == (1, 20, 3)
 
 
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter", "ignore:.*alias_mapping")
 def test_summary_loo_and_trace_plot_run(sampled, tiny_prior):
     import matplotlib
 

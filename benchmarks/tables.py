@@ -1,0 +1,197 @@
+"""Write docs/benchmarks.md and its figure from the raw results; nothing in them is typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from common import RESULTS
+from matplotlib.figure import Figure
+
+DOCS = Path(__file__).parents[1] / "docs"
+CURVES = {
+    "stein": "#0b6e4f",
+    "stein and polish": "#2b5c9e",
+    "hutchinson regression": "#c28c1a",
+    "stein, teacher score": "#c0392b",
+}
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def source(name: str, result: dict[str, Any]) -> str:
+    made = result["provenance"]
+    state = "" if made["clean"] else ", with uncommitted changes"
+    return (
+        f"`benchmarks/{name}.py`, commit {made['commit'][:10]}{state}, {made['date'][:10]}, "
+        f"{made['processor']}, {made['threads']} thread(s), torch {made['versions']['torch']}."
+    )
+
+
+def distillation() -> str:
+    result = read("distillation")
+    rows = [
+        [
+            row["teacher"],
+            str(row["features"]),
+            f"{row['stein']['sd']:.3f} ({row['stein']['bias']:+.3f})",
+            f"{row['stein_and_polish']['sd']:.3f} ({row['stein_and_polish']['bias']:+.3f})",
+            f"{row['hutchinson_regression']['sd']:.3f}",
+            f"{row['hutchinson_one_probe']['sd']:.2f}",
+            f"{row['stein_and_polish']['seconds']:.0f}",
+        ]
+        for row in result["rows"]
+    ]
+    header = [
+        "teacher",
+        "D",
+        "Stein: sd (bias)",
+        "Stein and polish: sd (bias)",
+        "Hutchinson regression: sd",
+        "one Hutchinson probe: sd",
+        "seconds of training",
+    ]
+    text = table(header, rows)
+    scores = [row for row in result["rows"] if "stein_teacher_score" in row]
+    extra = "".join(
+        f"\nWith the teacher's score in place of the conditional one (D = {row['features']}, "
+        f"{row['teacher']}): sd {row['stein_teacher_score']['sd']:.3f}, bias "
+        f"{row['stein_teacher_score']['bias']:+.3f}.\n"
+        for row in scores
+    )
+    draw_curves(result["rows"])
+    return (
+        "## Distilled divergence against the exact trace\n\n"
+        "Error of log p in nats on 1,000 held-out points of five-component mixtures, against the "
+        f"exact trace of the same teacher on the same grid, {result['solver']}. The probe's error "
+        "is the root mean square over 16 seeds.\n\n"
+        f"{text}\n{extra}\n![Error against training time](distillation.png)\n\n"
+        f"{source('distillation', result)}\n"
+    )
+
+
+def draw_curves(rows: list[dict[str, Any]]) -> None:
+    sizes = sorted({row["features"] for row in rows})
+    teachers = list(dict.fromkeys(row["teacher"] for row in rows))
+    sheet = Figure(figsize=(3.1 * len(sizes), 2.6 * len(teachers)), layout="constrained")
+    axes = sheet.subplots(len(teachers), len(sizes), squeeze=False, sharex="col")
+    for row in rows:
+        panel = axes[teachers.index(row["teacher"])][sizes.index(row["features"])]
+        for name, curve in row["curves"].items():
+            seconds = [point["seconds"] for point in curve]
+            panel.loglog(seconds, [point["sd"] for point in curve], color=CURVES[name], label=name)
+        panel.axhline(row["hutchinson_one_probe"]["sd"], color="grey", linestyle=":")
+        panel.set_title(f"{row['teacher']}, D = {row['features']}", fontsize=9)
+    for panel in axes[-1]:
+        panel.set_xlabel("seconds of training")
+    for line in axes:
+        line[0].set_ylabel("sd of log p, nat")
+    handles = {}
+    for panel in axes.flat:
+        handles |= dict(zip(*reversed(panel.get_legend_handles_labels())))
+    handles["one Hutchinson probe, no training"] = axes[0][0].lines[-1]
+    sheet.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=9)
+    sheet.savefig(DOCS / "distillation.png", dpi=110)
+
+
+def cost() -> str:
+    result = read("cost")
+    rows = [
+        [
+            str(row["features"]),
+            f"{row['stein_over_hutchinson']:.2f}",
+            f"1/{1 / row['stein_over_exact']:.1f}",
+            f"{row['seconds']['stein'] / row['seconds']['flow alone']:.2f}",
+            f"{row['seconds']['hutch++ 6'] / row['seconds']['hutchinson']:.2f}",
+        ]
+        for row in result["rows"]
+    ]
+    header = [
+        "D",
+        "Stein / one Hutchinson probe",
+        "Stein / exact trace",
+        "Stein / flow without a density",
+        "Hutch++ (6) / one Hutchinson probe",
+    ]
+    return (
+        "## What a call costs\n\n"
+        f"Ratios of times of log p of {result['rows'][0]['batch']} points, {result['solver']}.\n\n"
+        f"{table(header, rows)}\n\n{source('cost', result)}\n"
+    )
+
+
+def oracle() -> str:
+    result = read("oracle")
+    rows = [
+        [
+            row["path"],
+            str(row["features"]),
+            "Gaussian" if row["components"] == 1 else "mixture",
+            f"{row['worst']:.1e}",
+            f"{row['blur_bias']:+.1e}",
+            f"{row['blur_sd']:.1e}",
+        ]
+        for row in result["rows"]
+    ]
+    header = ["path", "D", "law", "worst error", "bias of the blur", "sd of the blur"]
+    return (
+        "## Exact trace against closed forms\n\n"
+        "Exact field and exact trace in float64: the largest error of log p in nats over 200 "
+        "points, against the closed-form density at the path's data end; and what the blur of that "
+        "end costs, against the density of the data without noise.\n\n"
+        f"{table(header, rows)}\n\n{source('oracle', result)}\n"
+    )
+
+
+def identity() -> str:
+    result = read("identity")
+    rows = [
+        [
+            row["objective"],
+            str(row["features"]),
+            f"{row['relative_error_of_mean']:+.2%}",
+            f"{row['relative_sd']:.2%}",
+        ]
+        for row in result["rows"]
+    ]
+    header = ["objective", "D", "error of the mean", "sd over points"]
+    return (
+        "## The divergence of v = x under N(0, I) is D\n\n"
+        "The test that tells the right loss from the tempting wrong one. Relative to D.\n\n"
+        f"{table(header, rows)}\n\n{source('identity', result)}\n"
+    )
+
+
+def fit_budget() -> str:
+    result = read("fit_budget")
+    row = result["rows"][0]
+    audit = row["report"]["audit"]
+    return (
+        "## What a fit costs\n\n"
+        f"The default fit of {row['samples']:,} samples in {row['features']} dimensions, audit "
+        f"included: {row['seconds']:.0f} s. Against the exact trace on held-out samples: bias "
+        f"{audit['bias']:+.3f}, sd {audit['sd']:.3f} nat; normaliser {audit['normaliser']:.3f} "
+        f"+- {audit['normaliser_error']:.3f}.\n\n{source('fit_budget', result)}\n"
+    )
+
+
+def main() -> None:
+    head = (
+        "# Benchmarks\n\nGenerated by `benchmarks/tables.py` from the raw results in "
+        "`benchmarks/results`. Every row compares things run side by side, by the same solver, on "
+        "the same grid and batch.\n"
+    )
+    sections = [head, distillation(), cost(), fit_budget(), identity(), oracle()]
+    (DOCS / "benchmarks.md").write_text("\n".join(sections))
+
+
+if __name__ == "__main__":
+    main()
