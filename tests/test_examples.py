@@ -1,0 +1,58 @@
+"""Every example and every benchmark runs, with tiny arguments."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = {
+    "quickstart": ["--budget", "tiny", "--draws", "6"],
+    "prior_from_csv": ["--budget", "tiny"],
+    "bounds_and_plates": ["--budget", "tiny", "--objects", "3", "--draws", "6"],
+}
+BENCHMARKS = {
+    "oracle": ["--features", "2", "--points", "4"],
+    "identity": ["--features", "2", "--steps", "20"],
+    "cost": ["--features", "2", "--batch", "16", "--repeats", "1"],
+    "distillation": ["--features", "2", "--teachers", "ot", "--scale", "0.004"],
+}
+
+
+def run(script, arguments, **options):
+    command = [sys.executable, str(script), *arguments]
+    finished = subprocess.run(command, capture_output=True, text=True, **options)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example(name, tmp_path):
+    assert run(ROOT / "examples" / f"{name}.py", EXAMPLES[name], cwd=tmp_path)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_benchmark(name):
+    """Under a name that git ignores, so that results of record stay as they are."""
+    file = ROOT / "benchmarks" / "results" / f"smoke_{name}.json"
+    try:
+        run(ROOT / "benchmarks" / f"{name}.py", [*BENCHMARKS[name], "--name", f"smoke_{name}"])
+        assert json.loads(file.read_text())["rows"]
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def test_demo_writes_its_summary_and_its_figure(tmp_path):
+    """Two chains of each route in this process, tiny; the full size is `make demo`."""
+    pytest.importorskip("sklearn")
+    arguments = ["--out", str(tmp_path), "--budget", "tiny", "--draws", "400", "--samples", "8"]
+    arguments += ["--warmup", "6", "--chains", "2", "--workers", "2"]
+    run(ROOT / "examples" / "sequential_updating.py", arguments)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert len(summary["parameters"]) == 12
+    for name in ("x-space", "auxiliary form", "multivariate normal", "independent normals"):
+        assert {"r_hat", "ess_bulk", "divergences", "mean_error"} <= set(summary["answers"][name])
+    assert "ignoring A" in summary["answers"]
+    assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
