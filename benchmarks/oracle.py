@@ -1,4 +1,4 @@
-"""Claim: with an exact field, the exact trace is the closed-form density to 1e-3 nat, on every path.
+"""Claim: with an exact field, the exact trace is the closed form to 1e-3 nat, on every path.
 
 The field of a Gaussian and of a five-component mixture, whitened, in float64: the density of the
 flow against the mixture's own density at the path's data end, in data coordinates. Also what the

@@ -1,8 +1,8 @@
 """One learned prior for many objects: a population with bounds, a plate, and the auxiliary form.
 
 Each object has a rate (positive) and a fraction (between 0 and 1), correlated over the population.
-Each is observed once, with noise. In the auxiliary form NUTS works on the noise behind the prior and
-never evaluates a divergence.
+Each is observed once, with noise. In the auxiliary form NUTS works on the noise behind the prior
+and never evaluates a divergence.
 """
 
 from __future__ import annotations

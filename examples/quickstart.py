@@ -31,9 +31,7 @@ def main() -> None:
         pyro.sample("y", dist.Normal(theta[1], 0.2), obs=observed)
 
     # A learned prior knows where it lives: start there, not at Pyro's default of (-2, 2).
-    kernel = NUTS(
-        model, jit_compile=True, ignore_jit_warnings=True, init_strategy=init_to_sample
-    )
+    kernel = NUTS(model, jit_compile=True, ignore_jit_warnings=True, init_strategy=init_to_sample)
     mcmc = MCMC(kernel, options.draws, options.draws // 3)
     mcmc.run(torch.tensor(1.0))
 

@@ -34,6 +34,6 @@ def build(value: str | Mapping[str, Any], registry: Mapping[str, type[T]], argum
     """
     settings = {"name": value} if isinstance(value, str) else dict(value)
     name = settings.pop("name", None)
-    if name not in registry:
+    if not isinstance(name, str) or name not in registry:
         raise ValueError(f"`{argument}` must be one of {sorted(registry)}; got {name!r}")
     return registry[name](**settings)

@@ -96,19 +96,31 @@ BAD = {
     "command": (["nonsense"], 2, "No such command"),
     "bounds": (["fit", "samples.csv", "--out", "p", "--bounds", "a=x"], 2, "must be NAME=LOW,HIGH"),
     "bounds name": (
-        ["fit", "samples.csv", "--out", "p", "--bounds", "q=0,1"], 1, "no parameter 'q'"
+        ["fit", "samples.csv", "--out", "p", "--bounds", "q=0,1"],
+        1,
+        "no parameter 'q'",
     ),
     "path": (["fit", "samples.csv", "--out", "p", "--path", "cubic"], 1, "`path` must be one of"),
     "weights": (["fit", "samples.csv", "--out", "p", "--weights", "q"], 2, "'q' is not among"),
     "not a prior": (["log-prob", "samples.npy", "samples.csv"], 1, "not a checkpoint"),
-    "lacks columns": (["log-prob", "prior.safetensors", "other.csv"], 1, "lacks the columns ['a', 'b']"),
+    "lacks columns": (
+        ["log-prob", "prior.safetensors", "other.csv"],
+        1,
+        "lacks the columns ['a', 'b']",
+    ),
     "wrong width": (["log-prob", "prior.safetensors", "wide.npy"], 1, "shape (..., 2)"),
-    "count": (["sample", "prior.safetensors", "--out", "d.csv", "-n", "0"], 2, "Invalid value for '--count'"),
+    "count": (
+        ["sample", "prior.safetensors", "--out", "d.csv", "-n", "0"],
+        2,
+        "Invalid value for '--count'",
+    ),
     "draws ending": (["sample", "prior.safetensors", "--out", "d.txt"], 1, "expected .csv or .npy"),
     "too few to check": (
-        ["check", "prior.safetensors", "--samples", "one.npy"], 1, "at least two samples"
+        ["check", "prior.safetensors", "--samples", "one.npy"],
+        1,
+        "at least two samples",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -202,14 +202,14 @@ def _parse_bounds(entries: list[str]) -> dict[str, tuple[float | None, float | N
     return parsed or None
 
 
-def _take_weights(data: object, name: str) -> tuple[object, object]:
+def _take_weights(data: Any, name: str) -> tuple[Any, Any]:
     """Split the weights off a table or a mapping of arrays."""
     names = list(getattr(data, "columns", data if isinstance(data, dict) else []))
     if name not in names:
         raise typer.BadParameter(f"--weights {name!r} is not among {[str(n) for n in names]}")
     if isinstance(data, dict):
         return {k: v for k, v in data.items() if k != name}, data[name]
-    return data.drop(columns=name), data[name].to_numpy()  # type: ignore[attr-defined]
+    return data.drop(columns=name), data[name].to_numpy()
 
 
 def _report(prior: object) -> object:

@@ -177,7 +177,9 @@ def _from_mapping(
     missing = [name for name in chosen if name not in samples]
     if missing or not chosen:
         raise ValueError(f"`var_names` must be among {list(samples)}; got {chosen}")
-    columns, names, variables = [], [], []
+    columns: list[Tensor] = []
+    names: list[str] = []
+    variables: list[tuple[str, tuple[int, ...]]] = []
     for name in chosen:
         values = _to_float64(samples[name], f"{name!r}")
         if values.ndim == 0:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_stad._config import build, describe
@@ -110,7 +110,7 @@ def fit(
         values = biject_to(support_of(limits, values)).inv(values)
     loc, scale_tril = whitening(values, checked.weights, checked.layout.names)
     white = Standardise(loc, scale_tril).inv(values).to(device, dtype)
-    workshop = _Workshop(settings, seed, progress, _resume_folder(resume))
+    workshop = _Workshop(settings, seed, _resume_folder(resume), progress=progress)
     shares = None if checked.weights is None else checked.weights.to(device)
     kept, held = split(white, shares, settings.validation_fraction, workshop.generator(white))
     workshop.identify(checked, path)
@@ -126,10 +126,8 @@ def fit(
         audit=audit(likelihood, points, cloud, generator),
         versions={name: version(name) for name in ("pyro-stad", "torch", "pyro-ppl")},
     )
-    place = {"device": torch.device(device), "dtype": dtype}
-    return FlowPrior(
-        likelihood, loc.to(**place), scale_tril.to(**place), checked.layout, limits, report
-    )
+    loc, scale_tril = loc.to(device, dtype), scale_tril.to(device, dtype)
+    return FlowPrior(likelihood, loc, scale_tril, checked.layout, limits, report)
 
 
 def _settings(budget: str | FitSettings) -> FitSettings:
@@ -152,11 +150,7 @@ class _Workshop:
     """The training runs of one fit: their settings, seeds, files and reports."""
 
     def __init__(
-        self,
-        settings: FitSettings,
-        seed: int,
-        progress: bool,
-        folder: Path | None,  # noqa: FBT001
+        self, settings: FitSettings, seed: int, folder: Path | None, *, progress: bool
     ) -> None:
         self.settings, self.seed, self.progress, self.folder = settings, seed, progress, folder
         self.stages: list[Stage] = []
@@ -229,7 +223,8 @@ class _Workshop:
         settings: TrainingSettings,
     ) -> None:
         options = self.options(name, clouds[0].like)
-        self.record(name, distil(head, field, objective, *clouds, settings, **options))
+        kept, held = clouds
+        self.record(name, distil(head, field, objective, kept, held, settings, **options))
 
     def seeded(self, make: Any) -> Any:
         """Make a network under this fit's seed, leaving the global generator as it was."""
@@ -250,12 +245,12 @@ def _match(
     count = max(2048, settings.batch_size)
     fixed = draw_pairs(field, held, stratified(count, generator, held.values), generator)
 
-    def loss(module: nn.Module, source: torch.Generator) -> Tensor:
+    def loss(module: PathField, source: torch.Generator) -> Tensor:
         fraction = stratified(settings.batch_size, source, kept.values)
-        return matching_loss(module, draw_pairs(field, kept, fraction, source))  # type: ignore[arg-type]
+        return matching_loss(module, draw_pairs(field, kept, fraction, source))
 
-    def validate(module: nn.Module) -> float:
-        return matching_loss(module, fixed).item()  # type: ignore[arg-type]
+    def validate(module: PathField) -> float:
+        return matching_loss(module, fixed).item()
 
     return train(field, loss, validate, settings, **options)
 

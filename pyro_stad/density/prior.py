@@ -19,7 +19,6 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions.torch import TransformedDistribution
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
@@ -47,7 +46,7 @@ class Counts:
     failed: int = 0
 
 
-class FlowPrior(TransformedDistribution, dist.TorchDistribution):
+class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
     """A learned density as a Pyro distribution.
 
     Arguments:
@@ -79,6 +78,7 @@ class FlowPrior(TransformedDistribution, dist.TorchDistribution):
         layout: Layout,
         bounds: Bounds | None = None,
         report: FitReport | None = None,
+        *,
         validate_args: bool | None = None,
     ) -> None:
         # Frozen: jit refuses constants that require grad, and SVI would train the prior away.
@@ -90,7 +90,7 @@ class FlowPrior(TransformedDistribution, dist.TorchDistribution):
         if bounds is not None:
             transforms.append(biject_to(self._support))
         base = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
-        super().__init__(base, transforms, validate_args=validate_args)
+        super().__init__(base, transforms, validate_args=validate_args)  # type: ignore[arg-type]
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -7,10 +7,10 @@ For a density p with score S, and a scalar :math:`\phi`, Stein's identity
     E_p\big[\tfrac12 (d - \nabla\cdot v)^2\big]
       = E_p\big[\tfrac12 d^2 + v\cdot\nabla d + d\, v\cdot S\big] + \text{const},
 
-which is a loss for d in which the field enters only by its values (StAD). In the own time and coordinates of a
-field on a path, the velocity is what remains after the linear field of the Gaussian baseline has
-been taken out, and it is of order one per coordinate at every angle, so that angles weigh evenly
-and :math:`d / \sqrt D` is of order one.
+which is a loss for d in which the field enters only by its values (StAD). In the own time and
+coordinates of a field on a path, the velocity is what remains after the linear field of the
+Gaussian baseline has been taken out, and it is of order one per coordinate at every angle, so that
+angles weigh evenly and :math:`d / \sqrt D` is of order one.
 
 **Stein class.** The identity needs :math:`p\,\phi\,v \to 0` at infinity. p is a convolution with a
 Gaussian in all three clouds below, so it is enough that d and v grow at most polynomially: the
@@ -42,7 +42,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_stad.data.batches import Batches, stratified
 from pyro_stad.divergence.base import AbstractDivergence
@@ -269,10 +269,10 @@ def distil(
     field.requires_grad_(False)
     fixed = held_out.draw(4 * settings.batch_size, generator)
 
-    def loss(module: nn.Module, source: torch.Generator) -> Tensor:
+    def loss(module: AbstractDivergenceNetwork, source: torch.Generator) -> Tensor:
         return objective(module, field, cloud.draw(settings.batch_size, source)).mean()
 
-    def validate(module: nn.Module) -> float:
+    def validate(module: AbstractDivergenceNetwork) -> float:
         return objective(module, field, fixed).mean().item()
 
     return train(

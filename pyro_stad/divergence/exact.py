@@ -2,6 +2,8 @@ r"""The trace of the Jacobian, by one forward-mode product per dimension."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.func import jvp, vmap
@@ -28,10 +30,13 @@ def jacobian_products(
     """
 
     def product(tangent: Tensor) -> tuple[Tensor, Tensor]:
-        return jvp(lambda y: field.velocity(t, y), (x,), (tangent.expand_as(x),))
+        value, derivative = jvp(lambda y: field.velocity(t, y), (x,), (tangent.expand_as(x),))[:2]
+        return value, derivative
 
-    # The primal does not depend on the tangent, so vmap computes it once.
-    velocity, products = vmap(product, out_dims=(None, 0))(tangents)
+    # The primal does not depend on the tangent, so vmap computes it once. (torch's annotation of
+    # out_dims leaves out the None that its documentation describes.)
+    out_dims: Any = (None, 0)
+    velocity, products = vmap(product, out_dims=out_dims)(tangents)
     return velocity, products
 
 

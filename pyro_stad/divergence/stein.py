@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +97,7 @@ class TrunkHead(AbstractDivergenceNetwork):
         (chain, *values), (chain_dot, *dots) = hidden.derivatives, hidden_dot
         for link, value, dot in zip(self.links, values, dots):
             linked = link(chain)
-            chain_dot = dot * linked + value * (chain_dot @ link.weight.mT)
+            chain_dot = dot * linked + value * (chain_dot @ cast(Tensor, link.weight).mT)
             chain = value * linked
         residual = self.out(chain)[..., 0] + self.clock(hidden.angle)
         return residual, self.out(chain_dot)[..., 0]

@@ -2,8 +2,8 @@ r"""Pyro's draws to ArviZ, for ArviZ 0.x and 1.x, from one dictionary of groups.
 
 ArviZ 1.x has no Pyro converter any more, so everything goes through its ``from_dict``. The model,
 if given, is run once per draw with the latent sites fixed: what it observes becomes log-likelihood
-and observed data, what it computes (``pyro.deterministic``, reparametrised sites) joins the posterior,
-and a learned prior is evaluated on all draws in one batch.
+and observed data, what it computes (``pyro.deterministic``, reparametrised sites) joins the
+posterior, and a learned prior is evaluated on all draws in one batch.
 """
 
 from __future__ import annotations
@@ -164,8 +164,9 @@ def _read_trace(trace: poutine.Trace, latent: set[str]) -> _Replay:
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or site_is_subsample(site):
             continue
-        fn, value = site["fn"], site["value"]
-        if site["infer"].get("_deterministic") or getattr(fn, "_mask", None) is False:
+        fn: Any = site["fn"]
+        value: Any = site["value"]
+        if (site["infer"] or {}).get("_deterministic") or getattr(fn, "_mask", None) is False:
             # pyro.deterministic, and what a reparametrisation computed from its base site.
             row.computed[name] = value
         elif isinstance(fn, FlowPrior):
@@ -312,11 +313,13 @@ def _assemble(
     coords: dict[str, Any],
     dims: dict[str, list[str]],
     attributes: dict[str, int],
-    module: ModuleType | None,
+    module: Any,
 ) -> Any:
     """Build the container; the two generations of ArviZ differ in this call only."""
     if module is None:
-        import arviz as module
+        import arviz
+
+        module = arviz
     if hasattr(module, "InferenceData"):
         data = module.from_dict(**groups, coords=coords, dims=dims)
     else:

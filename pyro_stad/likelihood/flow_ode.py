@@ -10,10 +10,10 @@ In the field's own time and coordinates, from :math:`y_{\min} = \kappa\, x_0` (w
 The density is that of the data blurred by the little noise of :math:`t_{\min}`: one percent of a
 standard deviation in whitened coordinates, by default.
 
-Rows are independent to the last bit: the batch is padded to a multiple of sixteen rows,
-because matrix products of fewer rows take other kernels, which round differently, and is worked through in
-chunks, which bounds memory. With a gradient wanted, chunks after the first are recomputed in the backward
-pass rather than stored.
+Rows are independent to the last bit: the batch is padded to a multiple of sixteen rows, because
+matrix products of fewer rows take other kernels, which round differently, and is worked through in
+chunks, which bounds memory. With a gradient wanted, chunks are recomputed in the backward pass
+rather than stored.
 
 References:
     Chen et al. (2018), Neural Ordinary Differential Equations; Song et al. (2021), Score-Based

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_stad.data import Batches
 from pyro_stad.divergence.exact import jacobian_products
@@ -50,11 +50,11 @@ def train_free_form(
     fixed = held.draw(max(settings.batch_size, 512), generator)
     fixed_probes = _signs(fixed, generator)
 
-    def loss(module: nn.Module, source: torch.Generator) -> Tensor:
+    def loss(module: FreeFormField, source: torch.Generator) -> Tensor:
         x = kept.draw(settings.batch_size, source)
         return _penalised(module, x, _signs(x, source))
 
-    def validate(module: nn.Module) -> float:
+    def validate(module: FreeFormField) -> float:
         return _penalised(module, fixed, fixed_probes).item()
 
     return train(field, loss, validate, settings, **options)
@@ -64,12 +64,12 @@ def _signs(x: Tensor, generator: torch.Generator) -> Tensor:
     return (2 * torch.randint(0, 2, x.shape, generator=generator, device=x.device) - 1).to(x)
 
 
-def _penalised(field: nn.Module, x: Tensor, probes: Tensor) -> Tensor:
+def _penalised(field: FreeFormField, x: Tensor, probes: Tensor) -> Tensor:
     """Return the negative log-likelihood per coordinate (less a constant) plus the penalty."""
     features = x.shape[-1]
 
     def augmented(t: Tensor, state: Tensor) -> Tensor:
-        velocity, products = jacobian_products(field, t, state[:, :features], probes[None])  # type: ignore[arg-type]
+        velocity, products = jacobian_products(field, t, state[:, :features], probes[None])
         divergence = (probes * products[0]).sum(-1)
         energy = velocity.square().sum(-1)
         return torch.cat([velocity, divergence[:, None], energy[:, None]], dim=-1)

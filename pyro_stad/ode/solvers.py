@@ -13,6 +13,7 @@ References:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -74,10 +75,8 @@ class AbstractFixedGrid(AbstractSolver):
             raise ValueError(f"`steps` must be at least 1; got {self.steps}")
 
     def integrate(self, field: VectorField, state: Tensor, start: float, end: float) -> Tensor:
-        last = state
-        for last in self._states(field, state, start, end):
-            pass
-        return last
+        # A queue of one: the states before the last are not kept.
+        return deque(self._states(field, state, start, end), maxlen=1).pop()
 
     def trajectory(self, field: VectorField, state: Tensor, start: float, end: float) -> Tensor:
         """Return the states at all knots of the grid, shape ``(steps + 1, B, S)``."""

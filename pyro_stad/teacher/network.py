@@ -13,7 +13,7 @@ multilinear in the derivatives of the layers. So these derivatives are what the 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,8 @@ class Trunk(nn.Module):
     def _layers_at(self, embedded: Tensor) -> zip[tuple[Tensor, Tensor]]:
         """Return the weight, transposed, and the bias at an embedded angle of every layer."""
         biases = self.clock(embedded).chunk(self.depth, dim=-1)
-        return zip([layer.weight.mT for layer in self.layers], biases)
+        weights = [cast(Tensor, layer.weight).mT for layer in self.layers]
+        return zip(weights, biases)
 
     def forward(self, angle: Tensor, y: Tensor) -> Tensor:
         h = y

@@ -31,8 +31,9 @@ from pyro_stad.training.settings import TrainingSettings
 
 __all__ = ["History", "train"]
 
-Loss = Callable[[nn.Module, torch.Generator], Tensor]
-Validate = Callable[[nn.Module], float]
+# Of the module that is trained, whatever its type.
+Loss = Callable[[Any, torch.Generator], Tensor]
+Validate = Callable[[Any], float]
 
 _MAX_HALVINGS = 3
 

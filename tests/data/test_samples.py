@@ -97,7 +97,7 @@ BAD_DATA = {
         lambda: broken(lambda x: x[9, 2].fill_(math.inf)), ValueError, r"row 9 with x\[2\] = inf"
     ),
     "constant": (
-        lambda: broken(lambda x: x[:, 1].fill_(3.0)), ValueError, r"column x\[1\] is constant \(3.0\)"
+        lambda: broken(lambda x: x[:, 1].fill_(3.0)), ValueError, r"x\[1\] is constant \(3.0\)"
     ),
     "empty mapping": (dict, ValueError, "`var_names` must be among"),
     "ragged mapping": (
