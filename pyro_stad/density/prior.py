@@ -178,7 +178,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         self.counts.failed += int((inside & ~solved).sum())
 
     def tail_probability(self, value: Tensor) -> Tensor:
-        """Return how far out ``value`` lies: P(|z|^2 is larger) under the flow, shape ``(...)``.
+        """Return how far out ``value`` lies, shape ``(...)``: the chance of a larger noise norm.
 
         Values below 0.001 mean that the network has hardly seen such points; the distilled
         divergence, and with it ``log_prob``, is not to be trusted there.

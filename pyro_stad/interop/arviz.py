@@ -94,7 +94,7 @@ def to_arviz(
     }
     if replay.observed:
         shaped["observed_data"] = {k: _numpy(v) for k, v in replay.observed.items()}
-    labels, axes = _names(priors, dict(coords or {}), dict(dims or {}))
+    labels, axes = _names(priors, groups["posterior"], dict(coords or {}), dict(dims or {}))
     shaped = {name: group for name, group in shaped.items() if group}
     return _assemble(shaped, labels, axes, attributes, module)
 
@@ -297,13 +297,16 @@ def _numpy(value: Tensor) -> np.ndarray:
 
 
 def _names(
-    priors: dict[str, FlowPrior], coords: dict[str, Any], dims: dict[str, list[str]]
+    priors: dict[str, FlowPrior],
+    values: Mapping[str, Tensor],
+    coords: dict[str, Any],
+    dims: dict[str, list[str]],
 ) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """Add the names of learned coordinates to what the user gave."""
     for site, prior in priors.items():
-        # Batch dimensions of plates come first and are left to ArviZ to name.
-        batch = [f"{site}_plate_{i}" for i in range(len(prior.batch_shape))]
-        dims.setdefault(site, [*batch, f"{site}_name"])
+        # Dimensions of plates stand between the draw and the coordinate.
+        plates = [f"{site}_plate_{i}" for i in range(values[site].ndim - 2)]
+        dims.setdefault(site, [*plates, f"{site}_name"])
         coords.setdefault(f"{site}_name", list(prior.names))
     return coords, dims
 

@@ -89,6 +89,13 @@ def test_reparametrised_model_shows_the_site_itself(tiny_prior):
     assert set(data["log_likelihood"].data_vars) == {"y"}
 
 
+def test_plates_keep_their_axis(tiny_prior):
+    draws = {"theta": tiny_prior.expand((4,)).sample((10,))}
+    theta = to_arviz(draws, prior=tiny_prior)["posterior"]["theta"]
+    assert theta.shape == (1, 10, 4, 3)
+    assert theta.dims[2:] == ("theta_plate_0", "theta_name")
+
+
 def test_plain_draws_and_several_chains(tiny_prior):
     draws = {"theta": tiny_prior.sample((40,)), "other": torch.randn(40)}
     data = to_arviz(draws, prior=tiny_prior, num_chains=4)
