@@ -19,7 +19,7 @@ from pyro_stad.ode import RK4
 from pyro_stad.paths import PATHS
 from pyro_stad.teacher import GaussianMixtureField
 
-SOLVER = RK4(steps=128)
+SOLVER = RK4(steps=64)
 
 
 def row(path: str, features: int, components: int, points: int, seed: int) -> dict[str, object]:
@@ -32,6 +32,7 @@ def row(path: str, features: int, components: int, points: int, seed: int) -> di
     blurred = field.log_density(angle, x * field.data_scale)
     blurred = blurred + features * math.log(field.data_scale)
     sharp = field.log_density(torch.zeros((), dtype=x.dtype), x)
+    print(path, features, components, flush=True)
     return {
         "path": path,
         "features": features,
@@ -45,7 +46,7 @@ def row(path: str, features: int, components: int, points: int, seed: int) -> di
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--features", nargs="+", type=int, default=[2, 8, 32])
-    parser.add_argument("--points", type=int, default=200)
+    parser.add_argument("--points", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="oracle", help="name of the result file")
     options = parser.parse_args()
@@ -57,8 +58,6 @@ def main() -> None:
         for features in options.features
         for components in (1, 5)
     ]
-    for r in rows:
-        print(r)
     write(options.name, {"provenance": made, "solver": repr(SOLVER), "rows": rows})
 
 

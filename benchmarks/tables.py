@@ -144,7 +144,7 @@ def oracle() -> str:
     header = ["path", "D", "law", "worst error", "bias of the blur", "sd of the blur"]
     return (
         "## Exact trace against closed forms\n\n"
-        "Exact field and exact trace in float64: the largest error of log p in nats over 200 "
+        "Exact field and exact trace in float64: the largest error of log p in nats over 64 "
         "points, against the closed-form density at the path's data end; and what the blur of that "
         "end costs, against the density of the data without noise.\n\n"
         f"{table(header, rows)}\n\n{source('oracle', result)}\n"
