@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
@@ -53,9 +52,3 @@ class FlowTransform(Transform):
         z, log_prob = self.likelihood.pull_and_log_prob(y.reshape(-1, y.shape[-1]))
         normal = -0.5 * z.square().sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
         return z.reshape(y.shape), (normal - log_prob).reshape(y.shape[:-1])
-
-
-def finite_or_minus_inf(log_prob: Tensor, good: Tensor) -> Tensor:
-    """Replace what is not finite, or not ``good``, by -inf with a zero gradient."""
-    good = good & torch.isfinite(log_prob)
-    return torch.where(good, log_prob, torch.full_like(log_prob, -torch.inf))

@@ -215,13 +215,11 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
     def with_likelihood(self, likelihood: FlowODE) -> FlowPrior:
         """Return a prior with the same whitening, names and bounds, and another likelihood.
 
-        The way to another divergence or solver, such as the exact trace:
+        It comes without a report: what was audited was the other one. The way to another divergence or solver, such as the exact trace:
         ``prior.with_likelihood(FlowODE(prior.likelihood.field, Exact(), RK4(32)))``.
         """
         affine = self.transforms[1]
-        return FlowPrior(
-            likelihood, affine.loc, affine.scale_tril, self.layout, self.bounds, self.report
-        )
+        return FlowPrior(likelihood, affine.loc, affine.scale_tril, self.layout, self.bounds)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the prior to ``path``; see ``pyro_stad.load``."""
@@ -239,12 +237,11 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
 
     def __repr__(self) -> str:
         likelihood = self.likelihood
-        kind = type(likelihood.divergence).__name__
         error = ""
         if self.report is not None:
             error = f", sd against exact {self.report.audit.sd:.2g} nat"
         return (
             f"FlowPrior(D={len(self.names)}, batch_shape={tuple(self.batch_shape)}, "
-            f"{type(likelihood.field).__name__}, divergence={kind}{error}, "
+            f"{type(likelihood.field).__name__}, divergence={likelihood.divergence!r}{error}, "
             f"solver={likelihood.solver})"
         )

@@ -174,6 +174,9 @@ class Stein(AbstractDivergence, nn.Module):
     def passes(self, features: int) -> int:
         return 0
 
+    def __repr__(self) -> str:
+        return f"Stein({type(self.network).__name__})"
+
     def velocity_and_divergence(
         self, field: AbstractField, t: Tensor, x: Tensor
     ) -> tuple[Tensor, Tensor]:
