@@ -215,7 +215,8 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
     def with_likelihood(self, likelihood: FlowODE) -> FlowPrior:
         """Return a prior with the same whitening, names and bounds, and another likelihood.
 
-        It comes without a report: what was audited was the other one. The way to another divergence or solver, such as the exact trace:
+        It comes without a report: what was audited was the other one. This is the way to another
+        divergence or solver, such as the exact trace:
         ``prior.with_likelihood(FlowODE(prior.likelihood.field, Exact(), RK4(32)))``.
         """
         affine = self.transforms[1]
