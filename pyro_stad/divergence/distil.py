@@ -157,20 +157,24 @@ class PerturbedCloud(AbstractCloud):
         self.field, self.scale = field, scale
         start = batches.draw(pool, generator) * field.data_scale
         with torch.no_grad():
-            self.like = solver.trajectory(field.velocity, start, field.t_min, field.t_max)
+            self.times, self.like = solver.trajectory(
+                field.velocity, start, field.t_min, field.t_max
+            )
 
     def at(self, fraction: Tensor, generator: torch.Generator) -> Points:
-        knots, count = self.like, len(fraction)
-        place = fraction * (knots.shape[0] - 1)
-        left = place.floor().long().clamp_max(knots.shape[0] - 2)
-        row = torch.randint(knots.shape[1], (count,), generator=generator, device=knots.device)
-        centre = torch.lerp(knots[left, row], knots[left + 1, row], (place - left)[:, None])
+        knots, times, t = self.like, self.times, self.field.at_fraction(fraction)
+        left = torch.searchsorted(times, t, right=True).sub(1).clamp(0, len(times) - 2)
+        share = ((t - times[left]) / (times[left + 1] - times[left]))[:, None]
+        row = torch.randint(
+            knots.shape[1], fraction.shape, generator=generator, device=knots.device
+        )
+        centre = torch.lerp(knots[left, row], knots[left + 1, row], share)
         noise = torch.randn(
             centre.shape, generator=generator, dtype=knots.dtype, device=knots.device
         )
         noise = torch.cat([noise, -noise])
         x = centre.repeat(2, 1) + self.scale * noise
-        return Points(self.field.at_fraction(fraction).repeat(2), x, -noise / self.scale)
+        return Points(t.repeat(2), x, -noise / self.scale)
 
 
 class AbstractObjective(ABC):

@@ -32,6 +32,12 @@ __all__ = [
     "Midpoint",
 ]
 
+# Knots at low + (high - low) u^1.5, denser towards the data end, which is the lower end of time.
+# There the field varies on the scale of the finest structure of the data; on mixtures in 8 and 32
+# dimensions 64 graded steps have a twentieth of the error of 64 even ones, and a power of 2 or 3
+# is no better.
+_GRADING = 1.5
+
 VectorField = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -60,7 +66,7 @@ class AbstractSolver(ABC):
 
 
 class AbstractFixedGrid(AbstractSolver):
-    """A Runge-Kutta rule of torchdiffeq on ``steps`` equal steps.
+    """A Runge-Kutta rule of torchdiffeq on ``steps`` steps, denser towards the lower time.
 
     The rule is torchdiffeq's, the loop over steps is not: ``odeint`` writes its result in place,
     which ``torch.vmap`` refuses, and compares times, which a trace can't follow.
@@ -78,9 +84,19 @@ class AbstractFixedGrid(AbstractSolver):
         # A queue of one: the states before the last are not kept.
         return deque(self._states(field, state, start, end), maxlen=1).pop()
 
-    def trajectory(self, field: VectorField, state: Tensor, start: float, end: float) -> Tensor:
-        """Return the states at all knots of the grid, shape ``(steps + 1, B, S)``."""
-        return torch.stack([state, *self._states(field, state, start, end)])
+    def trajectory(
+        self, field: VectorField, state: Tensor, start: float, end: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return the knots, ``(steps + 1,)``, and the states there, ``(steps + 1, B, S)``."""
+        states = [state, *self._states(field, state, start, end)]
+        return self._knots(state, start, end), torch.stack(states)
+
+    def _knots(self, state: Tensor, start: float, end: float) -> Tensor:
+        # Float64: in float32 the first steps would be rounded.
+        places = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64, device=state.device)
+        low, high = min(start, end), max(start, end)
+        knots = (low + (high - low) * places**_GRADING).to(state.dtype)
+        return knots if start < end else knots.flip(0)
 
     def _states(
         self, field: VectorField, state: Tensor, start: float, end: float
@@ -91,10 +107,8 @@ class AbstractFixedGrid(AbstractSolver):
             return field(t, x)
 
         rule = self.rule(unperturbed, state, atol=0.0)
-        times = torch.linspace(
-            start, end, self.steps + 1, dtype=state.dtype, device=state.device
-        ).unbind()
-        for t0, t1 in zip(times, times[1:]):
+        knots = self._knots(state, start, end).unbind()
+        for t0, t1 in zip(knots, knots[1:]):
             change, _ = rule._step_func(unperturbed, t0, t1 - t0, t1, state)
             state = state + change
             yield state

@@ -47,8 +47,13 @@ def test_backward_undoes_forward(solver):
 
 def test_trajectory_ends_where_integrate_does():
     x, solver = torch.randn(5, 2), RK4(8)
-    states = solver.trajectory(spiral, x, 0.0, 1.0)
+    knots, states = solver.trajectory(spiral, x, 0.0, 1.0)
     assert states.shape == (9, 5, 2)
+    assert knots[0] == 0
+    assert knots[-1] == 1
+    # Denser towards the data end, in both directions.
+    assert (knots.diff().diff() > 0).all()
+    torch.testing.assert_close(solver.trajectory(spiral, x, 1.0, 0.0)[0], knots.flip(0))
     torch.testing.assert_close(states[-1], solver.integrate(spiral, x, 0.0, 1.0))
 
 
