@@ -33,6 +33,7 @@ demo: venv
 
 docs: venv
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/python -m pytest -q pyro_stad docs/start.md docs/extend.md
 	@echo "open docs/_build/html/index.html"
 
 bench: venv

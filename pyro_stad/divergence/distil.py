@@ -50,7 +50,7 @@ from pyro_stad.divergence.exact import Exact, jacobian_products
 from pyro_stad.divergence.stein import AbstractDivergenceNetwork
 from pyro_stad.ode import AbstractFixedGrid
 from pyro_stad.teacher.base import AbstractAngularField, AbstractField
-from pyro_stad.teacher.losses import draw_pairs
+from pyro_stad.teacher.losses import Pairs, draw_pairs
 from pyro_stad.training import History, TrainingSettings, train
 
 __all__ = [
@@ -94,8 +94,8 @@ class AbstractCloud(ABC):
         return self.at(stratified(count // 2, generator, self.like), generator)
 
 
-class TeacherCloud(AbstractCloud):
-    """The path's law with the teacher's score.
+class AbstractPathCloud(AbstractCloud):
+    """The law of a Gaussian path: data and noise, mixed at an angle.
 
     Arguments:
         field: a field on a Gaussian path.
@@ -109,26 +109,27 @@ class TeacherCloud(AbstractCloud):
     def at(self, fraction: Tensor, generator: torch.Generator) -> Points:
         pairs = draw_pairs(self.field, self.batches, fraction, generator, antithetic=True)
         with torch.no_grad():
-            cos, sin = torch.cos(pairs.angle)[:, None], torch.sin(pairs.angle)[:, None]
-            noise = sin * pairs.y + cos * self.field.velocity(pairs.angle, pairs.y)
-        return Points(pairs.angle, pairs.y, -noise / sin)
+            noise = self._noise(pairs)
+        return Points(pairs.angle, pairs.y, -noise / torch.sin(pairs.angle)[:, None])
+
+    @abstractmethod
+    def _noise(self, pairs: Pairs) -> Tensor:
+        """Return the noise whose negative, over its scale, is taken for the score."""
 
 
-class ConditionalCloud(AbstractCloud):
-    r"""The path's law with the score :math:`-\epsilon / s` of each point given its data.
+class TeacherCloud(AbstractPathCloud):
+    """The path's law with the teacher's score; see ``AbstractPathCloud``."""
 
-    Arguments:
-        field: a field on a Gaussian path.
-        batches: the data, whitened.
-    """
+    def _noise(self, pairs: Pairs) -> Tensor:
+        cos, sin = torch.cos(pairs.angle)[:, None], torch.sin(pairs.angle)[:, None]
+        return sin * pairs.y + cos * self.field.velocity(pairs.angle, pairs.y)
 
-    def __init__(self, field: AbstractAngularField, batches: Batches) -> None:
-        self.field: AbstractAngularField = field
-        self.batches, self.like = batches, batches.values
 
-    def at(self, fraction: Tensor, generator: torch.Generator) -> Points:
-        pairs = draw_pairs(self.field, self.batches, fraction, generator, antithetic=True)
-        return Points(pairs.angle, pairs.y, -pairs.noise / torch.sin(pairs.angle)[:, None])
+class ConditionalCloud(AbstractPathCloud):
+    r"""The path's law with the score :math:`-\epsilon / \sin\varphi` of each point given its data."""
+
+    def _noise(self, pairs: Pairs) -> Tensor:
+        return pairs.noise
 
 
 class PerturbedCloud(AbstractCloud):

@@ -55,7 +55,7 @@ class FlowODE(nn.Module):
         >>> field = PathField(VPCosine(), features=2, width=8, depth=2)  # untrained: N(0, I)
         >>> flow = FlowODE(field, Exact(), RK4(steps=4))
         >>> flow.log_prob(torch.zeros(1, 2)).item()  # -log(2 pi)
-        -1.8378...
+        -1.83...
     """
 
     def __init__(
