@@ -126,7 +126,7 @@ class TeacherCloud(AbstractPathCloud):
 
 
 class ConditionalCloud(AbstractPathCloud):
-    r"""The path's law with the score :math:`-\epsilon / \sin\varphi` of each point given its data."""
+    r"""The path's law with each point's score given its data, :math:`-\epsilon / \sin\varphi`."""
 
     def _noise(self, pairs: Pairs) -> Tensor:
         return pairs.noise
