@@ -42,15 +42,14 @@ from pyro_stad.teacher import AbstractTrunkField, FreeFormField, PathField
 from pyro_stad.teacher.losses import draw_pairs, matching_loss
 from pyro_stad.training import TrainingSettings, train
 
-WIDTH, DEPTH = 128, 3
 SOLVER = RK4(steps=16)
 
 
 class Bench:
     """One teacher, its data, and the reference that every divergence is held against."""
 
-    def __init__(self, name: str, features: int, scale: float, seed: int) -> None:
-        parts = mixture(features, 5, seed)
+    def __init__(self, name: str, sizes: dict[str, int], scale: float, seed: int) -> None:
+        parts = mixture(sizes["features"], 5, seed)
         self.name, self.scale = name, scale
         self.generator = torch.Generator().manual_seed(seed)
         self.kept = Batches(sample(parts, 20_000, seed + 1).float())
@@ -58,7 +57,7 @@ class Bench:
         self.points = sample(parts, 1_000, seed + 3).float()
         torch.manual_seed(seed)
         started = time.perf_counter()
-        self.field = self._teacher(features)
+        self.field = self._teacher(sizes)
         self.teacher_seconds = time.perf_counter() - started
         self.field.requires_grad_(False)
         with torch.no_grad():
@@ -83,8 +82,7 @@ class Bench:
         cloud = {"conditional": ConditionalCloud, "teacher": TeacherCloud}[kind]
         return cloud(self.field, batches)
 
-    def _teacher(self, features: int) -> AbstractTrunkField:
-        sizes = {"features": features, "width": WIDTH, "depth": DEPTH}
+    def _teacher(self, sizes: dict[str, int]) -> AbstractTrunkField:
         options = {"generator": self.generator, "progress": False}
         if self.name == "cnf":
             field = FreeFormField(**sizes)
@@ -143,8 +141,8 @@ def hutchinson_errors(bench: Bench) -> dict[str, float]:
     return {**rms, "total": math.hypot(rms["sd"], rms["bias"])}
 
 
-def run(name: str, features: int, scale: float, seed: int) -> dict[str, Any]:
-    bench = Bench(name, features, scale, seed)
+def run(name: str, sizes: dict[str, int], scale: float, seed: int) -> dict[str, Any]:
+    bench, features = Bench(name, sizes, scale, seed), sizes["features"]
     stein, hutchinson, teacher_score = [], [], []
     head, batch = bench.head(), {"batch_size": 1024, "learning_rate": 3e-3}
     bench.distil(head, SteinObjective(), bench.settings(2500, **batch), stein)
@@ -153,7 +151,7 @@ def run(name: str, features: int, scale: float, seed: int) -> dict[str, Any]:
     bench.distil(head, ExactLabels(), bench.settings(1500), polish)
     result = {
         "teacher": name,
-        "features": features,
+        **sizes,
         "teacher_seconds": bench.teacher_seconds,
         "stein": alone,
         "stein_and_polish": polish[-1],
@@ -180,6 +178,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--teachers", nargs="+", default=["vp", "ot", "cnf"])
     parser.add_argument("--features", nargs="+", type=int, default=[2, 8, 16, 32])
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--depth", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the training budget")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="distillation", help="name of the result file")
@@ -189,10 +189,12 @@ def main() -> None:
     rows = []
     for features in options.features:
         for name in options.teachers:
-            rows.append(run(name, features, options.scale, options.seed))
+            sizes = {"features": features, "width": options.width, "depth": options.depth}
+            rows.append(run(name, sizes, options.scale, options.seed))
             summary = {k: v for k, v in rows[-1].items() if k != "curves"}
             print(summary, flush=True)
-            write(options.name, {"provenance": made, "solver": repr(SOLVER), "rows": rows})
+            result = {"solver": repr(SOLVER), "scale": options.scale, "rows": rows}
+            write(options.name, {"provenance": made, **result})
 
 
 if __name__ == "__main__":
