@@ -102,6 +102,7 @@ def fit(
         Jagwani, Thorp, Deger and Peiris (2026), StAD (arXiv 2605.16486).
     """
     settings = _settings(budget)
+    _check_options(path, seed, dtype)
     checked = as_samples(samples, names=names, weights=weights, var_names=var_names)
     limits = parse_bounds(bounds, checked.layout)
     values = checked.values
@@ -136,6 +137,18 @@ def _settings(budget: str | FitSettings) -> FitSettings:
     if budget not in BUDGETS:
         raise ValueError(f"`budget` must be one of {list(BUDGETS)} or FitSettings; got {budget!r}")
     return BUDGETS[budget]
+
+
+def _check_options(path: Any, seed: Any, dtype: Any) -> None:
+    """Refuse, before any work, what would only fail or mislead later."""
+    if not isinstance(path, AbstractPath) and path != "cnf":
+        if not isinstance(path, str):
+            raise TypeError(f"`path` must be a name or a path object; got {path!r}")
+        build(path, PATHS, "path")
+    if not isinstance(seed, int):
+        raise TypeError(f"`seed` must be an int; got {seed!r}")
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"`dtype` must be torch.float32 or torch.float64; got {dtype}")
 
 
 def _resume_folder(resume: str | os.PathLike[str] | None) -> Path | None:

@@ -185,6 +185,9 @@ def test_a_million_points_in_bounded_memory(free_prior):
 
 BAD_SETTINGS = {
     "path": ({"path": "cubic"}, ValueError, "`path` must be one of"),
+    "path, wrong type": ({"path": 3}, TypeError, "`path` must be a name or a path object; got 3"),
+    "seed": ({"seed": "a"}, TypeError, "`seed` must be an int; got 'a'"),
+    "dtype": ({"dtype": torch.float16}, ValueError, "torch.float32 or torch.float64; got torch.fl"),
     "budget": ({"budget": "huge"}, ValueError, "`budget` must be one of"),
     "bounds": ({"bounds": {"z": (0, 1)}}, ValueError, "no parameter 'z'"),
     "outside bounds": ({"bounds": {"x[0]": (0, 1)}}, ValueError, "are not inside"),
