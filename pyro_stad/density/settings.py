@@ -27,9 +27,9 @@ class FitSettings:
 
     width: int = 128
     depth: int = 3
-    teacher: TrainingSettings = TrainingSettings(4000)
-    stein: TrainingSettings = TrainingSettings(1500, clip_norm=100.0, patience=0)
-    polish: TrainingSettings | None = TrainingSettings(500, clip_norm=100.0, patience=0)
+    teacher: TrainingSettings = TrainingSettings(5000)
+    stein: TrainingSettings = TrainingSettings(2500, clip_norm=100.0, patience=0)
+    polish: TrainingSettings | None = TrainingSettings(1000, clip_norm=100.0, patience=0)
     polish_features: int = 64
     tolerance: float = 0.02
     validation_fraction: float = 0.1
