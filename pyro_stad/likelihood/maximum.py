@@ -42,7 +42,7 @@ def train_free_form(
         field: the field, on whitened data.
         kept: training data.
         held: validation data; validated with fixed points and probes.
-        settings: how long and how hard. A step costs a backpropagated ODE solve, about thirty
+        settings: how long and how hard. A step costs a backpropagated ODE solve, tens of
             times a step of matching.
         options: passed on to ``pyro_stad.training.train``.
     """
