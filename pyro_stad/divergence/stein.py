@@ -56,8 +56,8 @@ class TrunkHead(AbstractDivergenceNetwork):
     where :math:`\lambda_l` are the derivatives of layer l. The trace of the trunk's Jacobian is
     multilinear in the :math:`\lambda_l`, and so is the chain: it contains the trace itself for
     trunks of one and two layers, and the best coupling of rank one for deeper ones. A perceptron
-    on all activations, added to the chain, changes the error by a few percent in either direction and
-    costs as much again, so it was left out. The derivatives are bounded, and so is r.
+    on all activations, added to the chain, changed the error by a few percent in either direction
+    and cost more, so it was left out. The derivatives are bounded, and so is r.
 
     Arguments:
         trunk_width: units of each layer of the trunk.
