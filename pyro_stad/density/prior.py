@@ -90,6 +90,10 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         if bounds is not None:
             transforms.append(biject_to(self._support))
         base = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
+        # Made once: log_prob is called for every leapfrog step.
+        sides = bounds or ((-torch.inf, torch.inf),) * len(loc)
+        self._low, self._high = (torch.tensor(side).to(loc) for side in zip(*sides))
+        self._stand_in = loc if bounds is None else transforms[2](loc)
         super().__init__(base, transforms, validate_args=validate_args)  # type: ignore[arg-type]
 
     @property
@@ -110,8 +114,9 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
     def expand(self, batch_shape: Any, _instance: FlowPrior | None = None) -> FlowPrior:
         """Return the same prior with another batch shape; nothing is solved or copied."""
         new = self._get_checked_instance(FlowPrior, _instance)
-        shared = ("likelihood", "layout", "bounds", "report", "counts", "_support")
-        for name in shared:
+        parts = ("likelihood", "layout", "bounds", "report", "counts")
+        made_once = ("_support", "_low", "_high", "_stand_in")
+        for name in (*parts, *made_once):
             setattr(new, name, getattr(self, name))
         base = self.base_dist.expand(torch.Size(batch_shape))
         super(FlowPrior, new).__init__(base, self.transforms, validate_args=False)
@@ -143,7 +148,8 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         if len(theta) == 0:
             # Not a constant: the graph must reach an empty input too.
             return theta.sum(-1)
-        inside = torch.isfinite(theta).all(-1) & self._inside(theta)
+        # Open: at a bound the bijection is infinite. NaN and infinity are not inside either.
+        inside = ((theta > self._low) & (theta < self._high)).all(-1)
         # A stand-in for bad rows keeps NaN out of the graph, and so out of the gradient.
         safe = torch.where(inside[:, None], theta, self._stand_in)
         flow, *outer = self.transforms
@@ -158,19 +164,6 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
             if safe.requires_grad and not bool(solved.all()):
                 safe.register_hook(lambda grad: torch.where(solved[:, None], grad, 0.0))
         return torch.where(inside & solved, log_prob, -torch.inf)
-
-    def _inside(self, theta: Tensor) -> Tensor:
-        if self.bounds is None:
-            return torch.ones_like(theta[:, 0], dtype=torch.bool)
-        low, high = (torch.tensor(side).to(theta) for side in zip(*self.bounds))
-        # Open: at a bound the bijection is infinite.
-        return ((theta > low) & (theta < high)).all(-1)
-
-    @property
-    def _stand_in(self) -> Tensor:
-        """A point that is certainly inside the support."""
-        loc = self._like
-        return loc if self.bounds is None else self.transforms[2](loc)
 
     def _count(self, inside: Tensor, solved: Tensor) -> None:
         self.counts.points += len(inside)

@@ -124,7 +124,9 @@ def test_every_objective_approaches_the_exact_trace(objective, kind):
     t, x, _ = cloud.draw(1000, generator)
     exact = Exact()(field, t, x)
     error = (Stein(network)(field, t, x) - exact).std() / exact.std()
-    assert error < (0.1 if objective == "exact" else 0.5)
+    # The Stein loss is the noisiest, and a separate network has no layers to lean on: 0.40 here.
+    noisy = 0.45 if (objective, kind) == ("stein", "separate") else 0.35
+    assert error < (0.1 if objective == "exact" else noisy)
 
 
 def test_perturbation_distils_a_free_form_field():
