@@ -41,9 +41,10 @@ bench: venv
 	$(BIN)/python benchmarks/identity.py
 	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/fit_budget.py
+	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/distillation.py
 	$(BIN)/python benchmarks/distillation.py --features 32 --teachers ot --width 192 --depth 2 \
-	    --scale 2 --name distillation_two_layers
+	    --name distillation_two_layers
 	$(BIN)/python benchmarks/tables.py
 
 bench-quick: venv

@@ -1,4 +1,4 @@
-"""What every benchmark shares: the mixture, provenance, timing, and one place for results."""
+"""What every benchmark shares: provenance, timing, and one place for results."""
 
 from __future__ import annotations
 
@@ -14,41 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-__all__ = ["RESULTS", "mixture", "median_seconds", "provenance", "sample", "write"]
+__all__ = ["RESULTS", "median_seconds", "provenance", "write"]
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def mixture(features: int, components: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return weights, means and covariances of a whitened random mixture, in float64.
-
-    Means spread 1.5 times the identity, component factors 0.5 to 1 on the diagonal with 0.15 off
-    it, before whitening; one component gives the standard normal.
-    """
-    g = torch.Generator().manual_seed(seed)
-    real = {"generator": g, "dtype": torch.float64}
-    weights = torch.softmax(0.5 * torch.randn(components, **real), 0)
-    means = 1.5 * torch.randn(components, features, **real)
-    factors = 0.15 * torch.randn(components, features, features, **real)
-    factors = factors + torch.diag_embed(0.5 + 0.5 * torch.rand(components, features, **real))
-    covariances = factors @ factors.mT
-    centred = means - weights @ means
-    total = torch.einsum("k,kij->ij", weights, covariances)
-    total = total + torch.einsum("k,ki,kj->ij", weights, centred, centred)
-    whiten = torch.linalg.inv(torch.linalg.cholesky(total))
-    return weights, centred @ whiten.mT, whiten @ covariances @ whiten.mT
-
-
-def sample(parts: tuple[Tensor, Tensor, Tensor], count: int, seed: int) -> Tensor:
-    """Draw from a mixture, shape ``(count, D)``, in float64."""
-    weights, means, covariances = parts
-    g = torch.Generator().manual_seed(seed)
-    which = torch.multinomial(weights, count, replacement=True, generator=g)
-    noise = torch.randn(count, means.shape[1], generator=g, dtype=torch.float64)
-    factors = torch.linalg.cholesky(covariances)
-    return means[which] + torch.einsum("nij,nj->ni", factors[which], noise)
 
 
 def median_seconds(run: Callable[[], Any], repeats: int = 5) -> float:

@@ -10,9 +10,10 @@ import argparse
 import time
 
 import torch
-from common import mixture, provenance, sample, write
+from common import provenance, write
 
 import pyro_stad
+from pyro_stad.teacher.analytic import random_mixture, sample_mixture
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(2)
     made = provenance(options.seed)
-    values = sample(mixture(options.features, 5, options.seed), options.samples, 1)
+    values = sample_mixture(random_mixture(options.features, 5, options.seed), options.samples, 1)
     started = time.perf_counter()
     prior = pyro_stad.fit(values, seed=options.seed, progress=False)
     seconds = time.perf_counter() - started

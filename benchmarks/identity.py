@@ -49,8 +49,8 @@ class Expansion(AbstractAngularField):
 class TrueScoreCloud(TeacherCloud):
     """The law with its true score, as a perfect teacher would give it."""
 
-    def at(self, fraction: Tensor, generator: torch.Generator) -> Points:
-        points = super().at(fraction, generator)
+    def at(self, fraction: Tensor, generator: torch.Generator, *, frame: int = 1) -> Points:
+        points = super().at(fraction, generator, frame=frame)
         return points._replace(score=-points.x)
 
 

@@ -11,21 +11,22 @@ import argparse
 import math
 
 import torch
-from common import mixture, provenance, sample, write
+from common import provenance, write
 
 from pyro_stad.divergence import Exact
 from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4
 from pyro_stad.paths import PATHS
 from pyro_stad.teacher import GaussianMixtureField
+from pyro_stad.teacher.analytic import random_mixture, sample_mixture
 
 SOLVER = RK4(steps=64)
 
 
 def row(path: str, features: int, components: int, points: int, seed: int) -> dict[str, object]:
-    parts = mixture(features, components, seed)
+    parts = random_mixture(features, components, seed)
     field = GaussianMixtureField(PATHS[path](), *parts)
-    x = sample(parts, points, seed + 1)
+    x = sample_mixture(parts, points, seed + 1)
     with torch.no_grad():
         found = FlowODE(field, Exact(), SOLVER).log_prob(x)
     angle = torch.tensor(field.t_min, dtype=x.dtype)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["check_finite", "check_value", "is_transformed"]
+__all__ = ["check_device", "check_finite", "check_value", "is_transformed"]
 
 
 def check_value(value: Any, features: int, like: Tensor, *, argument: str = "value") -> Tensor:
@@ -61,6 +61,23 @@ def check_finite(value: Tensor, names: tuple[str, ...], *, argument: str = "valu
             f"`{argument}` is nan{where} in {names[column]}; {int(bad.any(-1).sum())} points are "
             "affected"
         )
+
+
+def check_device(device: torch.device | str) -> torch.device:
+    """Return ``device`` if this machine has it and values can live on it.
+
+    Raises:
+        ValueError: if not.
+    """
+    chosen = torch.device(device)
+    if chosen.type == "meta":
+        raise ValueError("`device` must hold values; got meta. Use 'cpu' or 'cuda'")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"`device` is {chosen}, but torch {torch.__version__} sees "
+            f"{torch.cuda.device_count()} CUDA devices here; use device='cpu'"
+        )
+    return chosen
 
 
 def is_transformed(value: Tensor) -> bool:

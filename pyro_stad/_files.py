@@ -47,6 +47,10 @@ def write_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], docu
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        # The same kind of error, but of the file that the caller named.
+        raise OSError(error.errno, error.strerror, str(target)) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -14,7 +14,7 @@ ALLOWED = {
     "paths": set(),
     "ode": set(),
     "training": set(),
-    "teacher": {"data", "paths"},
+    "teacher": {"data", "paths", "training"},
     "divergence": {"teacher", "data", "ode", "training"},
     "likelihood": {"divergence", "teacher", "ode", "data", "training"},
     "density": {"likelihood", "divergence", "teacher", "ode", "paths", "data", "training"},

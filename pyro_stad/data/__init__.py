@@ -1,6 +1,6 @@
 """Samples to tensors: containers, bounds, standardisation, batches."""
 
-from pyro_stad.data.batches import Batches, split, stratified
+from pyro_stad.data.batches import Batches, balanced_noise, split, stratified
 from pyro_stad.data.bounds import Bounds, check_inside, parse_bounds, support_of
 from pyro_stad.data.samples import Layout, Samples, as_samples
 from pyro_stad.data.standardise import Standardise, whitening
@@ -12,6 +12,7 @@ __all__ = [
     "Samples",
     "Standardise",
     "as_samples",
+    "balanced_noise",
     "check_inside",
     "parse_bounds",
     "split",

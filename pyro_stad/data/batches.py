@@ -1,11 +1,11 @@
-"""Minibatches: weighted draws with replacement, and stratified times."""
+"""Minibatches: weighted draws with replacement, stratified times, and balanced noise."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["Batches", "stratified", "split"]
+__all__ = ["Batches", "balanced_noise", "split", "stratified"]
 
 
 class Batches:
@@ -43,6 +43,31 @@ def stratified(count: int, generator: torch.Generator, like: Tensor) -> Tensor:
     """Return ``count`` numbers in (0, 1), one in each of ``count`` equal intervals."""
     jitter = torch.rand(count, generator=generator, dtype=like.dtype, device=like.device)
     return (torch.arange(count, dtype=like.dtype, device=like.device) + jitter) / count
+
+
+def balanced_noise(
+    count: int, frame: int, features: int, generator: torch.Generator, like: Tensor
+) -> Tensor:
+    """Return standard normal noise in frames, shape ``(2, count, frame, features)``.
+
+    The vectors of a frame are orthogonal, and the second half is the first one negated; each
+    vector by itself is standard normal. What is odd in the noise cancels in a pair, and a quadratic
+    form, averaged over a full frame, is nearly its trace.
+
+    Arguments:
+        count: number of frames.
+        frame: vectors of a frame, at most ``features``.
+        features: dimension D.
+        generator: source of randomness.
+        like: a tensor of the dtype and device wanted.
+    """
+    shape = (count, frame, features)
+    noise = torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+    if frame > 1:
+        # Lengths of independent normal vectors do not depend on their directions.
+        directions = torch.linalg.qr(noise.mT).Q.mT
+        noise = directions * noise.norm(dim=-1, keepdim=True)
+    return torch.stack([noise, -noise])
 
 
 def split(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to
 
+from pyro_stad._checks import check_device
 from pyro_stad._config import build, describe
 from pyro_stad.data import (
     Batches,
@@ -27,7 +28,6 @@ from pyro_stad.data import (
     check_inside,
     parse_bounds,
     split,
-    stratified,
     support_of,
     whitening,
 )
@@ -50,8 +50,8 @@ from pyro_stad.likelihood.maximum import train_free_form
 from pyro_stad.ode import RK4
 from pyro_stad.paths import PATHS, AbstractPath
 from pyro_stad.teacher import AbstractTrunkField, FreeFormField, PathField
-from pyro_stad.teacher.losses import draw_pairs, matching_loss
-from pyro_stad.training import History, TrainingSettings, train
+from pyro_stad.teacher.matching import match
+from pyro_stad.training import History, TrainingSettings
 
 __all__ = ["fit"]
 
@@ -103,6 +103,7 @@ def fit(
     """
     settings = _settings(budget)
     _check_options(path, seed, dtype)
+    device = check_device(device)
     checked = as_samples(samples, names=names, weights=weights, var_names=var_names)
     limits = parse_bounds(bounds, checked.layout)
     values = checked.values
@@ -208,7 +209,7 @@ class _Workshop:
         chosen = build(path, PATHS, "path") if isinstance(path, str) else path
         field = self.seeded(lambda: PathField(chosen, **sizes)).to(like)
         options = self.options("teacher", like)
-        history = _match(field, kept, held, settings.teacher, options)
+        history = match(field, kept, held, settings.teacher, **options)
         self.record("teacher", history)
         return field
 
@@ -244,28 +245,6 @@ class _Workshop:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return make()
-
-
-def _match(
-    field: PathField,
-    kept: Batches,
-    held: Batches,
-    settings: TrainingSettings,
-    options: dict[str, Any],
-) -> History:
-    """Train a field on a path by matching, validated on a fixed set of noised points."""
-    generator = options["generator"]
-    count = max(2048, settings.batch_size)
-    fixed = draw_pairs(field, held, stratified(count, generator, held.values), generator)
-
-    def loss(module: PathField, source: torch.Generator) -> Tensor:
-        fraction = stratified(settings.batch_size, source, kept.values)
-        return matching_loss(module, draw_pairs(field, kept, fraction, source))
-
-    def validate(module: PathField) -> float:
-        return matching_loss(module, fixed).item()
-
-    return train(field, loss, validate, settings, **options)
 
 
 def _cloud(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_stad._checks import check_device
 from pyro_stad._config import build, describe
 from pyro_stad._files import read_tensors, write_tensors
 from pyro_stad.data import Layout
@@ -80,6 +81,7 @@ def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
         CheckpointError: if the file is damaged, truncated, of another format or version, or does
             not hold exactly the tensors that its description asks for, all finite.
     """
+    where = check_device(device)
     tensors, document = read_tensors(path)
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise CheckpointError(f"{path} is not a prior of pyro_stad")
@@ -92,7 +94,7 @@ def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
         prior = _build_prior(tensors, document)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not describe a prior: {error}") from error
-    return prior.to(device)
+    return prior.to(where)
 
 
 def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> FlowPrior:

@@ -27,9 +27,11 @@ class FitSettings:
 
     width: int = 128
     depth: int = 3
-    teacher: TrainingSettings = TrainingSettings(5000)
+    teacher: TrainingSettings = TrainingSettings(5000, learning_rate=5e-3)
     stein: TrainingSettings = TrainingSettings(2500, clip_norm=100.0, patience=0)
-    polish: TrainingSettings | None = TrainingSettings(1000, clip_norm=100.0, patience=0)
+    polish: TrainingSettings | None = TrainingSettings(
+        1000, learning_rate=1e-2, clip_norm=100.0, patience=0
+    )
     polish_features: int = 64
     tolerance: float = 0.02
     validation_fraction: float = 0.1
@@ -53,9 +55,9 @@ BUDGETS: dict[str, FitSettings] = {
     "standard": FitSettings(),
     "thorough": FitSettings(
         width=192,
-        teacher=TrainingSettings(20_000, batch_size=1024),
+        teacher=TrainingSettings(20_000, batch_size=1024, learning_rate=5e-3),
         stein=TrainingSettings(8000, batch_size=1024, clip_norm=100.0, patience=0),
-        polish=TrainingSettings(4000, clip_norm=100.0, patience=0),
+        polish=TrainingSettings(4000, learning_rate=1e-2, clip_norm=100.0, patience=0),
         audit_points=2000,
     ),
 }

@@ -27,7 +27,10 @@ the identity with :math:`\phi = 1`, :math:`E_p[d + v\cdot S] = 0`, at every t.
   :math:`h\,\epsilon`, with :math:`S = -\epsilon / h`; for fields without a score.
 
 The last two draw the noise in antithetic pairs, which cancels the part of their variance that
-grows like the inverse square of the noise scale.
+grows like the inverse square of the noise scale. What is left at small noise is that of a
+Hutchinson probe, :math:`\epsilon\cdot J\epsilon` in place of its mean, and most of that goes if the
+noises of a datum are orthogonal: at equal cost the error of log p fell from 0.27 to 0.20 nat in 16
+dimensions and from 0.35 to 0.32 in 32.
 
 References:
     Jagwani, Thorp, Deger and Peiris (2026), StAD (arXiv 2605.16486).
@@ -39,18 +42,18 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_stad.data.batches import Batches, stratified
+from pyro_stad.data.batches import Batches, balanced_noise, stratified
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.divergence.exact import Exact, jacobian_products
 from pyro_stad.divergence.stein import AbstractDivergenceNetwork
 from pyro_stad.ode import AbstractFixedGrid
 from pyro_stad.teacher.base import AbstractAngularField, AbstractField
-from pyro_stad.teacher.losses import Pairs, draw_pairs
+from pyro_stad.teacher.matching import Pairs, draw_pairs
 from pyro_stad.training import History, TrainingSettings, train
 
 __all__ = [
@@ -68,6 +71,10 @@ __all__ = [
 ]
 
 
+# Orthogonal noises about a centre at the most, and centres of a batch at the least.
+_FRAME, _CENTRES = 32, 8
+
+
 class Points(NamedTuple):
     """Where to train: times ``(B,)``, points ``(B, D)``, scores ``(B, D)`` of their law."""
 
@@ -83,15 +90,17 @@ class AbstractCloud(ABC):
     like: Tensor
 
     @abstractmethod
-    def at(self, fraction: Tensor, generator: torch.Generator) -> Points:
-        """Return ``2 B`` points in antithetic pairs at ``fraction`` of the clock, ``(B,)``.
+    def at(self, fraction: Tensor, generator: torch.Generator, *, frame: int = 1) -> Points:
+        """Return points at ``fraction`` of the clock, shape ``(B,)``.
 
-        Point ``i + B`` is made with the noise of point ``i`` reversed.
+        There are ``2 B frame`` of them: about each of B centres, ``frame`` orthogonal noises, and
+        then, as the second half, the same noises reversed.
         """
 
-    def draw(self, count: int, generator: torch.Generator) -> Points:
-        """Return ``count`` points (even) at stratified times."""
-        return self.at(stratified(count // 2, generator, self.like), generator)
+    def draw(self, count: int, generator: torch.Generator, *, frame: int = 1) -> Points:
+        """Return at most ``count`` points, in whole frames, at stratified times."""
+        centres = max(1, count // (2 * frame))
+        return self.at(stratified(centres, generator, self.like), generator, frame=frame)
 
 
 class AbstractPathCloud(AbstractCloud):
@@ -106,8 +115,8 @@ class AbstractPathCloud(AbstractCloud):
         self.field: AbstractAngularField = field
         self.batches, self.like = batches, batches.values
 
-    def at(self, fraction: Tensor, generator: torch.Generator) -> Points:
-        pairs = draw_pairs(self.field, self.batches, fraction, generator, antithetic=True)
+    def at(self, fraction: Tensor, generator: torch.Generator, *, frame: int = 1) -> Points:
+        pairs = draw_pairs(self.field, self.batches, fraction, generator, frame=frame)
         with torch.no_grad():
             noise = self._noise(pairs)
         return Points(pairs.angle, pairs.y, -noise / torch.sin(pairs.angle)[:, None])
@@ -162,7 +171,7 @@ class PerturbedCloud(AbstractCloud):
                 field.velocity, start, field.t_min, field.t_max
             )
 
-    def at(self, fraction: Tensor, generator: torch.Generator) -> Points:
+    def at(self, fraction: Tensor, generator: torch.Generator, *, frame: int = 1) -> Points:
         knots, times, t = self.like, self.times, self.field.at_fraction(fraction)
         left = torch.searchsorted(times, t, right=True).sub(1).clamp(0, len(times) - 2)
         share = ((t - times[left]) / (times[left + 1] - times[left]))[:, None]
@@ -170,16 +179,26 @@ class PerturbedCloud(AbstractCloud):
             knots.shape[1], fraction.shape, generator=generator, device=knots.device
         )
         centre = torch.lerp(knots[left, row], knots[left + 1, row], share)
-        noise = torch.randn(
-            centre.shape, generator=generator, dtype=knots.dtype, device=knots.device
-        )
-        noise = torch.cat([noise, -noise])
-        x = centre.repeat(2, 1) + self.scale * noise
-        return Points(t.repeat(2), x, -noise / self.scale)
+        features = centre.shape[1]
+        noise = balanced_noise(len(t), frame, features, generator, knots).reshape(-1, features)
+        x = centre.repeat_interleave(frame, 0).repeat(2, 1) + self.scale * noise
+        return Points(t.repeat_interleave(frame).repeat(2), x, -noise / self.scale)
 
 
 class AbstractObjective(ABC):
-    r"""A loss per point for the network's :math:`r = d / \sqrt D`."""
+    r"""A loss per point for the network's :math:`r = d / \sqrt D`.
+
+    Class attributes:
+        uses_score: whether the noise of the points enters the loss, as the score does.
+    """
+
+    uses_score: ClassVar[bool] = False
+
+    def frame(self, features: int, batch_size: int) -> int:
+        """Return how many orthogonal noises about a centre serve this loss best."""
+        if not self.uses_score:
+            return 1
+        return max(1, min(features, _FRAME, batch_size // (2 * _CENTRES)))
 
     @abstractmethod
     def __call__(
@@ -194,6 +213,8 @@ class SteinObjective(AbstractObjective):
     The directional derivative of the network is taken in forward mode; through a frozen trunk it
     carries no graph.
     """
+
+    uses_score = True
 
     def __call__(
         self, network: AbstractDivergenceNetwork, field: AbstractField, points: Points
@@ -272,10 +293,12 @@ def distil(
         purpose: identifies the run in ``resume``.
     """
     field.requires_grad_(False)
-    fixed = held_out.draw(4 * settings.batch_size, generator)
+    frame = objective.frame(field.features, settings.batch_size)
+    fixed = held_out.draw(4 * settings.batch_size, generator, frame=frame)
 
     def loss(module: AbstractDivergenceNetwork, source: torch.Generator) -> Tensor:
-        return objective(module, field, cloud.draw(settings.batch_size, source)).mean()
+        points = cloud.draw(settings.batch_size, source, frame=frame)
+        return objective(module, field, points).mean()
 
     def validate(module: AbstractDivergenceNetwork) -> float:
         return objective(module, field, fixed).mean().item()

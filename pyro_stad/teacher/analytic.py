@@ -25,7 +25,50 @@ from torch import Tensor
 from pyro_stad.paths import AbstractPath
 from pyro_stad.teacher.base import AbstractAngularField
 
-__all__ = ["GaussianMixtureField"]
+__all__ = ["GaussianMixtureField", "Mixture", "random_mixture", "sample_mixture"]
+
+# Weights (K,), means (K, D) and covariances (K, D, D).
+Mixture = tuple[Tensor, Tensor, Tensor]
+
+
+def random_mixture(features: int, components: int = 5, seed: int = 0) -> Mixture:
+    """Return a random Gaussian mixture, whitened, in float64: the problem of tests and benchmarks.
+
+    Means spread 1.5 times the identity, component factors 0.5 to 1 on the diagonal with 0.15 off
+    it, before whitening; one component gives the standard normal.
+
+    Arguments:
+        features: dimension D.
+        components: number K of components.
+        seed: of the generator that this function makes for itself.
+    """
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    weights = torch.softmax(0.5 * normal(components), 0)
+    means = 1.5 * normal(components, features)
+    factors = 0.15 * normal(components, features, features)
+    scales = 0.5 + 0.5 * torch.rand(components, features, generator=g, dtype=torch.float64)
+    factors = factors + torch.diag_embed(scales)
+    covariances = factors @ factors.mT
+    centred = means - weights @ means
+    total = torch.einsum("k,kij->ij", weights, covariances)
+    total = total + torch.einsum("k,ki,kj->ij", weights, centred, centred)
+    whiten = torch.linalg.inv(torch.linalg.cholesky(total))
+    covariances = whiten @ covariances @ whiten.mT
+    return weights, centred @ whiten.mT, 0.5 * (covariances + covariances.mT)
+
+
+def sample_mixture(mixture: Mixture, count: int, seed: int = 0) -> Tensor:
+    """Draw from a Gaussian mixture, shape ``(count, D)``."""
+    weights, means, covariances = mixture
+    g = torch.Generator().manual_seed(seed)
+    which = torch.multinomial(weights, count, replacement=True, generator=g)
+    noise = torch.randn(count, means.shape[1], generator=g, dtype=means.dtype)
+    factors = torch.linalg.cholesky(covariances)
+    return means[which] + torch.einsum("nij,nj->ni", factors[which], noise)
 
 
 class GaussianMixtureField(AbstractAngularField):

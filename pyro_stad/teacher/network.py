@@ -1,18 +1,28 @@
-r"""The network: a plain multilayer perceptron that sees the angle at every layer.
+r"""The network: a plain multilayer perceptron that sees angle and point at every layer.
 
 Small and smooth on purpose: inside NUTS it is called at batch size one, where depth costs more
 than width, and its divergence is what a head on the hidden layers has to learn. With
-:math:`h_l = \sigma(W_l h_{l-1} + b_l(\varphi))` and :math:`\Lambda_l = \mathrm{diag}(\sigma')` at
-layer l, the divergence of :math:`w = W_{out} h_L` is
 
-.. math:: \nabla\cdot w = \mathrm{tr}(W_{out} \Lambda_L W_L \cdots \Lambda_1 W_1),
+.. math:: h_1 = g_1 \odot \sigma(U_1 y + b_1), \qquad
+    h_l = g_l \odot \sigma(W_l h_{l-1} + U_l y + b_l), \qquad w = W_{out} h_L,
+
+biases b and gates g functions of the angle, and :math:`\Lambda_l = \mathrm{diag}(g_l \sigma')`
+at layer l, the divergence is
+
+.. math:: \nabla\cdot w = \mathrm{tr}(W_{out} \Lambda_L (W_L \Lambda_{L-1} (\cdots
+    (W_2 \Lambda_1 U_1 + U_2) \cdots) + U_L)),
 
 multilinear in the derivatives of the layers. So these derivatives are what the trunk shows a head.
+
+Gates and inputs at every layer earn their price: on the mixture in 16 dimensions, in the same 40
+seconds of training, gates brought the mean loss of log p against the truth from 0.91 to 0.58 nat,
+and, with the training of :mod:`pyro_stad.teacher.matching`, the inputs from 0.36 to 0.26.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 import torch
@@ -44,16 +54,23 @@ def angle_features(angle: Tensor) -> Tensor:
 
 
 def _silu(pre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return SiLU, its derivative, and the gate :math:`1 / (1 + e^{-x})`."""
-    gate = torch.sigmoid(pre)
-    value = pre * gate
-    # gate + value (1 - gate), in one pass over memory.
-    return value, torch.lerp(gate, torch.ones((), dtype=pre.dtype, device=pre.device), value), gate
+    """Return SiLU, its derivative, and the sigmoid."""
+    sigmoid = torch.sigmoid(pre)
+    value = pre * sigmoid
+    # s + value (1 - s), in one pass over memory.
+    return value, torch.addcmul(sigmoid, value, 1 - sigmoid), sigmoid
 
 
-def _affine(layer: nn.Linear, h: Tensor, term: Tensor) -> Tensor:
-    """Return ``layer(h) + term`` in one pass over memory."""
-    return torch.addmm(layer.bias + term, h, layer.weight.mT)
+class _Layer(NamedTuple):
+    """One layer at an angle: its link to the layer before, its other inputs, and its gate."""
+
+    link: Tensor | None
+    term: Tensor
+    gate: Tensor
+
+    def pre(self, h: Tensor) -> Tensor:
+        """Return what the units see, shape ``(B, width)``."""
+        return self.term if self.link is None else torch.addmm(self.term, h, self.link)
 
 
 class Trunk(nn.Module):
@@ -69,33 +86,41 @@ class Trunk(nn.Module):
     def __init__(self, features: int, width: int, depth: int, outputs: int) -> None:
         super().__init__()
         self.features, self.width, self.depth = features, width, depth
-        sizes = [features] + [width] * depth
-        self.layers = nn.ModuleList(nn.Linear(i, o, bias=False) for i, o in zip(sizes, sizes[1:]))
-        # One product makes the time-dependent biases of all layers.
-        self.clock = nn.Linear(ANGLE_FEATURES, width * depth)
+        # One product carries the point to all layers, one makes all biases, one all gates.
+        self.enter = nn.Linear(features, width * depth, bias=False)
+        self.biases = nn.Linear(ANGLE_FEATURES, width * depth)
+        self.gates = nn.Linear(ANGLE_FEATURES, width * depth)
+        self.links = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(depth - 1))
         self.out = nn.Linear(width, outputs)
+        with torch.no_grad():
+            self.enter.weight[width:] = 0
+        nn.init.zeros_(self.gates.weight)
+        nn.init.ones_(self.gates.bias)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def _layers_at(self, embedded: Tensor) -> zip[tuple[Tensor, Tensor]]:
-        """Return the weight, transposed, and the bias at an embedded angle of every layer."""
-        biases = self.clock(embedded).chunk(self.depth, dim=-1)
-        weights = [cast(Tensor, layer.weight).mT for layer in self.layers]
-        return zip(weights, biases)
+    def _layers(self, embedded: Tensor, y: Tensor) -> Iterator[_Layer]:
+        """Return, layer by layer, what does not come from the layer before."""
+        inputs = torch.addmm(self.biases(embedded), y, self.enter.weight.mT)
+        parts = (inputs, self.gates(embedded))
+        terms, gates = (part.split(self.width, dim=-1) for part in parts)
+        links = [None, *(cast(Tensor, link.weight).mT for link in self.links)]
+        return map(_Layer, links, terms, gates)
 
     def forward(self, angle: Tensor, y: Tensor) -> Tensor:
         h = y
-        for weight, bias in self._layers_at(angle_features(angle)):
-            h = functional.silu(torch.addmm(bias, h, weight))
+        for layer in self._layers(angle_features(angle), y):
+            h = functional.silu(layer.pre(h)) * layer.gate
         return self.out(h)
 
     def with_hidden(self, angle: Tensor, y: Tensor) -> tuple[Tensor, Hidden]:
         """Return the output, ``(B, outputs)``, and the hidden layers."""
         embedded = angle_features(angle)
         h, derivatives = y, []
-        for weight, bias in self._layers_at(embedded):
-            h, slope, _ = _silu(torch.addmm(bias, h, weight))
-            derivatives.append(slope)
+        for layer in self._layers(embedded, y):
+            value, slope, _ = _silu(layer.pre(h))
+            h = value * layer.gate
+            derivatives.append(slope * layer.gate)
         return self.out(h), Hidden(embedded, tuple(derivatives))
 
     def hidden_and_tangent(
@@ -114,14 +139,17 @@ class Trunk(nn.Module):
             The output, its derivative, the hidden layers, and the derivatives of theirs.
         """
         embedded = angle_features(angle)
-        h, h_dot = y, tangent
+        entering = (tangent @ self.enter.weight.mT).split(self.width, dim=-1)
+        h = h_dot = y
         slopes, slopes_dot = [], []
-        for weight, bias in self._layers_at(embedded):
-            pre = torch.addmm(bias, h, weight)
-            h, slope, gate = _silu(pre)
-            # (x g)'' = g' (2 + x (1 - 2 g)), with g' = g (1 - g).
-            bend = gate * (1 - gate) * (2 + pre - 2 * h)
-            pre_dot = h_dot @ weight
+        for layer, pre_dot in zip(self._layers(embedded, y), entering):
+            pre = layer.pre(h)
+            if layer.link is not None:
+                pre_dot = torch.addmm(pre_dot, h_dot, layer.link)
+            value, slope, sigmoid = _silu(pre)
+            # (x s)'' = s' (2 + x (1 - 2 s)), with s' = s (1 - s).
+            bend = sigmoid * (1 - sigmoid) * (2 + pre - 2 * value) * layer.gate
+            h, slope = value * layer.gate, slope * layer.gate
             h_dot = slope * pre_dot
             slopes.append(slope)
             slopes_dot.append(bend * pre_dot)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_stad.data import as_samples, check_inside, parse_bounds, support_of, whitening
-from pyro_stad.data.batches import Batches, split, stratified
+from pyro_stad.data.batches import Batches, balanced_noise, split, stratified
 from tests.oracles import mixture_sample
 
 
@@ -214,3 +214,16 @@ def test_split_keeps_every_row_once():
 def test_stratified_numbers_fill_their_cells():
     numbers = stratified(50, torch.Generator(), torch.zeros(()))
     assert ((numbers * 50).long() == torch.arange(50)).all()
+
+
+def test_balanced_noise_is_normal_orthogonal_and_antithetic():
+    noise = balanced_noise(20_000, 3, 4, torch.Generator().manual_seed(0), torch.zeros(()))
+    assert noise.shape == (2, 20_000, 3, 4)
+    assert torch.equal(noise[0], -noise[1])
+    gram = noise[0] @ noise[0].mT
+    assert (gram - torch.diag_embed(gram.diagonal(dim1=-2, dim2=-1))).abs().max() < 1e-10
+    lengths = noise[0].square().sum(-1)  # chi-squared with 4 degrees of freedom
+    assert (lengths.mean(0) - 4).abs().max() < 5 * math.sqrt(8 / 20_000)
+    assert (lengths.var(0) - 8).abs().max() < 5 * math.sqrt(8**2 * 5 / 20_000)
+    covariance = torch.einsum("nfi,nfj->fij", noise[0], noise[0]) / 20_000
+    assert (covariance - torch.eye(4)).abs().max() < 5 * math.sqrt(2 / 20_000)

@@ -293,8 +293,23 @@ def test_disk_errors_come_before_damage(free_prior, tmp_path, monkeypatch):
 
 
 def test_folder_that_does_not_exist(free_prior, tmp_path):
-    with pytest.raises(FileNotFoundError):
-        free_prior.save(tmp_path / "nowhere" / "prior.safetensors")
+    target = tmp_path / "nowhere" / "prior.safetensors"
+    with pytest.raises(FileNotFoundError) as caught:
+        free_prior.save(target)
+    assert caught.value.filename == str(target)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("meta", "must hold values; got meta"), ("cuda:99", "sees [0-9]+ CUDA devices")],
+)
+def test_devices_that_are_not_there(free_prior, tmp_path, device, message):
+    path = tmp_path / "prior.safetensors"
+    free_prior.save(path)
+    with pytest.raises(ValueError, match=message):
+        pyro_stad.load(path, device=device)
+    with pytest.raises(ValueError, match=message):
+        pyro_stad.fit(mixture_sample(200, 2), budget="tiny", progress=False, device=device)
 
 
 def test_foreign_parts_can_not_be_saved(free_prior, tmp_path):

@@ -6,7 +6,8 @@ import torch
 from pyro_stad.divergence import Exact, Hutchinson, HutchPlusPlus, XTrace
 from pyro_stad.paths import OptimalTransport
 from pyro_stad.teacher import PathField
-from tests.oracles import field_on, mixture, sample
+from pyro_stad.teacher.analytic import random_mixture, sample_mixture
+from tests.oracles import field_on
 
 STOCHASTIC = {
     "hutchinson-1": lambda seed: Hutchinson(1, seed),
@@ -18,14 +19,14 @@ STOCHASTIC = {
 
 @pytest.fixture
 def field():
-    return field_on("ot", mixture(6))
+    return field_on("ot", random_mixture(6))
 
 
 @pytest.fixture
 def points(field):
     t = field.at_fraction(torch.linspace(0.05, 1, 16))
-    y = torch.cos(t)[:, None] * sample(mixture(6), 16) + torch.sin(t)[:, None] * torch.randn(16, 6)
-    return t, y
+    x, noise = sample_mixture(random_mixture(6), 16), torch.randn(16, 6)
+    return t, torch.cos(t)[:, None] * x + torch.sin(t)[:, None] * noise
 
 
 def test_exact_is_the_closed_form(field, points):

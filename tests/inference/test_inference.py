@@ -20,7 +20,8 @@ from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4, Midpoint
 from pyro_stad.paths import OptimalTransport
 from pyro_stad.teacher import PathField
-from tests.oracles import field_on, mixture
+from pyro_stad.teacher.analytic import random_mixture
+from tests.oracles import field_on
 
 NOISE = 0.8
 OBSERVED = torch.tensor([1.0, -0.5], dtype=torch.float64)
@@ -247,7 +248,7 @@ def test_vectorised_particles_and_plates(gaussian_prior):
 @pytest.mark.slow
 def test_nuts_on_a_mixture_prior_has_the_right_moments():
     """x-space and auxiliary form agree with self-normalised importance sampling on the oracle."""
-    field = field_on("ot", mixture(2, seed=2))
+    field = field_on("ot", random_mixture(2, seed=2))
     eye, zero = torch.eye(2), torch.zeros(2)
     layout = Layout(("a", "b"), (("a", ()), ("b", ())))
     prior = FlowPrior(FlowODE(field, Exact(), RK4(6)), zero, eye, layout)

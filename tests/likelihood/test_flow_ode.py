@@ -12,7 +12,8 @@ from pyro_stad.likelihood import FlowODE, audit, choose_steps
 from pyro_stad.ode import RK4, Dopri5, Midpoint
 from pyro_stad.paths import PATHS, OptimalTransport
 from pyro_stad.teacher import PathField
-from tests.oracles import field_on, gaussian, mixture, sample
+from pyro_stad.teacher.analytic import random_mixture, sample_mixture
+from tests.oracles import field_on, gaussian
 
 NAMES = sorted(PATHS)
 
@@ -25,18 +26,18 @@ def closed_form(field, x):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("features", [2, 8])
-@pytest.mark.parametrize("make", [gaussian, mixture])
+@pytest.mark.parametrize("make", [gaussian, random_mixture])
 def test_exact_trace_is_the_closed_form_density(name, features, make):
     """At most 1e-3 nat on every path, as published in the benchmarks for D up to 32."""
     parts = make(features)
-    field, x = field_on(name, parts), sample(parts, 64)
+    field, x = field_on(name, parts), sample_mixture(parts, 64)
     flow = FlowODE(field, Exact(), RK4(64))
     assert (flow.log_prob(x) - closed_form(field, x)).abs().max() < 1e-3
 
 
 def test_density_integrates_to_one():
     """On a grid in two dimensions, for an exact trace."""
-    field = field_on("ot", mixture(2, seed=1))
+    field = field_on("ot", random_mixture(2, seed=1))
     flow = FlowODE(field, Exact(), RK4(24))
     axis = torch.linspace(-5, 5, 101)
     grid = torch.cartesian_prod(axis, axis)
@@ -45,9 +46,9 @@ def test_density_integrates_to_one():
 
 
 def test_push_and_pull_are_inverses():
-    parts = mixture(4)
+    parts = random_mixture(4)
     flow = FlowODE(field_on("ot", parts), Exact(), RK4(48))
-    x = sample(parts, 32)
+    x = sample_mixture(parts, 32)
     z, log_prob = flow.pull_and_log_prob(x)
     torch.testing.assert_close(flow.push(z), x, rtol=0, atol=1e-4)
     torch.testing.assert_close(flow.pull(x), z)
@@ -55,7 +56,7 @@ def test_push_and_pull_are_inverses():
 
 
 def test_pushed_noise_has_the_moments_of_the_data():
-    parts = mixture(3)
+    parts = random_mixture(3)
     x = FlowODE(field_on("ot", parts), Exact(), RK4(16)).push(torch.randn(20_000, 3))
     # Standard errors: 0.007 for means, at most 0.02 for covariances of light-tailed mixtures.
     assert x.mean(0).abs().max() < 0.035
@@ -145,10 +146,10 @@ def test_audit_measures_a_bias_that_was_put_in():
             velocity, divergence = super().velocity_and_divergence(field, t, x)
             return velocity, divergence + 0.1
 
-    parts = mixture(3)
-    field, x = field_on("ot", parts), sample(parts, 300)
+    parts = random_mixture(3)
+    field, x = field_on("ot", parts), sample_mixture(parts, 300)
     flow, generator = FlowODE(field, Shifted(), Midpoint(16)), torch.Generator().manual_seed(0)
-    cloud = ConditionalCloud(field, Batches(sample(parts, 4000)))
+    cloud = ConditionalCloud(field, Batches(sample_mixture(parts, 4000)))
     result = audit(flow, x, cloud, generator)
     shift = 0.1 * (field.t_max - field.t_min)
     assert result.bias == pytest.approx(shift, abs=1e-9)
@@ -161,8 +162,8 @@ def test_audit_measures_a_bias_that_was_put_in():
 
 
 def test_steps_are_chosen_by_the_error_they_leave():
-    parts = mixture(3)
-    flow, x = FlowODE(field_on("ot", parts), Exact(), RK4(4)), sample(parts, 64)
+    parts = random_mixture(3)
+    flow, x = FlowODE(field_on("ot", parts), Exact(), RK4(4)), sample_mixture(parts, 64)
     loose = choose_steps(flow, x, 0.5, (2, 4, 8, 16, 32))
     tight = choose_steps(flow, x, 1e-3, (2, 4, 8, 16, 32))
     assert loose.steps < tight.steps

@@ -7,7 +7,8 @@ from torch.func import jvp
 from pyro_stad import from_denoiser, from_noise, from_score, from_velocity
 from pyro_stad.paths import PATHS, OptimalTransport
 from pyro_stad.teacher import PathField, Trunk
-from tests.oracles import field_on, mixture, sample
+from pyro_stad.teacher.analytic import random_mixture, sample_mixture
+from tests.oracles import field_on
 
 NAMES = sorted(PATHS)
 
@@ -15,7 +16,7 @@ NAMES = sorted(PATHS)
 def states(field, parts, count=64):
     """Return angles, and points of the law there."""
     angle = field.at_fraction(torch.rand(count))
-    data = sample(parts, count)
+    data = sample_mixture(parts, count)
     cos, sin = torch.cos(angle)[:, None], torch.sin(angle)[:, None]
     return angle, cos * data + sin * torch.randn_like(data)
 
@@ -23,7 +24,7 @@ def states(field, parts, count=64):
 @pytest.mark.parametrize("features", [1, 2, 8])
 def test_oracle_velocity_carries_its_density(features):
     """Continuity: the density's change at fixed y is minus div(p w) / p."""
-    parts = mixture(features)
+    parts = random_mixture(features)
     field = field_on("ot", parts)
     angle, y = states(field, parts)
     angle.requires_grad_()
@@ -36,7 +37,7 @@ def test_oracle_velocity_carries_its_density(features):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_oracle_score_is_the_gradient_of_its_density(name):
-    parts = mixture(3)
+    parts = random_mixture(3)
     field = field_on(name, parts)
     t = torch.linspace(field.path.t_min, field.path.t_max, 32)[:-1]
     p = field.path.polar(t)
@@ -58,7 +59,7 @@ FACES = {
 @pytest.mark.parametrize("face", sorted(FACES))
 def test_foreign_faces_give_the_field_back(name, face):
     wrap, method = FACES[face]
-    parts = mixture(3)
+    parts = random_mixture(3)
     field = field_on(name, parts)
     foreign = wrap(getattr(field, method), path=name, features=3)
     angle, y = states(field, parts)
@@ -84,10 +85,9 @@ def test_untrained_network_is_the_gaussian_baseline():
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("scalar_time", [True, False])
 def test_hidden_tangents_match_forward_mode(depth, scalar_time):
-    trunk = Trunk(3, 16, depth, 3)
+    trunk = randomised(Trunk(3, 16, depth, 3))
     angle = torch.tensor(0.7) if scalar_time else torch.rand(5)
     y, tangent = torch.randn(5, 3), torch.randn(5, 3)
-    torch.nn.init.normal_(trunk.out.weight)
     output, output_dot, hidden, hidden_dot = trunk.hidden_and_tangent(angle, y, tangent)
     values, dots = jvp(lambda point: trunk(angle, point), (y,), (tangent,))
     torch.testing.assert_close((output, output_dot), (values, dots))
@@ -98,12 +98,23 @@ def test_hidden_tangents_match_forward_mode(depth, scalar_time):
     torch.testing.assert_close((hidden.derivatives, hidden_dot), jvp(derivatives, (y,), (tangent,)))
 
 
-def test_hidden_derivatives_give_the_trace_of_one_layer():
-    """For one hidden layer the divergence is linear in the derivatives."""
-    trunk = Trunk(3, 16, 1, 3)
-    torch.nn.init.normal_(trunk.out.weight)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_hidden_derivatives_give_the_trace_in_closed_form(depth):
+    """Up to two layers the divergence is a bilinear form in the derivatives."""
+    trunk = randomised(Trunk(3, 16, depth, 3))
     angle, y = torch.tensor(0.4), torch.randn(1, 3)
     jacobian = torch.func.jacrev(lambda point: trunk(angle, point[None])[0])(y[0])
-    slopes = trunk.with_hidden(angle, y)[1].derivatives[0][0]
-    weights = torch.einsum("ih,hi->h", trunk.out.weight, trunk.layers[0].weight)
-    torch.testing.assert_close(slopes @ weights, torch.trace(jacobian))
+    slopes = [slope[0] for slope in trunk.with_hidden(angle, y)[1].derivatives]
+    into, out = trunk.enter.weight.reshape(depth, 16, 3), trunk.out.weight
+    trace = sum(torch.einsum("ih,h,hi->", out, s, u) for s, u in zip(slopes[-1:], into[-1:]))
+    if depth == 2:
+        link = trunk.links[0].weight * (into[0] @ out).mT
+        trace = trace + slopes[1] @ link @ slopes[0]
+    torch.testing.assert_close(trace, torch.trace(jacobian))
+
+
+def randomised(trunk):
+    """Fill what starts at zero or one, so that every term counts."""
+    for parameter in trunk.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return trunk
