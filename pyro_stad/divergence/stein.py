@@ -99,7 +99,7 @@ class TrunkHead(AbstractDivergenceNetwork):
         chain, *derivatives = hidden.derivatives
         for (weight, bias), derivative in zip(links, derivatives):
             chain = derivative * torch.addmm(bias, chain, weight)
-        return velocity, (chain * out).sum(-1) + clock
+        return velocity, _dot(chain, out) + clock
 
     def residual_and_slope(
         self, field: AbstractField, t: Tensor, x: Tensor, tangent: Tensor
@@ -113,7 +113,12 @@ class TrunkHead(AbstractDivergenceNetwork):
             linked = torch.addmm(bias, chain, weight)
             chain_dot = dot * linked + value * (chain_dot @ weight)
             chain = value * linked
-        return (chain * out).sum(-1) + clock, (chain_dot * out).sum(-1)
+        return _dot(chain, out) + clock, _dot(chain_dot, out)
+
+
+def _dot(rows: Tensor, weights: Tensor) -> Tensor:
+    """Return the products of rows ``(B, W)`` with one vector ``(W,)`` or with one for each."""
+    return rows @ weights if weights.ndim == 1 else (rows * weights).sum(-1)
 
 
 class Clock(nn.Module):

@@ -53,12 +53,13 @@ def angle_features(angle: Tensor) -> Tensor:
     return torch.cat([angle, log_ratio, torch.sin(waves), torch.cos(waves)], dim=-1)
 
 
-def _silu(pre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return SiLU, its derivative, and the sigmoid."""
+def _gated_silu(pre: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a gated SiLU, :math:`g x s(x)` with the sigmoid s, its derivative, and s."""
     sigmoid = torch.sigmoid(pre)
-    value = pre * sigmoid
-    # s + value (1 - s), in one pass over memory.
-    return value, torch.addcmul(sigmoid, value, 1 - sigmoid), sigmoid
+    gated = gate * sigmoid
+    value = pre * gated
+    # g s (1 + x (1 - s)), in few passes over memory.
+    return value, torch.addcmul(gated + value, value, sigmoid, value=-1), sigmoid
 
 
 class _Layer(NamedTuple):
@@ -118,9 +119,8 @@ class Trunk(nn.Module):
         embedded = angle_features(angle)
         h, derivatives = y, []
         for layer in self._layers(embedded, y):
-            value, slope, _ = _silu(layer.pre(h))
-            h = value * layer.gate
-            derivatives.append(slope * layer.gate)
+            h, slope, _ = _gated_silu(layer.pre(h), layer.gate)
+            derivatives.append(slope)
         return self.out(h), Hidden(embedded, tuple(derivatives))
 
     def hidden_and_tangent(
@@ -146,10 +146,9 @@ class Trunk(nn.Module):
             pre = layer.pre(h)
             if layer.link is not None:
                 pre_dot = torch.addmm(pre_dot, h_dot, layer.link)
-            value, slope, sigmoid = _silu(pre)
+            h, slope, sigmoid = _gated_silu(pre, layer.gate)
             # (x s)'' = s' (2 + x (1 - 2 s)), with s' = s (1 - s).
-            bend = sigmoid * (1 - sigmoid) * (2 + pre - 2 * value) * layer.gate
-            h, slope = value * layer.gate, slope * layer.gate
+            bend = layer.gate * sigmoid * (1 - sigmoid) * (2 + pre * (1 - 2 * sigmoid))
             h_dot = slope * pre_dot
             slopes.append(slope)
             slopes_dot.append(bend * pre_dot)

@@ -186,7 +186,7 @@ def test_nuts_respects_bounds(tiny_prior):
         theta = pyro.sample("theta", tiny_prior)
         pyro.sample("y", dist.Normal(theta[0], 0.5), obs=torch.tensor(0.3))
 
-    draws = run(NUTS(model, init_strategy=init_to_sample), 40, 20).get_samples()["theta"]
+    draws = run(NUTS(model, init_strategy=init_to_sample), 60, 60).get_samples()["theta"]
     assert (draws[:, 0] > 0).all()
     assert draws.std(0).min() > 0.05
 
