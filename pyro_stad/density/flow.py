@@ -11,7 +11,7 @@ import math
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
-from pyro_stad.likelihood import FlowODE
+from pyro_stad.likelihood import AbstractLikelihood
 
 __all__ = ["FlowTransform"]
 
@@ -27,7 +27,7 @@ class FlowTransform(Transform):
     codomain = constraints.real_vector
     bijective = True
 
-    def __init__(self, likelihood: FlowODE) -> None:
+    def __init__(self, likelihood: AbstractLikelihood) -> None:
         super().__init__()
         self.likelihood = likelihood
 

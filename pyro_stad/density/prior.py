@@ -26,7 +26,7 @@ from pyro_stad._checks import check_finite, check_value, is_transformed
 from pyro_stad.data import Bounds, Layout, Standardise, support_of
 from pyro_stad.density.flow import FlowTransform
 from pyro_stad.density.report import FitReport
-from pyro_stad.likelihood import FlowODE
+from pyro_stad.likelihood import AbstractLikelihood
 
 __all__ = ["Counts", "FlowPrior"]
 
@@ -72,7 +72,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
 
     def __init__(
         self,
-        likelihood: FlowODE,
+        likelihood: AbstractLikelihood,
         loc: Tensor,
         scale_tril: Tensor,
         layout: Layout,
@@ -205,11 +205,11 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         new._validate_args = self._validate_args
         return new
 
-    def with_likelihood(self, likelihood: FlowODE) -> FlowPrior:
+    def with_likelihood(self, likelihood: AbstractLikelihood) -> FlowPrior:
         """Return a prior with the same whitening, names and bounds, and another likelihood.
 
         It comes without a report: what was audited was the other one. This is the way to another
-        divergence or solver, such as the exact trace:
+        divergence, solver or estimator, such as the exact trace:
         ``prior.with_likelihood(FlowODE(prior.likelihood.field, Exact(), RK4(32)))``.
         """
         affine = self.transforms[1]
@@ -230,12 +230,10 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        likelihood = self.likelihood
-        error = ""
+        likelihood, error = self.likelihood, ""
         if self.report is not None:
             error = f", sd against exact {self.report.audit.sd:.2g} nat"
         return (
             f"FlowPrior(D={len(self.names)}, batch_shape={tuple(self.batch_shape)}, "
-            f"{type(likelihood.field).__name__}, divergence={likelihood.divergence!r}{error}, "
-            f"solver={likelihood.solver})"
+            f"{type(likelihood.field).__name__}, {likelihood!r}{error})"
         )

@@ -31,8 +31,8 @@ from pyro_stad.divergence import (
     XTrace,
 )
 from pyro_stad.errors import CheckpointError
-from pyro_stad.likelihood import FlowODE
-from pyro_stad.ode import SOLVERS
+from pyro_stad.likelihood import CURVES, AbstractLikelihood, FlowODE, SteinPath
+from pyro_stad.ode import SOLVERS, AbstractSolver
 from pyro_stad.paths import PATHS
 from pyro_stad.teacher import AbstractField, FreeFormField, PathField
 
@@ -56,6 +56,7 @@ def save_prior(prior: FlowPrior, path: str | os.PathLike[str]) -> None:
         "version": _VERSION,
         "field": _describe_field(likelihood.field),
         "divergence": _describe_divergence(likelihood.divergence),
+        "likelihood": _describe_likelihood(likelihood),
         "solver": describe(likelihood.solver, SOLVERS, "solver"),
         "chunk_size": likelihood.chunk_size,
         "names": prior.layout.names,
@@ -103,7 +104,7 @@ def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> FlowPr
     field = _build_field(document["field"], len(layout.names))
     divergence = _build_divergence(document["divergence"], field)
     solver = build(document["solver"], SOLVERS, "solver")
-    likelihood = FlowODE(field, divergence, solver, document["chunk_size"])
+    likelihood = _build_likelihood(document, field, divergence, solver)
     size, dtype = len(layout.names), tensors["loc"].dtype
     likelihood.to(dtype)
     expected = {name: tensor.shape for name, tensor in likelihood.state_dict().items()}
@@ -131,6 +132,30 @@ def _check_tensors(
             )
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name} has values that are not finite")
+
+
+def _describe_likelihood(likelihood: AbstractLikelihood) -> dict[str, Any]:
+    if isinstance(likelihood, SteinPath):
+        curve = describe(likelihood.curve, CURVES, "curve")
+        return {"name": "stein-path", "curve": curve, "nodes": likelihood.nodes}
+    if isinstance(likelihood, FlowODE):
+        return {"name": "flow-ode"}
+    raise TypeError(f"a likelihood of type {type(likelihood).__name__} can't be saved")
+
+
+def _build_likelihood(
+    document: dict[str, Any],
+    field: AbstractField,
+    divergence: AbstractDivergence,
+    solver: AbstractSolver,
+) -> AbstractLikelihood:
+    config, chunk_size = document["likelihood"], document["chunk_size"]
+    if config["name"] == "flow-ode":
+        return FlowODE(field, divergence, solver, chunk_size)
+    if config["name"] == "stein-path":
+        curve = build(config["curve"], CURVES, "curve")
+        return SteinPath(field, divergence, solver, curve, config["nodes"], chunk_size)
+    raise ValueError(f"unknown likelihood {config['name']!r}")
 
 
 def _describe_field(field: AbstractField) -> dict[str, Any]:

@@ -1,6 +1,21 @@
 """The log-density of a field's flow, and its error."""
 
 from pyro_stad.likelihood.audit import Audit, SteinResidual, audit, choose_steps
+from pyro_stad.likelihood.base import AbstractLikelihood
+from pyro_stad.likelihood.curves import CURVES, AbstractCurve, Coarse, Constant
 from pyro_stad.likelihood.flow_ode import FlowODE
+from pyro_stad.likelihood.stein_path import SteinPath
 
-__all__ = ["Audit", "FlowODE", "SteinResidual", "audit", "choose_steps"]
+__all__ = [
+    "CURVES",
+    "AbstractCurve",
+    "AbstractLikelihood",
+    "Audit",
+    "Coarse",
+    "Constant",
+    "FlowODE",
+    "SteinPath",
+    "SteinResidual",
+    "audit",
+    "choose_steps",
+]

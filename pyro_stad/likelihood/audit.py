@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pyro_stad.divergence import Exact
 from pyro_stad.divergence.distil import AbstractCloud, stein_residual
+from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.flow_ode import FlowODE
 from pyro_stad.ode import RK4, AbstractFixedGrid
 
@@ -82,7 +83,7 @@ class Audit:
         )
 
 
-def errors_against_exact(likelihood: FlowODE, x: Tensor) -> tuple[Tensor, Tensor]:
+def errors_against_exact(likelihood: AbstractLikelihood, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the error of ``likelihood`` and its exact log-density at data ``x``; both ``(B,)``."""
     exact = FlowODE(likelihood.field, Exact(), likelihood.solver, likelihood.chunk_size)
     with torch.no_grad():
@@ -91,7 +92,10 @@ def errors_against_exact(likelihood: FlowODE, x: Tensor) -> tuple[Tensor, Tensor
 
 
 def audit(
-    likelihood: FlowODE, held_out: Tensor, cloud: AbstractCloud, generator: torch.Generator
+    likelihood: AbstractLikelihood,
+    held_out: Tensor,
+    cloud: AbstractCloud,
+    generator: torch.Generator,
 ) -> Audit:
     """Measure the accuracy of ``likelihood``.
 
@@ -129,7 +133,7 @@ def _refined(solver: object) -> AbstractFixedGrid:
 
 
 def _stein_residuals(
-    likelihood: FlowODE, cloud: AbstractCloud, generator: torch.Generator, count: int
+    likelihood: AbstractLikelihood, cloud: AbstractCloud, generator: torch.Generator, count: int
 ) -> tuple[SteinResidual, ...]:
     residuals = []
     for fraction in torch.linspace(0.02, 1, _STEIN_TIMES).tolist():
@@ -141,7 +145,7 @@ def _stein_residuals(
 
 
 def choose_steps(
-    likelihood: FlowODE, held_out: Tensor, tolerance: float, candidates: tuple[int, ...]
+    likelihood: AbstractLikelihood, held_out: Tensor, tolerance: float, candidates: tuple[int, ...]
 ) -> AbstractFixedGrid:
     """Return the coarsest Runge-Kutta grid whose log-density is converged to ``tolerance``.
 

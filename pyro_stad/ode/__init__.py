@@ -1,6 +1,7 @@
 """Integration: fixed grids and an adaptive reference behind one call."""
 
 from pyro_stad.ode.solvers import (
+    GRADING,
     RK4,
     SOLVERS,
     AbstractFixedGrid,
@@ -9,4 +10,4 @@ from pyro_stad.ode.solvers import (
     Midpoint,
 )
 
-__all__ = ["RK4", "SOLVERS", "AbstractFixedGrid", "AbstractSolver", "Dopri5", "Midpoint"]
+__all__ = ["GRADING", "RK4", "SOLVERS", "AbstractFixedGrid", "AbstractSolver", "Dopri5", "Midpoint"]

@@ -24,6 +24,7 @@ from torchdiffeq import odeint
 from torchdiffeq._impl import fixed_grid
 
 __all__ = [
+    "GRADING",
     "RK4",
     "SOLVERS",
     "AbstractFixedGrid",
@@ -36,7 +37,7 @@ __all__ = [
 # There the field varies on the scale of the finest structure of the data; on mixtures in 8 and 32
 # dimensions 64 graded steps have at most a fourteenth of the error of 64 even ones; a power of 2 is
 # about as good, one of 3 is worse.
-_GRADING = 1.5
+GRADING = 1.5
 
 VectorField = Callable[[Tensor, Tensor], Tensor]
 
@@ -95,7 +96,7 @@ class AbstractFixedGrid(AbstractSolver):
         # Float64: in float32 the first steps would be rounded.
         places = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64, device=state.device)
         low, high = min(start, end), max(start, end)
-        knots = (low + (high - low) * places**_GRADING).to(state.dtype)
+        knots = (low + (high - low) * places**GRADING).to(state.dtype)
         return knots if start < end else knots.flip(0)
 
     def _states(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from pyro_stad.paths import AbstractPath, convert
@@ -70,6 +71,16 @@ class AbstractAngularField(AbstractField):
     def denoised(self, t: Tensor, x: Tensor) -> Tensor:
         """Return :math:`E[x_0 | x_t = x]`."""
         return convert.angular_to_denoised(self.path, t, x, self._angular(t, x))
+
+    def own_score(self, angle: Tensor, y: Tensor, velocity: Tensor) -> Tensor:
+        r"""Return the score in own time and coordinates, :math:`-(y + \cot\varphi\, w)`.
+
+        Arguments:
+            angle: angles with shape ``(B,)``.
+            y: points with shape ``(B, D)``.
+            velocity: the angular velocity there.
+        """
+        return -(y + velocity / torch.tan(angle)[..., None])
 
     def _angular(self, t: Tensor, x: Tensor) -> Tensor:
         p = self.path.polar(t)

@@ -13,6 +13,7 @@ from safetensors.torch import save as save_tensors
 import pyro_stad
 from pyro_stad import CheckpointError
 from pyro_stad._files import read_tensors, write_tensors
+from pyro_stad.likelihood import Coarse, Constant, SteinPath
 
 
 @pytest.fixture
@@ -55,6 +56,18 @@ def test_every_divergence_round_trips(divergence, free_prior, tmp_path):
     prior.save(tmp_path / "prior.safetensors")
     value = free_prior.sample((3,))
     loaded = pyro_stad.load(tmp_path / "prior.safetensors")
+    assert torch.equal(loaded.log_prob(value), prior.log_prob(value))
+
+
+@pytest.mark.parametrize("curve", [Constant(), Coarse(steps=3)])
+def test_every_curve_round_trips(curve, free_prior, tmp_path):
+    flow = free_prior.likelihood
+    path = SteinPath(flow.field, flow.divergence, flow.solver, curve, nodes=24)
+    prior = free_prior.with_likelihood(path)
+    prior.save(tmp_path / "prior.safetensors")
+    value = free_prior.sample((3,))
+    loaded = pyro_stad.load(tmp_path / "prior.safetensors")
+    assert loaded.likelihood.curve == curve
     assert torch.equal(loaded.log_prob(value), prior.log_prob(value))
 
 

@@ -16,7 +16,7 @@ from pyro.optim import Adam
 from pyro_stad.data import Layout
 from pyro_stad.density import FlowPrior
 from pyro_stad.divergence import Exact, Stein, TrunkHead
-from pyro_stad.likelihood import FlowODE
+from pyro_stad.likelihood import CURVES, FlowODE, SteinPath
 from pyro_stad.ode import RK4, Midpoint
 from pyro_stad.paths import OptimalTransport
 from pyro_stad.teacher import PathField
@@ -78,6 +78,18 @@ def test_nuts_finds_the_closed_form(jit, gaussian_prior):
     )
     mcmc = run(kernel)
     check_posterior(mcmc.get_samples()["theta"], gaussian_prior)
+    assert mcmc.diagnostics()["divergences"]["chain 0"] == []
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("curve", CURVES)
+def test_nuts_on_a_stein_path_finds_the_closed_form(jit, curve, gaussian_prior):
+    flow = gaussian_prior.likelihood
+    path = SteinPath(flow.field, flow.divergence, flow.solver, CURVES[curve]())
+    prior = gaussian_prior.with_likelihood(path)
+    options = {"jit_compile": jit, "ignore_jit_warnings": True, "init_strategy": init_to_sample}
+    mcmc = run(NUTS(model_of(prior), **options))
+    check_posterior(mcmc.get_samples()["theta"], prior)
     assert mcmc.diagnostics()["divergences"]["chain 0"] == []
 
 

@@ -1,0 +1,123 @@
+r"""What every likelihood of a flow shares: the flow itself, in chunks of rows.
+
+Rows are independent to the last bit: the batch is padded to a multiple of sixteen rows, because
+matrix products of fewer rows take other kernels, which round differently, and is worked through in
+chunks, which bounds memory. With a gradient wanted, chunks are recomputed in the backward pass
+rather than stored.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from pyro_stad.divergence.base import AbstractDivergence
+from pyro_stad.ode import AbstractSolver
+from pyro_stad.teacher.base import AbstractField
+
+__all__ = ["ROWS", "AbstractLikelihood"]
+
+ROWS = 16
+
+
+class AbstractLikelihood(nn.Module, ABC):
+    r"""The flow of a field, and a way to its log-density.
+
+    Arguments:
+        field: the velocity field.
+        divergence: how :math:`\\nabla\\cdot v` is computed.
+        solver: how the flow is solved.
+        chunk_size: rows worked on at a time.
+    """
+
+    field: AbstractField
+    divergence: AbstractDivergence
+
+    def __init__(
+        self,
+        field: AbstractField,
+        divergence: AbstractDivergence,
+        solver: AbstractSolver,
+        chunk_size: int = 8192,
+    ) -> None:
+        super().__init__()
+        if chunk_size < ROWS:
+            raise ValueError(f"`chunk_size` must be at least {ROWS}; got {chunk_size}")
+        self.field, self.divergence, self.solver = field, divergence, solver
+        self.chunk_size = chunk_size
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.divergence!r}, {self.solver!r})"
+
+    @abstractmethod
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return the log-density of data ``x``, shape ``(B, D)``; NaN where it failed."""
+
+    def push(self, z: Tensor) -> Tensor:
+        """Carry standard normal ``z``, shape ``(B, D)``, to data, shape ``(B, D)``."""
+        return self._in_chunks(self._push, z)
+
+    def pull(self, x: Tensor) -> Tensor:
+        """Carry data ``x``, shape ``(B, D)``, to standard normal, shape ``(B, D)``."""
+        return self._in_chunks(self._pull, x)
+
+    def pull_and_log_prob(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``z``, shape ``(B, D)``, and the log-density, ``(B,)``, of data."""
+        return self.pull(x), self.log_prob(x)
+
+    def _push(self, z: Tensor) -> Tensor:
+        field = self.field
+        x = self.solver.integrate(field.velocity, z, field.t_max, field.t_min)
+        return x / field.data_scale
+
+    def _pull(self, x: Tensor) -> Tensor:
+        field = self.field
+        start = x * field.data_scale
+        return self.solver.integrate(field.velocity, start, field.t_min, field.t_max)
+
+    def _log_prob_at_end(self, z: Tensor, integral: Tensor) -> Tensor:
+        """Return the log-density of data that ended in ``z`` and met ``integral`` on the way."""
+        features = z.shape[-1]
+        constant = features * (math.log(self.field.data_scale) - 0.5 * math.log(2 * math.pi))
+        return constant - 0.5 * z.square().sum(-1) + integral
+
+    def _in_chunks(
+        self,
+        function: Callable[[Tensor], Tensor],
+        x: Tensor,
+        *,
+        per_row: int = 1,
+        multiple: int = ROWS,
+    ) -> Tensor:
+        """Apply a row-wise ``function`` to ``x``, shape ``(B, D)``, in padded chunks of rows.
+
+        ``per_row`` is the number of network rows that the function makes of each row, and
+        ``multiple`` that of which it takes whole batches.
+        """
+        chunk_size = max(self.chunk_size // per_row, multiple)
+        if len(x) <= chunk_size:
+            return _padded(function, x, multiple)
+        outputs = []
+        for chunk in x.split(chunk_size):
+            if torch.is_grad_enabled() and x.requires_grad:
+                rows = checkpoint(
+                    _padded, function, chunk, multiple,
+                    use_reentrant=False, preserve_rng_state=False,
+                )  # fmt: skip
+                outputs.append(rows)
+            else:
+                outputs.append(_padded(function, chunk, multiple))
+        return torch.cat(outputs)
+
+
+def _padded(function: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> Tensor:
+    missing = -len(x) % multiple
+    if missing:
+        x = torch.cat([x, x.new_zeros(missing, x.shape[-1])])
+    values = function(x)
+    return values[: len(values) - missing] if missing else values

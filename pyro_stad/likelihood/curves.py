@@ -1,0 +1,105 @@
+r"""Curves from data to noise, along which the Stein path integrates.
+
+A curve starts in the scaled data at ``t_min`` and says where it is, and how fast it moves, at given
+times. Any curve gives the density (:mod:`pyro_stad.likelihood.stein_path`); a curve close to the
+flow gives it with the least of the network's own inconsistency.
+
+- ``Constant`` stays where it is. In the coordinates :math:`y = x_t / c(t)` whitened data keep their
+  covariance on the way to noise, so that a data point stays within the bulk of every law between.
+- ``Coarse`` follows the flow by a few midpoint steps, joined by cubic Hermite polynomials.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_stad.ode import Midpoint
+from pyro_stad.teacher.base import AbstractField
+
+__all__ = ["CURVES", "AbstractCurve", "Coarse", "Constant", "Followed"]
+
+
+class Followed(NamedTuple):
+    """A curve at K times: points and slopes ``(B, K, D)`` (no slopes: at rest), end ``(B, D)``."""
+
+    points: Tensor
+    slopes: Tensor | None
+    end: Tensor
+
+
+class AbstractCurve(ABC):
+    """A family of curves, one for each starting point.
+
+    Attributes:
+        pieces: intervals on which the curve is smooth, of equal length in graded time.
+    """
+
+    pieces: int = 1
+
+    @abstractmethod
+    def follow(self, field: AbstractField, start: Tensor, times: Tensor) -> Followed:
+        """Follow the curves of ``start``, shape ``(B, D)``, to ``times``, shape ``(K,)``."""
+
+    @abstractmethod
+    def sequential_calls(self) -> int:
+        """Return the network calls, one after the other, that following takes."""
+
+
+@dataclass(frozen=True)
+class Constant(AbstractCurve):
+    """The curve that stays in its starting point."""
+
+    def follow(self, field: AbstractField, start: Tensor, times: Tensor) -> Followed:
+        points = start[:, None].expand(-1, len(times), -1)
+        return Followed(points, None, start)
+
+    def sequential_calls(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class Coarse(AbstractCurve):
+    """A coarse solve of the flow by the midpoint rule, joined by cubic Hermite polynomials.
+
+    Arguments:
+        steps: number of midpoint steps.
+    """
+
+    steps: int = 4
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"`steps` must be at least 1; got {self.steps}")
+
+    @property
+    def pieces(self) -> int:  # type: ignore[override]
+        return self.steps
+
+    def follow(self, field: AbstractField, start: Tensor, times: Tensor) -> Followed:
+        solver = Midpoint(self.steps)
+        knots, states = solver.trajectory(field.velocity, start, field.t_min, field.t_max)
+        at, rows, features = states.shape
+        slopes = field.velocity(knots.repeat_interleave(rows), states.reshape(-1, features))
+        slopes = slopes.reshape(at, rows, features)
+        left = (torch.searchsorted(knots, times, right=True) - 1).clamp(0, self.steps - 1)
+        length = (knots[left + 1] - knots[left])[:, None, None]
+        s = (times - knots[left])[:, None, None] / length
+        # Cubic Hermite polynomials on each interval, and their derivatives.
+        a, b = states[left], states[left + 1]
+        da, db = length * slopes[left], length * slopes[left + 1]
+        chord = b - a
+        bow, skew = da - chord, chord - db
+        points = a + s * (chord + (1 - s) * ((1 - s) * bow + s * skew))
+        rise = chord + (1 - s) * (1 - 3 * s) * bow + s * (2 - 3 * s) * skew
+        return Followed(points.transpose(0, 1), (rise / length).transpose(0, 1), states[-1])
+
+    def sequential_calls(self) -> int:
+        return 2 * self.steps + 1
+
+
+CURVES: dict[str, type[AbstractCurve]] = {"constant": Constant, "coarse": Coarse}
