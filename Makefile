@@ -42,9 +42,9 @@ bench: venv
 	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/fit_budget.py
 	$(BIN)/python benchmarks/demo.py
-	$(BIN)/python benchmarks/distillation.py
-	$(BIN)/python benchmarks/distillation.py --features 32 --teachers ot --width 192 --depth 2 \
-	    --name distillation_two_layers
+	$(BIN)/python benchmarks/distillation.py --teachers vp ot --features 16 32
+	$(BIN)/python benchmarks/distillation.py --teachers vp ot --features 2 8 --name distillation_low
+	$(BIN)/python benchmarks/distillation.py --teachers cnf --name distillation_cnf
 	$(BIN)/python benchmarks/tables.py
 
 bench-quick: venv
