@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -224,7 +224,11 @@ class _Workshop:
         if settings.polish is not None:
             exact = like.shape[1] <= settings.polish_features
             labels = ExactLabels() if exact else HutchinsonLabels(self.generator(like))
-            self.distil("polish", head, field, labels, clouds, settings.polish)
+            polish = settings.polish
+            if not isinstance(field, PathField):
+                # The rate that serves a field on a path makes a free-form field's head worse.
+                polish = replace(polish, learning_rate=0.5 * polish.learning_rate)
+            self.distil("polish", head, field, labels, clouds, polish)
         return FlowODE(field, Stein(head), RK4()), clouds[1]
 
     def distil(
