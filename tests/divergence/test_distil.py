@@ -125,9 +125,8 @@ def test_every_objective_approaches_the_exact_trace(objective, kind):
     t, x, _ = cloud.draw(1000, generator)
     exact = Exact()(field, t, x)
     error = (Stein(network)(field, t, x) - exact).std() / exact.std()
-    # The Stein loss is the noisiest, and a separate network has no layers to lean on: 0.40 here.
-    noisy = 0.45 if (objective, kind) == ("stein", "separate") else 0.35
-    assert error < (0.1 if objective == "exact" else noisy)
+    # Labels without noise, one probe, and the Stein loss, the noisiest: 0.09, 0.15, 0.26 at worst.
+    assert error < {"exact": 0.1, "hutchinson": 0.2, "stein": 0.35}[objective]
 
 
 def test_perturbation_distils_a_free_form_field():
