@@ -141,24 +141,16 @@ def check(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
-    budget: Annotated[
-        str | None, typer.Option(help="Budget of the fit; the demo's own if not given.")
-    ] = None,
+    budget: Annotated[str, typer.Option(help="Budget of the fit.")] = "standard",
     samples: Annotated[int, typer.Option(min=10, help="NUTS draws per chain.")] = 600,
     warmup: Annotated[int, typer.Option(min=10, help="NUTS warm-up per chain.")] = 200,
     no_progress: NoProgress = False,
     as_json: AsJson = False,
 ) -> None:
     """Update a regression in two steps, and compare with the closed form."""
-    from pyro_stad.demo import DEMO_BUDGET, run_demo
+    from pyro_stad.demo import run_demo
 
-    summary = run_demo(
-        out,
-        budget=DEMO_BUDGET if budget is None else budget,
-        samples=samples,
-        warmup=warmup,
-        progress=not no_progress,
-    )
+    summary = run_demo(out, budget=budget, samples=samples, warmup=warmup, progress=not no_progress)
     if as_json:
         _print_json(summary)
         return

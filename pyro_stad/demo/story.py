@@ -34,16 +34,11 @@ from torch import Tensor
 from pyro_stad.demo.closed_form import NormalInverseGamma
 from pyro_stad.density import FitSettings, FlowPrior, fit, load
 from pyro_stad.ode import RK4
-from pyro_stad.training import TrainingSettings
 
-__all__ = ["DEMO_BUDGET", "run_demo"]
+__all__ = ["run_demo"]
 
 _SHORTCUTS = ("multivariate normal", "independent normals")
 _ROUTES = ("x-space", "auxiliary form")
-# A posterior this near to a normal needs little polish: 400 steps instead of 1,000.
-DEMO_BUDGET = FitSettings(
-    polish=TrainingSettings(400, learning_rate=1e-2, clip_norm=100.0, patience=0)
-)
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ def run_demo(
     out: str | os.PathLike[str],
     *,
     draws: int = 10_000,
-    budget: str | FitSettings = DEMO_BUDGET,
+    budget: str | FitSettings = "standard",
     warmup: int = 200,
     samples: int = 600,
     chains: int = 2,
