@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_device", "check_finite", "check_value", "is_transformed"]
+__all__ = ["check_count", "check_device", "check_finite", "check_value", "is_transformed"]
 
 
 def check_value(value: Any, features: int, like: Tensor, *, argument: str = "value") -> Tensor:
@@ -63,13 +64,24 @@ def check_finite(value: Tensor, names: tuple[str, ...], *, argument: str = "valu
         )
 
 
+def check_count(value: Any, argument: str, *, least: int = 1) -> None:
+    """Raise ``ValueError`` unless ``value`` is an integer of at least ``least``."""
+    if not isinstance(value, Integral) or int(value) < least:
+        raise ValueError(f"`{argument}` must be an integer of at least {least}; got {value!r}")
+
+
 def check_device(device: torch.device | str) -> torch.device:
     """Return ``device`` if this machine has it and values can live on it.
 
     Raises:
         ValueError: if not.
     """
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"`device` must name a torch device, such as 'cpu' or 'cuda'; got {device!r}"
+        ) from error
     if chosen.type == "meta":
         raise ValueError("`device` must hold values; got meta. Use 'cpu' or 'cuda'")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():

@@ -81,6 +81,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         *,
         validate_args: bool | None = None,
     ) -> None:
+        _check_likelihood(likelihood, len(loc))
         # Frozen: jit refuses constants that require grad, and SVI would train the prior away.
         self.likelihood = likelihood.requires_grad_(False).eval()
         self.layout, self.bounds, self.report = layout, bounds, report
@@ -236,4 +237,17 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         return (
             f"FlowPrior(D={len(self.names)}, batch_shape={tuple(self.batch_shape)}, "
             f"{type(likelihood.field).__name__}, {likelihood!r}{error})"
+        )
+
+
+def _check_likelihood(likelihood: Any, features: int) -> None:
+    """Refuse what is not the density of ``features`` coordinates, which could be broadcast."""
+    if not isinstance(likelihood, AbstractLikelihood):
+        raise TypeError(
+            f"`likelihood` must be FlowODE or SteinPath; got {type(likelihood).__name__}"
+        )
+    if likelihood.field.features != features:
+        raise ValueError(
+            f"`likelihood` has a field of {likelihood.field.features} features, the prior has "
+            f"{features} coordinates"
         )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pyro_stad._checks import check_count
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.ode import AbstractSolver
 from pyro_stad.teacher.base import AbstractField
@@ -46,8 +47,7 @@ class AbstractLikelihood(nn.Module, ABC):
         chunk_size: int = 8192,
     ) -> None:
         super().__init__()
-        if chunk_size < ROWS:
-            raise ValueError(f"`chunk_size` must be at least {ROWS}; got {chunk_size}")
+        check_count(chunk_size, "chunk_size", least=ROWS)
         self.field, self.divergence, self.solver = field, divergence, solver
         self.chunk_size = chunk_size
 

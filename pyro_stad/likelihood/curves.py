@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_stad._checks import check_count
 from pyro_stad.ode import Midpoint
 from pyro_stad.teacher.base import AbstractField
 
@@ -73,8 +74,7 @@ class Coarse(AbstractCurve):
     steps: int = 4
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"`steps` must be at least 1; got {self.steps}")
+        check_count(self.steps, "steps")
 
     @property
     def pieces(self) -> int:  # type: ignore[override]

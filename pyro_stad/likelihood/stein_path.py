@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_stad._checks import check_count
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.likelihood.base import ROWS, AbstractLikelihood
 from pyro_stad.likelihood.curves import AbstractCurve, Constant
@@ -50,15 +51,6 @@ class SteinPath(AbstractLikelihood):
         nodes: Gauss-Legendre nodes K, a multiple of 8 and of the curve's pieces, each of which
             gets its share.
         chunk_size: network rows worked on at a time.
-
-    Example:
-        >>> from pyro_stad.divergence import Exact
-        >>> from pyro_stad.ode import RK4
-        >>> from pyro_stad.paths import VPCosine
-        >>> from pyro_stad.teacher import PathField
-        >>> field = PathField(VPCosine(), features=2, width=8, depth=2)  # untrained: N(0, I)
-        >>> SteinPath(field, Exact(), RK4(4)).log_prob(torch.zeros(1, 2)).item()  # -log(2 pi)
-        -1.83...
     """
 
     field: AbstractAngularField
@@ -81,8 +73,11 @@ class SteinPath(AbstractLikelihood):
                 f"{type(field).__name__}. Use FlowODE"
             )
         self.curve = Constant() if curve is None else curve
+        if not isinstance(self.curve, AbstractCurve):
+            raise TypeError(f"`curve` must be a curve, such as Constant(); got {curve!r}")
+        check_count(nodes, "nodes", least=8)
         pieces = self.curve.pieces
-        if nodes < 8 or nodes % 8 or nodes % pieces:
+        if nodes % 8 or nodes % pieces:
             raise ValueError(
                 f"`nodes` must be a positive multiple of 8 and of the {pieces} pieces of the "
                 f"curve; got {nodes}"

@@ -23,6 +23,8 @@ from torch import Tensor
 from torchdiffeq import odeint
 from torchdiffeq._impl import fixed_grid
 
+from pyro_stad._checks import check_count
+
 __all__ = [
     "GRADING",
     "RK4",
@@ -78,8 +80,7 @@ class AbstractFixedGrid(AbstractSolver):
     steps: int
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"`steps` must be at least 1; got {self.steps}")
+        check_count(self.steps, "steps")
 
     def integrate(self, field: VectorField, state: Tensor, start: float, end: float) -> Tensor:
         # A queue of one: the states before the last are not kept.

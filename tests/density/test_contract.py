@@ -203,8 +203,8 @@ def test_bad_settings_are_named_before_training(name):
 
 
 BAD_TRAINING = {
-    "steps": ({"steps": 0}, "`steps` must be at least 1; got 0"),
-    "batch_size": ({"steps": 1, "batch_size": 0}, "`batch_size` must be at least 1"),
+    "steps": ({"steps": 0}, "`steps` must be an integer of at least 1; got 0"),
+    "batch_size": ({"steps": 1, "batch_size": 0}, "`batch_size` must be an integer of at least 1"),
     "validate_every": ({"steps": 1, "validate_every": 0}, "`validate_every`"),
     "learning_rate": ({"steps": 1, "learning_rate": math.nan}, "`learning_rate` must be positive"),
 }
@@ -301,7 +301,11 @@ def test_folder_that_does_not_exist(free_prior, tmp_path):
 
 @pytest.mark.parametrize(
     ("device", "message"),
-    [("meta", "must hold values; got meta"), ("cuda:99", "sees [0-9]+ CUDA devices")],
+    [
+        ("gpu", "must name a torch device"),
+        ("meta", "must hold values; got meta"),
+        ("cuda:99", "sees [0-9]+ CUDA devices"),
+    ],
 )
 def test_devices_that_are_not_there(free_prior, tmp_path, device, message):
     path = tmp_path / "prior.safetensors"
@@ -318,3 +322,12 @@ def test_foreign_parts_can_not_be_saved(free_prior, tmp_path):
     assert torch.isfinite(prior.log_prob(free_prior.sample((3,)))).all()
     with pytest.raises(TypeError, match="a prior with a ForeignField can't be saved"):
         prior.save(tmp_path / "prior.safetensors")
+
+
+def test_likelihoods_that_do_not_fit(free_prior):
+    """A field of other dimensions would be broadcast into a finite, wrong density."""
+    with pytest.raises(TypeError, match="`likelihood` must be FlowODE or SteinPath; got NoneType"):
+        free_prior.with_likelihood(None)
+    field = pyro_stad.from_score(lambda t, x: -x, path="vp", features=3)
+    with pytest.raises(ValueError, match="a field of 3 features, the prior has 2 coordinates"):
+        free_prior.with_likelihood(FlowODE(field, Exact(), RK4(2)))

@@ -147,8 +147,15 @@ def test_what_it_refuses():
     with pytest.raises(TypeError, match="field with a score.* got FreeFormField"):
         SteinPath(FreeFormField(2, 8, 1), Exact(), RK4(4))
     field = PathField(OptimalTransport(), 2, 8, 1)
-    for nodes in (0, 7, 12):
-        with pytest.raises(ValueError, match=f"multiple of 8 and of the 1 pieces.* got {nodes}"):
+    with pytest.raises(ValueError, match="multiple of 8 and of the 1 pieces.* got 12"):
+        SteinPath(field, Exact(), RK4(4), nodes=12)
+    for nodes in (0, 7, 16.0):
+        with pytest.raises(ValueError, match=f"`nodes` must be an integer.* got {nodes}"):
             SteinPath(field, Exact(), RK4(4), nodes=nodes)
-    with pytest.raises(ValueError, match="`steps` must be at least 1; got 0"):
-        Coarse(0)
+    with pytest.raises(ValueError, match="of the 5 pieces of the curve; got 16"):
+        SteinPath(field, Exact(), RK4(4), Coarse(5))
+    with pytest.raises(TypeError, match="`curve` must be a curve.* got 'constant'"):
+        SteinPath(field, Exact(), RK4(4), "constant")
+    for steps in (0, 2.5):
+        with pytest.raises(ValueError, match=f"`steps` must be an integer.* got {steps}"):
+            Coarse(steps)

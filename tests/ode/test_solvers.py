@@ -86,7 +86,7 @@ def test_tracing_a_fixed_grid_is_right_on_new_inputs():
 
 @pytest.mark.parametrize("kind", [Midpoint, RK4])
 def test_no_steps_are_refused(kind):
-    with pytest.raises(ValueError, match="`steps` must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="`steps` must be an integer of at least 1; got 0"):
         kind(0)
 
 
