@@ -20,15 +20,19 @@ __all__ = ["RESULTS", "median_seconds", "provenance", "write"]
 RESULTS = Path(__file__).parent / "results"
 
 
-def median_seconds(run: Callable[[], Any], repeats: int = 5) -> float:
-    """Return the median wall time of ``run`` after one warm-up."""
-    run()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+def median_seconds(runs: dict[str, Callable[[], Any]], repeats: int = 5) -> dict[str, float]:
+    """Return the median wall time of each of ``runs``, after one warm-up each.
+
+    Runs take turns, so that a machine that slows down slows all of them.
+    """
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(repeats + 1):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            if turn:
+                times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(of_run) for name, of_run in times.items()}
 
 
 def provenance(seed: int) -> dict[str, Any]:

@@ -56,10 +56,9 @@ def angle_features(angle: Tensor) -> Tensor:
 def _gated_silu(pre: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return a gated SiLU, :math:`g x s(x)` with the sigmoid s, its derivative, and s."""
     sigmoid = torch.sigmoid(pre)
-    gated = gate * sigmoid
-    value = pre * gated
-    # g s (1 + x (1 - s)), in few passes over memory.
-    return value, torch.addcmul(gated + value, value, sigmoid, value=-1), sigmoid
+    value = pre * (gate * sigmoid)
+    # g s (1 + x (1 - s)), in one pass over memory.
+    return value, torch.lerp(value, gate, sigmoid), sigmoid
 
 
 class _Layer(NamedTuple):
