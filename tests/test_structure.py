@@ -19,7 +19,7 @@ ALLOWED = {
     "likelihood": {"divergence", "teacher", "ode", "data", "training"},
     "density": {"likelihood", "divergence", "teacher", "ode", "paths", "data", "training"},
     "interop": {"density"},
-    "demo": {"density", "ode"},
+    "demo": {"density", "likelihood"},
     "cli": {"density", "demo", "likelihood", "divergence", "teacher", "ode", "data"},
 }
 MAY_IMPORT_PYRO = {"density", "interop", "demo"}

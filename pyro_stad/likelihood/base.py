@@ -58,6 +58,10 @@ class AbstractLikelihood(nn.Module, ABC):
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of data ``x``, shape ``(B, D)``; NaN where it failed."""
 
+    @abstractmethod
+    def sequential_calls(self) -> int | None:
+        """Return the network calls, one after the other, of ``log_prob``; None if they vary."""
+
     def push(self, z: Tensor) -> Tensor:
         """Carry standard normal ``z``, shape ``(B, D)``, to data, shape ``(B, D)``."""
         return self._in_chunks(self._push, z)

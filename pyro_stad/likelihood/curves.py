@@ -99,7 +99,7 @@ class Coarse(AbstractCurve):
         return Followed(points.transpose(0, 1), (rise / length).transpose(0, 1), states[-1])
 
     def sequential_calls(self) -> int:
-        return 2 * self.steps + 1
+        return Midpoint(self.steps).sequential_calls() + 1  # and the slope at the last knot
 
 
 CURVES: dict[str, type[AbstractCurve]] = {"constant": Constant, "coarse": Coarse}

@@ -54,6 +54,9 @@ class FlowODE(AbstractLikelihood):
         """Return the log-density of data ``x``, shape ``(B, D)``; NaN where the solve failed."""
         return self.pull_and_log_prob(x)[1]
 
+    def sequential_calls(self) -> int | None:
+        return self.solver.sequential_calls()
+
     def _pull_with_log_prob(self, x: Tensor) -> Tensor:
         field = self.field
         start = torch.cat([x * field.data_scale, torch.zeros_like(x[:, :1])], dim=-1)

@@ -94,9 +94,12 @@ class SteinPath(AbstractLikelihood):
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of data ``x``, shape ``(B, D)``."""
         # The nodes of a point fill rows already; a curve that is solved for needs more points.
-        solved = self.curve.sequential_calls() > 0
+        solved = self.sequential_calls() > 1
         multiple = ROWS if solved else ROWS // math.gcd(ROWS, self.nodes)
         return self._in_chunks(self._log_prob, x, per_row=self.nodes, multiple=multiple)
+
+    def sequential_calls(self) -> int:
+        return self.curve.sequential_calls() + 1
 
     def _log_prob(self, x: Tensor) -> Tensor:
         field, times = self.field, self.times.to(x)

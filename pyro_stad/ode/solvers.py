@@ -67,20 +67,32 @@ class AbstractSolver(ABC):
             is raised for them.
         """
 
+    @abstractmethod
+    def sequential_calls(self) -> int | None:
+        """Return the field calls of one solve; None if they depend on the batch."""
+
 
 class AbstractFixedGrid(AbstractSolver):
     """A Runge-Kutta rule of torchdiffeq on ``steps`` steps, denser towards the lower time.
 
     The rule is torchdiffeq's, the loop over steps is not: ``odeint`` writes its result in place,
     which ``torch.vmap`` refuses, and compares times, which a trace can't follow.
+
+    Class attributes:
+        rule: torchdiffeq's solver, of which one step is used.
+        stages: field calls a step.
     """
 
     is_adaptive = False
     rule: ClassVar[type[fixed_grid.FixedGridODESolver]]
+    stages: ClassVar[int]
     steps: int
 
     def __post_init__(self) -> None:
         check_count(self.steps, "steps")
+
+    def sequential_calls(self) -> int:
+        return self.steps * self.stages
 
     def integrate(self, field: VectorField, state: Tensor, start: float, end: float) -> Tensor:
         # A queue of one: the states before the last are not kept.
@@ -122,6 +134,7 @@ class Midpoint(AbstractFixedGrid):
 
     steps: int = 32
     rule = fixed_grid.Midpoint
+    stages = 2
 
 
 @dataclass(frozen=True)
@@ -130,6 +143,7 @@ class RK4(AbstractFixedGrid):
 
     steps: int = 16
     rule = fixed_grid.RK4
+    stages = 4
 
 
 @dataclass(frozen=True)
@@ -145,6 +159,9 @@ class Dopri5(AbstractSolver):
     atol: float = 1e-6
     max_steps: int = 10_000
     is_adaptive = True
+
+    def sequential_calls(self) -> None:
+        return None
 
     def integrate(self, field: VectorField, state: Tensor, start: float, end: float) -> Tensor:
         if torch.jit.is_tracing():

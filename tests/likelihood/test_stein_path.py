@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pyro_stad.divergence import Exact, Stein, TrunkHead
+from pyro_stad.divergence import Exact, SeparateNetwork, Stein, TrunkHead
 from pyro_stad.likelihood import CURVES, Coarse, Constant, FlowODE, SteinPath
 from pyro_stad.ode import RK4
 from pyro_stad.paths import PATHS, OptimalTransport
@@ -159,3 +159,14 @@ def test_what_it_refuses():
     for steps in (0, 2.5):
         with pytest.raises(ValueError, match=f"`steps` must be an integer.* got {steps}"):
             Coarse(steps)
+
+
+@pytest.mark.parametrize("curve", [Constant(), Coarse(2), Coarse(4)], ids=repr)
+def test_the_calls_are_those_that_are_made(curve, monkeypatch):
+    field, calls = PathField(OptimalTransport(), features=2, width=8, depth=1), []
+    velocity = field.velocity
+    monkeypatch.setattr(field, "velocity", lambda t, y: calls.append(1) or velocity(t, y))
+    divergence = Stein(SeparateNetwork(features=2, width=8, depth=1))
+    path = SteinPath(field, divergence, RK4(2), curve, nodes=16)
+    path.log_prob(torch.zeros(1, 2))
+    assert len(calls) == path.sequential_calls()

@@ -84,6 +84,13 @@ def test_tracing_a_fixed_grid_is_right_on_new_inputs():
     torch.testing.assert_close(traced(x), RK4(8).integrate(spiral, x, 0.0, 1.0))
 
 
+@pytest.mark.parametrize("solver", [Midpoint(3), RK4(3)], ids=repr)
+def test_the_calls_are_those_that_are_made(solver):
+    calls = []
+    solver.integrate(lambda t, x: calls.append(1) or spiral(t, x), torch.ones(2, 2), 0.0, 1.0)
+    assert len(calls) == solver.sequential_calls()
+
+
 @pytest.mark.parametrize("kind", [Midpoint, RK4])
 def test_no_steps_are_refused(kind):
     with pytest.raises(ValueError, match="`steps` must be an integer of at least 1; got 0"):
