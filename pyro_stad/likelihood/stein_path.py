@@ -34,6 +34,7 @@ from pyro_stad._checks import check_count
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.likelihood.base import ROWS, AbstractLikelihood
 from pyro_stad.likelihood.curves import AbstractCurve, Constant
+from pyro_stad.likelihood.fused import Fused
 from pyro_stad.ode import GRADING, AbstractSolver
 from pyro_stad.teacher.base import AbstractAngularField, AbstractField
 
@@ -87,6 +88,8 @@ class SteinPath(AbstractLikelihood):
         like = next(field.parameters(), torch.empty(0))
         self.register_buffer("times", times.to(like), persistent=False)
         self.register_buffer("weights", weights.to(like), persistent=False)
+        at_rest = isinstance(self.curve, Constant)
+        self.fused = Fused(self) if at_rest and Fused.fits(field, divergence) else None
 
     def __repr__(self) -> str:
         return f"SteinPath({self.divergence!r}, {self.curve!r}, nodes={self.nodes})"
@@ -102,15 +105,22 @@ class SteinPath(AbstractLikelihood):
         return self.curve.sequential_calls() + 1
 
     def _log_prob(self, x: Tensor) -> Tensor:
-        field, times = self.field, self.times.to(x)
-        points, slopes, end = self.curve.follow(field, x * field.data_scale, times)
+        start = x * self.field.data_scale
+        if self.fused is not None and self.fused.ready(start):
+            return self._log_prob_at_end(start, self.fused.integral(start))
+        return self._log_prob_at_end(*self._follow_and_integrate(start))
+
+    def _follow_and_integrate(self, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the ends ``(B, D)`` of the curves, and the integrals along them, ``(B,)``."""
+        field, times = self.field, self.times.to(start)
+        points, slopes, end = self.curve.follow(field, start, times)
         # Point by point, its nodes side by side: then a sum over nodes never depends on the batch.
-        y, t = points.reshape(-1, x.shape[-1]), times.repeat(len(x))
+        y, t = points.reshape(-1, start.shape[-1]), times.repeat(len(start))
         velocity, divergence = self.divergence.velocity_and_divergence(field, t, y)
         relative = velocity if slopes is None else velocity - slopes.reshape(y.shape)
         score = field.own_score(t, y, velocity)
-        integrand = (divergence + (relative * score).sum(-1)).reshape(len(x), -1)
-        return self._log_prob_at_end(end, (integrand * self.weights.to(x)).sum(-1))
+        integrand = (divergence + (relative * score).sum(-1)).reshape(len(start), -1)
+        return end, (integrand * self.weights.to(start)).sum(-1)
 
 
 def _gauss_legendre(low: float, high: float, pieces: int, nodes: int) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["ANGLE_FEATURES", "Hidden", "Trunk", "angle_features"]
+__all__ = ["ANGLE_FEATURES", "Hidden", "Trunk", "angle_features", "gated_silu"]
 
 _FREQUENCIES = 4
 ANGLE_FEATURES = 2 + 2 * _FREQUENCIES
@@ -53,7 +53,7 @@ def angle_features(angle: Tensor) -> Tensor:
     return torch.cat([angle, log_ratio, torch.sin(waves), torch.cos(waves)], dim=-1)
 
 
-def _gated_silu(pre: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def gated_silu(pre: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return a gated SiLU, :math:`g x s(x)` with the sigmoid s, its derivative, and s."""
     sigmoid = torch.sigmoid(pre)
     value = pre * (gate * sigmoid)
@@ -118,7 +118,7 @@ class Trunk(nn.Module):
         embedded = angle_features(angle)
         h, derivatives = y, []
         for layer in self._layers(embedded, y):
-            h, slope, _ = _gated_silu(layer.pre(h), layer.gate)
+            h, slope, _ = gated_silu(layer.pre(h), layer.gate)
             derivatives.append(slope)
         return self.out(h), Hidden(embedded, tuple(derivatives))
 
@@ -145,9 +145,8 @@ class Trunk(nn.Module):
             pre = layer.pre(h)
             if layer.link is not None:
                 pre_dot = torch.addmm(pre_dot, h_dot, layer.link)
-            h, slope, sigmoid = _gated_silu(pre, layer.gate)
-            # (x s)'' = s' (2 + x (1 - 2 s)), with s' = s (1 - s).
-            bend = layer.gate * sigmoid * (1 - sigmoid) * (2 + pre * (1 - 2 * sigmoid))
+            h, slope, sigmoid = gated_silu(pre, layer.gate)
+            bend = (1 - sigmoid) * (2 * slope - h)  # the second derivative
             h_dot = slope * pre_dot
             slopes.append(slope)
             slopes_dot.append(bend * pre_dot)

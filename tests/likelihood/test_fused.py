@@ -1,0 +1,109 @@
+"""The fused Stein integral is the plain one: values, first and second derivatives, never stale."""
+
+import copy
+
+import pytest
+import torch
+
+from pyro_stad.divergence import SeparateNetwork, Stein, TrunkHead
+from pyro_stad.likelihood import Coarse, SteinPath
+from pyro_stad.ode import RK4
+from pyro_stad.paths import OptimalTransport
+from pyro_stad.teacher import PathField
+
+FEATURES = 3
+
+
+def path_of(depth=3, *, frozen=True, dtype=torch.float64):
+    """Return a Stein path through networks of which no part is zero."""
+    torch.manual_seed(depth)
+    field = PathField(OptimalTransport(), FEATURES, width=16, depth=depth)
+    divergence = Stein(TrunkHead.for_field(field))
+    path = SteinPath(field, divergence, RK4(2), nodes=16)
+    with torch.no_grad():
+        for parameter in path.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return path.to(dtype).requires_grad_(not frozen)
+
+
+def points(count, dtype=torch.float64):
+    return torch.randn(count, FEATURES, generator=torch.Generator().manual_seed(0), dtype=dtype)
+
+
+def plain(path, x):
+    """Return the log-density by the way that any divergence takes."""
+    return path._log_prob_at_end(*path._follow_and_integrate(x * path.field.data_scale))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+@pytest.mark.parametrize("count", [1, 5])
+def test_values_and_gradients_are_those_of_the_plain_way(depth, count):
+    path, x = path_of(depth), points(count).requires_grad_()
+    assert path.fused.ready(x)
+    got, wanted = path.log_prob(x), plain(path, x)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
+    for value in (got, wanted):
+        assert value.grad_fn is not None
+    slopes = [torch.autograd.grad(value.sum(), x)[0] for value in (got, wanted)]
+    torch.testing.assert_close(*slopes, rtol=0, atol=1e-11)
+
+
+def test_numerical_first_and_second_derivatives():
+    path, x = path_of(), points(2).requires_grad_()
+    assert torch.autograd.gradcheck(path.log_prob, x)
+    assert torch.autograd.gradgradcheck(path.log_prob, x)
+
+
+def test_hessians_by_functorch_are_those_of_autograd():
+    path, x = path_of(), points(1)
+
+    def density(row):
+        return path.log_prob(row[None])[0]
+
+    wanted = torch.autograd.functional.hessian(density, x[0])
+    torch.testing.assert_close(torch.func.hessian(density)(x[0]), wanted, rtol=0, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_trace_is_right_on_new_points():
+    path, x = path_of(), points(3)
+    traced = torch.jit.trace(lambda row: path.log_prob(row), x[:1], check_trace=False)
+    got = torch.cat([traced(row[None]) for row in x])
+    torch.testing.assert_close(got, path.log_prob(x), rtol=0, atol=1e-12)
+
+
+def test_tables_follow_the_parameters():
+    path, x = path_of(), points(4)
+    before = path.log_prob(x)
+    with torch.no_grad():
+        path.field.trunk.biases.bias.add_(0.1)
+    after = path.log_prob(x)
+    assert (after - before).abs().min() > 1e-6
+    torch.testing.assert_close(after, plain(path, x), rtol=0, atol=1e-12)
+    single = copy.deepcopy(path).float().log_prob(x.float())
+    torch.testing.assert_close(single.double(), after, rtol=0, atol=1e-4)
+
+
+def test_training_takes_the_plain_way():
+    path, x = path_of(frozen=False), points(2)
+    assert not path.fused.ready(x)
+    path.log_prob(x).sum().backward()
+    assert path.field.trunk.out.weight.grad.abs().sum() > 0
+
+
+def test_rows_do_not_depend_on_their_mates():
+    path, x = path_of(dtype=torch.float32), points(40, torch.float32).requires_grad_()
+    whole = path.log_prob(x)
+    (slopes,) = torch.autograd.grad(whole.sum(), x)
+    for row in (0, 17, 39):
+        one = x[row : row + 1].detach().requires_grad_()
+        value = path.log_prob(one)
+        assert value.item() == whole[row].item()
+        assert torch.equal(torch.autograd.grad(value.sum(), one)[0][0], slopes[row])
+
+
+def test_other_curves_and_networks_are_not_fused():
+    path = path_of()
+    assert SteinPath(path.field, path.divergence, RK4(2), Coarse(4)).fused is None
+    separate = Stein(SeparateNetwork(FEATURES, width=8, depth=1))
+    assert SteinPath(path.field, separate, RK4(2)).fused is None
