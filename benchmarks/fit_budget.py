@@ -35,6 +35,7 @@ def main() -> None:
         "samples": options.samples,
         "seconds": seconds,
         "report": prior.report and prior.report.to_dict(),
+        "calibration": prior.calibration and prior.calibration.to_dict(),
     }
     write(options.name, {"provenance": made, "rows": [result]})
 

@@ -194,7 +194,7 @@ def identity() -> str:
 def fit_budget() -> str:
     result = read("fit_budget")
     row = result["rows"][0]
-    audit = row["report"]["audit"]
+    audit = row["calibration"]["audit"]
     return (
         "## What a fit costs\n\n"
         f"The default fit of {row['samples']:,} samples in {row['features']} dimensions, audit "

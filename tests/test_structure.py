@@ -19,7 +19,7 @@ ALLOWED = {
     "likelihood": {"divergence", "teacher", "ode", "data", "training"},
     "density": {"likelihood", "divergence", "teacher", "ode", "paths", "data", "training"},
     "interop": {"density"},
-    "demo": {"density", "likelihood"},
+    "demo": {"density"},
     "cli": {"density", "demo", "likelihood", "divergence", "teacher", "ode", "data"},
 }
 MAY_IMPORT_PYRO = {"density", "interop", "demo"}

@@ -9,11 +9,9 @@ from torch import Tensor
 
 from pyro_stad.data import Batches
 from pyro_stad.density import FlowPrior
-from pyro_stad.divergence.distil import AbstractCloud, ConditionalCloud, PerturbedCloud
+from pyro_stad.divergence.distil import cloud_for
 from pyro_stad.likelihood import Audit, audit
 from pyro_stad.likelihood.audit import errors_against_exact
-from pyro_stad.ode import RK4
-from pyro_stad.teacher import AbstractAngularField
 
 __all__ = ["check_prior"]
 
@@ -33,18 +31,12 @@ def check_prior(prior: FlowPrior, points: Tensor, seed: int, figure: Path | None
     for transform in reversed(prior.transforms[1:]):
         white = transform.inv(white)
     generator = torch.Generator().manual_seed(seed)
-    likelihood, cloud = prior.likelihood, _cloud(prior, white, generator)
+    likelihood = prior.likelihood
+    cloud = cloud_for(likelihood.field, Batches(white), generator)
     result = audit(likelihood, white, cloud, generator)
     if figure is not None:
         _draw(figure, result, *errors_against_exact(likelihood, white))
     return result
-
-
-def _cloud(prior: FlowPrior, white: Tensor, generator: torch.Generator) -> AbstractCloud:
-    field, batches = prior.likelihood.field, Batches(white)
-    if isinstance(field, AbstractAngularField):
-        return ConditionalCloud(field, batches)
-    return PerturbedCloud(field, batches, RK4(16), generator=generator)
 
 
 def _draw(path: Path, result: Audit, error: Tensor, exact: Tensor) -> None:

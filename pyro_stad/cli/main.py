@@ -16,8 +16,8 @@ import typer
 
 from pyro_stad.cli.check import check_prior
 from pyro_stad.cli.files import read_points, read_samples, write_points
+from pyro_stad.density import FlowPrior, load
 from pyro_stad.density import fit as fit_prior
-from pyro_stad.density import load
 
 __all__ = ["app", "main"]
 
@@ -76,7 +76,7 @@ def fit(
     )
     prior.save(out)
     if as_json:
-        _print_json({"prior": str(out), "names": prior.names, "report": _report(prior)})
+        _print_json({"prior": str(out), "names": prior.names, **_description(prior)})
     else:
         typer.echo(prior.summary())
         typer.echo(f"wrote {out}")
@@ -212,9 +212,9 @@ def _take_weights(data: Any, name: str) -> tuple[Any, Any]:
     return data.drop(columns=name), data[name].to_numpy()
 
 
-def _report(prior: object) -> object:
-    report = getattr(prior, "report", None)
-    return report and report.to_dict()
+def _description(prior: FlowPrior) -> dict[str, Any]:
+    parts = {"report": prior.report, "calibration": prior.calibration}
+    return {name: part and part.to_dict() for name, part in parts.items()}
 
 
 def _print_json(value: object) -> None:

@@ -2,8 +2,9 @@ r"""Sequential updating with the diabetes study: yesterday's posterior as today'
 
 Patients in two halves. The posterior of half A is drawn exactly, learned as a prior, and updated
 with half B by NUTS, in x-space and in auxiliary form; the truth is the closed-form posterior of
-both halves. In x-space the prior's density is asked for at every leapfrog step, and the Stein path
-gives it for one network call; in auxiliary form nothing but the flow is.
+both halves. In x-space the prior's density is asked for at every leapfrog step, and the Stein path, if
+the calibration has chosen it, gives it for one network call; in auxiliary form nothing but the flow
+is asked for.
 
 Beside it stand the shortcuts that people take: independent normals from a table of
 means and standard deviations, one multivariate normal, and leaving A out.
@@ -36,7 +37,6 @@ from torch import Tensor
 
 from pyro_stad.demo.closed_form import NormalInverseGamma
 from pyro_stad.density import FitSettings, FlowPrior, fit, load
-from pyro_stad.likelihood import SteinPath
 
 __all__ = ["run_demo"]
 
@@ -184,9 +184,7 @@ def _push(prior: FlowPrior, noise: Tensor) -> Tensor:
 
 def _prior(folder: Path, name: str) -> Any:
     if name in _ROUTES:
-        prior = load(folder / "prior.safetensors")
-        flow = prior.likelihood
-        return prior.with_likelihood(SteinPath(flow.field, flow.divergence, flow.solver))
+        return load(folder / "prior.safetensors")
     stored = np.load(folder / "moments.npz")
     mean, covariance = (torch.tensor(stored[k]).float() for k in ("mean", "covariance"))
     if name == "multivariate normal":
@@ -245,7 +243,8 @@ def _summarise(
         "truth": {"mean": mean.tolist(), "sd": sd.tolist()},
         "answers": answers,
         "seconds": seconds,
-        "prior": prior.report and prior.report.to_dict(),
+        "fit": prior.report and prior.report.to_dict(),
+        "calibration": prior.calibration and prior.calibration.to_dict(),
     }
 
 

@@ -1,7 +1,7 @@
 r"""``fit``: samples to prior, the whole chain in the order of the package.
 
 samples -> (bounds) -> whitening -> teacher on a path -> distilled divergence -> time grid ->
-audit -> :class:`~pyro_stad.density.prior.FlowPrior`.
+calibration -> :class:`~pyro_stad.density.prior.FlowPrior`.
 """
 
 from __future__ import annotations
@@ -38,14 +38,13 @@ from pyro_stad.divergence import Stein, TrunkHead
 from pyro_stad.divergence.distil import (
     AbstractCloud,
     AbstractObjective,
-    ConditionalCloud,
     ExactLabels,
     HutchinsonLabels,
-    PerturbedCloud,
     SteinObjective,
+    cloud_for,
     distil,
 )
-from pyro_stad.likelihood import FlowODE, audit, choose_steps
+from pyro_stad.likelihood import FlowODE, calibrate, choose_steps
 from pyro_stad.likelihood.maximum import train_free_form
 from pyro_stad.ode import RK4
 from pyro_stad.paths import PATHS, AbstractPath
@@ -92,7 +91,7 @@ def fit(
         dtype: floating-point type of the prior.
 
     Returns:
-        The prior, audited against exact traces on held-out samples: see ``prior.summary()``.
+        The prior, calibrated against exact traces on held-out samples: see ``prior.summary()``.
 
     Raises:
         TypeError, ValueError: for samples or settings that can't be used; columns are named.
@@ -117,19 +116,19 @@ def fit(
     kept, held = split(white, shares, settings.validation_fraction, workshop.generator(white))
     workshop.identify(checked, path)
     field = workshop.teacher(path, kept, held)
-    likelihood, cloud = workshop.divergence(field, kept, held)
+    flow, cloud = workshop.divergence(field, kept, held)
     generator = workshop.generator(white)
     points = held.draw(min(settings.audit_points, len(held)), generator)
-    likelihood.solver = choose_steps(likelihood, points, settings.tolerance, _STEPS)
+    flow.solver = choose_steps(flow, points, settings.grid_tolerance, _STEPS)
+    likelihood, calibration = calibrate(flow, points, cloud, settings.tolerance, generator)
     report = FitReport(
         seed=seed,
         rows=len(values),
         stages=tuple(workshop.stages),
-        audit=audit(likelihood, points, cloud, generator),
         versions={name: version(name) for name in ("pyro-stad", "torch", "pyro-ppl")},
     )
     loc, scale_tril = loc.to(device, dtype), scale_tril.to(device, dtype)
-    return FlowPrior(likelihood, loc, scale_tril, checked.layout, limits, report)
+    return FlowPrior(likelihood, loc, scale_tril, checked.layout, limits, report, calibration)
 
 
 def _settings(budget: str | FitSettings) -> FitSettings:
@@ -219,7 +218,7 @@ class _Workshop:
         """Return the likelihood with the distilled divergence, and the held-out cloud."""
         like, settings = kept.values, self.settings
         head = self.seeded(lambda: TrunkHead.for_field(field)).to(like)
-        clouds = [_cloud(field, batches, self.generator(like)) for batches in (kept, held)]
+        clouds = [cloud_for(field, batches, self.generator(like)) for batches in (kept, held)]
         self.distil("stein", head, field, SteinObjective(), clouds, settings.stein)
         if settings.polish is not None:
             exact = like.shape[1] <= settings.polish_features
@@ -249,12 +248,3 @@ class _Workshop:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return make()
-
-
-def _cloud(
-    field: AbstractTrunkField, batches: Batches, generator: torch.Generator
-) -> AbstractCloud:
-    """Return the cloud whose score is known without error."""
-    if isinstance(field, PathField):
-        return ConditionalCloud(field, batches)
-    return PerturbedCloud(field, batches, RK4(16), generator=generator)

@@ -23,12 +23,16 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from pyro_stad._checks import check_finite, check_value, is_transformed
-from pyro_stad.data import Bounds, Layout, Standardise, support_of
+from pyro_stad.data import Batches, Bounds, Layout, Standardise, support_of
 from pyro_stad.density.flow import FlowTransform
 from pyro_stad.density.report import FitReport
-from pyro_stad.likelihood import AbstractLikelihood
+from pyro_stad.divergence.distil import cloud_for
+from pyro_stad.likelihood import AbstractLikelihood, Calibration, calibrate
+from pyro_stad.likelihood.calibrate import disagreement
 
 __all__ = ["Counts", "FlowPrior"]
+
+_FEWEST = 20  # points for a calibration; the 95 percent bound needs as many
 
 
 @dataclass
@@ -56,7 +60,8 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         scale_tril: Cholesky factor of the whitening with shape ``(D, D)``.
         layout: names of the coordinates and variables.
         bounds: one ``(low, high)`` pair per coordinate, or None.
-        report: how it was fitted and how accurate it is, or None.
+        report: how it was fitted, or None.
+        calibration: how its density was chosen and how accurate it is, or None.
         validate_args: as in Pyro.
 
     Example:
@@ -78,13 +83,15 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         layout: Layout,
         bounds: Bounds | None = None,
         report: FitReport | None = None,
+        calibration: Calibration | None = None,
         *,
         validate_args: bool | None = None,
     ) -> None:
         _check_likelihood(likelihood, len(loc))
         # Frozen: jit refuses constants that require grad, and SVI would train the prior away.
         self.likelihood = likelihood.requires_grad_(False).eval()
-        self.layout, self.bounds, self.report = layout, bounds, report
+        self.layout, self.bounds = layout, bounds
+        self.report, self.calibration = report, calibration
         self.counts = Counts()
         self._support = support_of(bounds, loc)
         transforms: list[Any] = [FlowTransform(self.likelihood), Standardise(loc, scale_tril)]
@@ -115,7 +122,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
     def expand(self, batch_shape: Any, _instance: FlowPrior | None = None) -> FlowPrior:
         """Return the same prior with another batch shape; nothing is solved or copied."""
         new = self._get_checked_instance(FlowPrior, _instance)
-        parts = ("likelihood", "layout", "bounds", "report", "counts")
+        parts = ("likelihood", "layout", "bounds", "report", "calibration", "counts")
         made_once = ("_support", "_low", "_high", "_stand_in")
         for name in (*parts, *made_once):
             setattr(new, name, getattr(self, name))
@@ -128,8 +135,8 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         """Return the log-density of ``value``, shape ``(..., D)``.
 
         Deterministic, independent of batch mates, differentiable. Its error is that of the
-        divergence, see ``summary()``. Points outside the support, and points whose solve fails,
-        get -inf with a zero gradient and are counted in ``counts``.
+        divergence, see ``summary()`` and ``log_prob_error``. Points outside the support, and points
+        whose solve fails, get -inf with a zero gradient and are counted in ``counts``.
 
         Raises:
             TypeError: if ``value`` is not a tensor.
@@ -151,25 +158,35 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
             return theta.sum(-1)
         # Open: at a bound the bijection is infinite. NaN and infinity are not inside either.
         inside = ((theta > self._low) & (theta < self._high)).all(-1)
+        # Inside NUTS nearly all is well nearly always, and a look is cheaper than a mask.
+        looking = not is_transformed(theta)
+        whole = looking and bool(inside.all())
         # A stand-in for bad rows keeps NaN out of the graph, and so out of the gradient.
-        safe = torch.where(inside[:, None], theta, self._stand_in)
+        # In either case a new tensor, since a hook must never land on the caller's own.
+        stand_in = self._stand_in
+        safe = theta.view_as(theta) if whole else torch.where(inside[:, None], theta, stand_in)
+        x = safe
         flow, *outer = self.transforms
-        x, log_det = safe, torch.zeros_like(safe[:, 0])
+        log_det: Tensor | float = 0.0
         for transform in reversed(outer):
             y, x = x, transform.inv(x)
-            log_det = log_det + transform.log_abs_det_jacobian(x, y)
+            log_det = transform.log_abs_det_jacobian(x, y) + log_det
         log_prob = flow.likelihood.log_prob(x) - log_det
         solved = torch.isfinite(log_prob)
-        if not is_transformed(theta):
-            self._count(inside, solved)
-            if safe.requires_grad and not bool(solved.all()):
+        if looking:
+            sound = bool(solved.all())
+            self._count(inside, solved, sound=whole and sound)
+            if whole and sound:
+                return log_prob
+            if safe.requires_grad and not sound:
                 safe.register_hook(lambda grad: torch.where(solved[:, None], grad, 0.0))
         return torch.where(inside & solved, log_prob, -torch.inf)
 
-    def _count(self, inside: Tensor, solved: Tensor) -> None:
+    def _count(self, inside: Tensor, solved: Tensor, *, sound: bool) -> None:
         self.counts.points += len(inside)
-        self.counts.nonfinite += int((~inside).sum())
-        self.counts.failed += int((inside & ~solved).sum())
+        if not sound:
+            self.counts.nonfinite += int((~inside).sum())
+            self.counts.failed += int((inside & ~solved).sum())
 
     def tail_probability(self, value: Tensor) -> Tensor:
         """Return how far out ``value`` lies, shape ``(...)``: the chance of a larger noise norm.
@@ -201,6 +218,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
             self.layout,
             self.bounds,
             self.report,
+            self.calibration,
         )
         new = new.expand(self.batch_shape) if self.batch_shape else new
         new._validate_args = self._validate_args
@@ -209,12 +227,70 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
     def with_likelihood(self, likelihood: AbstractLikelihood) -> FlowPrior:
         """Return a prior with the same whitening, names and bounds, and another likelihood.
 
-        It comes without a report: what was audited was the other one. This is the way to another
-        divergence, solver or estimator, such as the exact trace:
+        It comes without a calibration: what was measured was the other one. This is the way to
+        another divergence, solver or estimator, such as the exact trace:
         ``prior.with_likelihood(FlowODE(prior.likelihood.field, Exact(), RK4(32)))``.
         """
         affine = self.transforms[1]
-        return FlowPrior(likelihood, affine.loc, affine.scale_tril, self.layout, self.bounds)
+        return FlowPrior(
+            likelihood, affine.loc, affine.scale_tril, self.layout, self.bounds, self.report
+        )
+
+    def calibrate(self, samples: Tensor, *, tolerance: float = 0.1, seed: int = 0) -> FlowPrior:
+        """Return a prior whose density is the cheapest that is accurate enough on ``samples``.
+
+        ``fit`` has done this on samples that it held out; do it again for another tolerance, or
+        for samples from where the prior will be used.
+
+        Arguments:
+            samples: points with shape ``(N, D)``, at least 20, which the fit has not seen.
+            tolerance: largest standard deviation of log_prob against the exact trace, in nats.
+            seed: of everything random.
+
+        Raises:
+            TypeError, ValueError: for samples that can't be used, or no positive tolerance.
+        """
+        if not tolerance > 0:
+            raise ValueError(f"`tolerance` must be positive, in nats; got {tolerance}")
+        points = check_value(samples, len(self.names), self._like, argument="samples")
+        points = points.reshape(-1, len(self.names))
+        check_finite(points, self.names, argument="samples")
+        if len(points) < _FEWEST or not bool(self.support.check(points).all()):
+            raise ValueError(
+                f"`samples` must be at least {_FEWEST} points inside the bounds; got {len(points)} "
+                f"points, {int((~self.support.check(points)).sum())} of them outside"
+            )
+        for transform in reversed(self.transforms[1:]):
+            points = transform.inv(points)
+        generator = torch.Generator(points.device).manual_seed(seed)
+        flow = copy.deepcopy(self.likelihood)
+        cloud = cloud_for(flow.field, Batches(points), generator)
+        chosen, calibration = calibrate(flow, points, cloud, tolerance, generator)
+        new = self.with_likelihood(chosen)
+        new.calibration = calibration
+        return new.expand(self.batch_shape) if self.batch_shape else new
+
+    def log_prob_error(self, value: Tensor) -> Tensor:
+        """Return a bound on the error of ``log_prob``, shape ``(...)``, in nats.
+
+        It bounds the difference from the exact trace of the same flow, for 95 percent of data like
+        those of the calibration, and grows where two ways to the density disagree. How far the flow
+        itself is from the law of the samples, it can't know.
+
+        Arguments:
+            value: points with shape ``(..., D)``, inside the bounds.
+
+        Raises:
+            ValueError: if the prior is not calibrated, or for a wrong shape or device.
+        """
+        if self.calibration is None:
+            raise ValueError("this prior is not calibrated; use prior.calibrate(samples)")
+        x = check_value(value, len(self.names), self._like).reshape(-1, len(self.names))
+        with torch.no_grad():
+            for transform in reversed(self.transforms[1:]):
+                x = transform.inv(x)
+            bound = self.calibration.bound.at(disagreement(self.likelihood, x))
+        return bound.reshape(value.shape[:-1])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the prior to ``path``; see ``pyro_stad.load``."""
@@ -227,13 +303,15 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         lines = [repr(self), f"  parameters: {', '.join(self.names)}"]
         if self.bounds is not None:
             lines.append(f"  bounds: {dict(zip(self.names, self.bounds))}")
-        lines.append("  not audited" if self.report is None else self.report.text())
+        lines.append("  not fitted here" if self.report is None else self.report.text())
+        known = self.calibration
+        lines.append("  not calibrated" if known is None else known.text())
         return "\n".join(lines)
 
     def __repr__(self) -> str:
         likelihood, error = self.likelihood, ""
-        if self.report is not None:
-            error = f", sd against exact {self.report.audit.sd:.2g} nat"
+        if self.calibration is not None:
+            error = f", sd against exact {self.calibration.audit.sd:.2g} nat"
         return (
             f"FlowPrior(D={len(self.names)}, batch_shape={tuple(self.batch_shape)}, "
             f"{type(likelihood.field).__name__}, {likelihood!r}{error})"

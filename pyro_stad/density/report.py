@@ -1,11 +1,10 @@
-"""What is known of a fitted prior: how it was trained, and how accurate it is."""
+"""How a prior was trained; how accurate it is, its calibration knows."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pyro_stad.likelihood import Audit
 from pyro_stad.training import History
 
 __all__ = ["FitReport", "Stage"]
@@ -37,20 +36,18 @@ class Stage:
 
 @dataclass(frozen=True)
 class FitReport:
-    """How a prior was fitted, and its audit.
+    """How a prior was fitted.
 
     Attributes:
         seed: seed of the fit.
         rows: number of samples.
         stages: the training runs, in order.
-        audit: accuracy on held-out samples.
         versions: versions of the packages that made it.
     """
 
     seed: int
     rows: int
     stages: tuple[Stage, ...]
-    audit: Audit
     versions: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,7 +58,7 @@ class FitReport:
     def from_dict(stored: dict[str, Any]) -> FitReport:
         """Return the report that ``to_dict`` described."""
         stages = tuple(Stage(**stage) for stage in stored["stages"])
-        return FitReport(**{**stored, "stages": stages, "audit": Audit.from_dict(stored["audit"])})
+        return FitReport(**{**stored, "stages": stages})
 
     def text(self) -> str:
         """Return the report as a few lines of text."""
@@ -72,4 +69,4 @@ class FitReport:
                 f"  {stage.name}: {stage.steps} steps in {stage.seconds:.0f} s, "
                 f"validation loss {stage.validation_loss:.4g}{early}"
             )
-        return "\n".join([*lines, self.audit.text()])
+        return "\n".join(lines)

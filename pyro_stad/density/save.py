@@ -31,7 +31,7 @@ from pyro_stad.divergence import (
     XTrace,
 )
 from pyro_stad.errors import CheckpointError
-from pyro_stad.likelihood import CURVES, AbstractLikelihood, FlowODE, SteinPath
+from pyro_stad.likelihood import CURVES, AbstractLikelihood, Calibration, FlowODE, SteinPath
 from pyro_stad.ode import SOLVERS, AbstractSolver
 from pyro_stad.paths import PATHS
 from pyro_stad.teacher import AbstractField, FreeFormField, PathField
@@ -59,11 +59,13 @@ def save_prior(prior: FlowPrior, path: str | os.PathLike[str]) -> None:
         "likelihood": _describe_likelihood(likelihood),
         "solver": describe(likelihood.solver, SOLVERS, "solver"),
         "chunk_size": likelihood.chunk_size,
+        "log_mass": likelihood.log_mass,
         "names": prior.layout.names,
         "variables": prior.layout.variables,
         # JSON has no infinity.
         "bounds": prior.bounds and [[repr(low), repr(high)] for low, high in prior.bounds],
         "report": prior.report and prior.report.to_dict(),
+        "calibration": prior.calibration and prior.calibration.to_dict(),
     }
     affine = prior.transforms[1]
     tensors = dict(likelihood.state_dict())
@@ -105,6 +107,7 @@ def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> FlowPr
     divergence = _build_divergence(document["divergence"], field)
     solver = build(document["solver"], SOLVERS, "solver")
     likelihood = _build_likelihood(document, field, divergence, solver)
+    likelihood.log_mass = float(document["log_mass"])
     size, dtype = len(layout.names), tensors["loc"].dtype
     likelihood.to(dtype)
     expected = {name: tensor.shape for name, tensor in likelihood.state_dict().items()}
@@ -115,7 +118,8 @@ def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> FlowPr
     bounds = document["bounds"]
     bounds = bounds and tuple((float(low), float(high)) for low, high in bounds)
     report = document["report"] and FitReport.from_dict(document["report"])
-    return FlowPrior(likelihood, loc, scale_tril, layout, bounds, report)
+    calibration = document["calibration"] and Calibration.from_dict(document["calibration"])
+    return FlowPrior(likelihood, loc, scale_tril, layout, bounds, report, calibration)
 
 
 def _check_tensors(

@@ -20,7 +20,9 @@ class FitSettings:
         polish: further training of the divergence on exact labels, or None for none. Its price
             grows with the dimension; above ``polish_features`` one Hutchinson probe is the label.
         polish_features: largest dimension whose exact labels are worth their price.
-        tolerance: largest error of the time grid, in nats (root mean square).
+        grid_tolerance: largest error of the time grid, in nats (root mean square).
+        tolerance: largest error of the density against the exact trace, in nats (standard
+            deviation); the cheapest way to the density that meets it is taken.
         validation_fraction: share of the samples held out for early stopping and the audit.
         audit_points: number of held-out samples that the audit uses at the most.
     """
@@ -33,7 +35,8 @@ class FitSettings:
         1000, learning_rate=1e-2, clip_norm=100.0, patience=0
     )
     polish_features: int = 64
-    tolerance: float = 0.02
+    grid_tolerance: float = 0.02
+    tolerance: float = 0.1
     validation_fraction: float = 0.1
     audit_points: int = 500
 

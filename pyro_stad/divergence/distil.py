@@ -51,7 +51,7 @@ from pyro_stad.data.batches import Batches, balanced_noise, stratified
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.divergence.exact import Exact, jacobian_products
 from pyro_stad.divergence.stein import AbstractDivergenceNetwork
-from pyro_stad.ode import AbstractFixedGrid
+from pyro_stad.ode import RK4, AbstractFixedGrid
 from pyro_stad.teacher.base import AbstractAngularField, AbstractField
 from pyro_stad.teacher.matching import Pairs, draw_pairs
 from pyro_stad.training import History, TrainingSettings, train
@@ -66,6 +66,7 @@ __all__ = [
     "Points",
     "SteinObjective",
     "TeacherCloud",
+    "cloud_for",
     "distil",
     "stein_residual",
 ]
@@ -183,6 +184,13 @@ class PerturbedCloud(AbstractCloud):
         noise = balanced_noise(len(t), frame, features, generator, knots).reshape(-1, features)
         x = centre.repeat_interleave(frame, 0).repeat(2, 1) + self.scale * noise
         return Points(t.repeat_interleave(frame).repeat(2), x, -noise / self.scale)
+
+
+def cloud_for(field: AbstractField, batches: Batches, generator: torch.Generator) -> AbstractCloud:
+    """Return the cloud of ``field`` whose score is known without error."""
+    if isinstance(field, AbstractAngularField):
+        return ConditionalCloud(field, batches)
+    return PerturbedCloud(field, batches, RK4(16), generator=generator)
 
 
 class AbstractObjective(ABC):

@@ -61,8 +61,9 @@ def to_arviz(
         Groups ``posterior`` and ``sample_stats`` and, with a model, ``log_likelihood``,
         ``observed_data`` and the predictive groups. ``sample_stats`` holds ``diverging``,
         ``acceptance_rate`` (Pyro keeps one number per chain), ``lp`` (with a model: the log joint
-        density of the draws in the model's own coordinates) and ``tail_probability`` of learned
-        priors, and, as attributes, their counts of failed solves.
+        density of the draws in the model's own coordinates), ``tail_probability`` of learned
+        priors and ``log_prob_error``, the bound on the error of theirs, in nats, and, as
+        attributes, their counts of failed solves and of draws in the tail.
 
     Raises:
         TypeError, ValueError: for a source or prior that does not fit.
@@ -82,10 +83,14 @@ def to_arviz(
     if model is not None:
         groups["sample_stats"]["lp"] = replay.joint + _learned_log_prob(replay, count)
         groups["log_likelihood"] = replay.log_likelihood
-    tails = _tail_probabilities(priors, groups["posterior"])
-    if tails is not None:
-        groups["sample_stats"]["tail_probability"] = tails
     attributes = _counts(priors)
+    tails = _tails(priors, groups["posterior"])
+    if tails:
+        groups["sample_stats"]["tail_probability"] = torch.stack([*tails.values()]).amin(0)
+        attributes |= {f"{site}_tail": int((tail < _TAIL).sum()) for site, tail in tails.items()}
+    errors = _errors(priors, groups["posterior"])
+    if errors is not None:
+        groups["sample_stats"]["log_prob_error"] = errors
     if model is not None and predictive > 0:
         groups |= _predictive_groups(model, args, dict(kwargs or {}), draws, predictive, replay)
     shaped = {
@@ -232,14 +237,13 @@ def _statistics(source: Any, num_chains: int, count: int) -> dict[str, Any]:
     return statistics
 
 
-def _tail_probabilities(priors: dict[str, FlowPrior], values: Mapping[str, Any]) -> Tensor | None:
-    """Return each draw's smallest tail probability over learned priors; warn if many are small."""
-    smallest = None
+def _tails(priors: dict[str, FlowPrior], values: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return each draw's tail probability under each learned prior; warn if many are small."""
+    tails = {}
     for site, prior in priors.items():
         tail = prior.tail_probability(values[site])
-        tail = tail.reshape(len(tail), -1).amin(-1)
-        smallest = tail if smallest is None else torch.minimum(smallest, tail)
-        share = (tail < _TAIL).double().mean().item()
+        tails[site] = tail.reshape(len(tail), -1).amin(-1)
+        share = (tails[site] < _TAIL).double().mean().item()
         if share > _TOLERATED:
             warnings.warn(
                 f"{share:.1%} of the draws of {site!r} lie where its learned prior has hardly "
@@ -247,7 +251,7 @@ def _tail_probabilities(priors: dict[str, FlowPrior], values: Mapping[str, Any])
                 OutOfDistributionWarning,
                 stacklevel=3,
             )
-    return smallest
+    return tails
 
 
 def _counts(priors: dict[str, FlowPrior]) -> dict[str, int]:
@@ -257,6 +261,17 @@ def _counts(priors: dict[str, FlowPrior]) -> dict[str, int]:
         for site, prior in priors.items()
         for name in ("points", "nonfinite", "failed")
     }
+
+
+def _errors(priors: dict[str, FlowPrior], values: Mapping[str, Any]) -> Tensor | None:
+    """Return the bound on the error of the learned log-densities of each draw, if all have one."""
+    if not priors or any(prior.calibration is None for prior in priors.values()):
+        return None
+    bounds = []
+    for site, prior in priors.items():
+        bound = prior.log_prob_error(values[site])
+        bounds.append(bound.reshape(len(bound), -1).sum(-1))
+    return torch.stack(bounds).sum(0)
 
 
 def _predictive_groups(

@@ -1,7 +1,14 @@
 """The log-density of a field's flow, and its error."""
 
-from pyro_stad.likelihood.audit import Audit, SteinResidual, audit, choose_steps
+from pyro_stad.likelihood.audit import Audit, SteinResidual, audit
 from pyro_stad.likelihood.base import AbstractLikelihood
+from pyro_stad.likelihood.calibrate import (
+    Calibration,
+    ErrorBound,
+    Trial,
+    calibrate,
+    choose_steps,
+)
 from pyro_stad.likelihood.curves import CURVES, AbstractCurve, Coarse, Constant
 from pyro_stad.likelihood.flow_ode import FlowODE
 from pyro_stad.likelihood.stein_path import SteinPath
@@ -11,11 +18,15 @@ __all__ = [
     "AbstractCurve",
     "AbstractLikelihood",
     "Audit",
+    "Calibration",
     "Coarse",
     "Constant",
+    "ErrorBound",
     "FlowODE",
     "SteinPath",
     "SteinResidual",
+    "Trial",
     "audit",
+    "calibrate",
     "choose_steps",
 ]

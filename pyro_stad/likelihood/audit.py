@@ -25,7 +25,7 @@ from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.flow_ode import FlowODE
 from pyro_stad.ode import RK4, AbstractFixedGrid
 
-__all__ = ["Audit", "SteinResidual", "audit", "choose_steps", "errors_against_exact"]
+__all__ = ["Audit", "SteinResidual", "audit", "errors_against_exact"]
 
 _STEIN_TIMES = 9
 
@@ -142,28 +142,3 @@ def _stein_residuals(
         mean, error = stein_residual(likelihood.divergence, likelihood.field, points)
         residuals.append(SteinResidual(fraction, mean.item(), error.item()))
     return tuple(residuals)
-
-
-def choose_steps(
-    likelihood: AbstractLikelihood, held_out: Tensor, tolerance: float, candidates: tuple[int, ...]
-) -> AbstractFixedGrid:
-    """Return the coarsest Runge-Kutta grid whose log-density is converged to ``tolerance``.
-
-    Converged means that doubling the steps moves the log-density of held-out points by a root
-    mean square of at most ``tolerance`` nats; with none, the finest candidate is returned.
-
-    Arguments:
-        likelihood: the flow, for its field and divergence.
-        held_out: whitened data with shape ``(B, D)``.
-        tolerance: in nats.
-        candidates: numbers of steps to try, increasing, each twice the one before.
-    """
-    with torch.no_grad():
-        coarse = None
-        for steps in candidates:
-            flow = FlowODE(likelihood.field, likelihood.divergence, RK4(steps))
-            fine = flow.log_prob(held_out)
-            if coarse is not None and (fine - coarse).square().mean().sqrt() <= tolerance:
-                return RK4(steps // 2)
-            coarse = fine
-    return RK4(candidates[-1])

@@ -34,6 +34,10 @@ class AbstractLikelihood(nn.Module, ABC):
         divergence: how :math:`\\nabla\\cdot v` is computed.
         solver: how the flow is solved.
         chunk_size: rows worked on at a time.
+
+    Attributes:
+        log_mass: logarithm of the mass that is divided out of the density; see
+            :mod:`pyro_stad.likelihood.calibrate`.
     """
 
     field: AbstractField
@@ -50,6 +54,7 @@ class AbstractLikelihood(nn.Module, ABC):
         check_count(chunk_size, "chunk_size", least=ROWS)
         self.field, self.divergence, self.solver = field, divergence, solver
         self.chunk_size = chunk_size
+        self.log_mass = 0.0
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.divergence!r}, {self.solver!r})"
@@ -86,9 +91,13 @@ class AbstractLikelihood(nn.Module, ABC):
 
     def _log_prob_at_end(self, z: Tensor, integral: Tensor) -> Tensor:
         """Return the log-density of data that ended in ``z`` and met ``integral`` on the way."""
-        features = z.shape[-1]
-        constant = features * (math.log(self.field.data_scale) - 0.5 * math.log(2 * math.pi))
-        return constant - 0.5 * z.square().sum(-1) + integral
+        return self.constant() - 0.5 * z.square().sum(-1) + integral
+
+    def constant(self) -> float:
+        """Return the constant of the density: noise's, the data's scale, and the mass."""
+        field = self.field
+        normal = math.log(field.data_scale) - 0.5 * math.log(2 * math.pi)
+        return field.features * normal - self.log_mass
 
     def _in_chunks(
         self,

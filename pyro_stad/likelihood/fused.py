@@ -1,4 +1,4 @@
-r"""The Stein integral along the constant curve, fused: tables at the nodes, gradient by hand.
+r"""The Stein path along the constant curve, fused: tables at the nodes, gradient by hand.
 
 Inside NUTS a density is asked for one point at a time, and what it costs is the number of tensor
 operations. For a trunk with a head on it (:mod:`pyro_stad.teacher.network`,
@@ -23,12 +23,12 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_stad._checks import is_transformed
 from pyro_stad.divergence import AbstractDivergence, Stein, TrunkHead
 from pyro_stad.teacher.base import AbstractAngularField, AbstractField, AbstractTrunkField
-from pyro_stad.teacher.network import Trunk, angle_features, gated_silu
+from pyro_stad.teacher.network import angle_features, gated_silu
 
 if TYPE_CHECKING:
     from pyro_stad.likelihood.stein_path import SteinPath
@@ -37,13 +37,23 @@ __all__ = ["Fused"]
 
 
 class _Tables(NamedTuple):
-    """What depends on the K nodes alone. ``W`` is the width, ``L`` the depth of the trunk."""
+    """What depends on the K nodes alone; W is the width, L the depth of the trunk."""
 
     biases: Tensor  # (K, L W)
     gates: Tensor  # (K, L W)
     turning: Tensor  # (K, L W); the last W, o, are weighted by sqrt(D) omega
     weights: Tensor  # (K, 1)
     cotangents: Tensor  # (K, 1)
+
+
+class _Weights(NamedTuple):
+    """The matrices, to be multiplied by from the left; views, so that they can't get stale."""
+
+    enter: Tensor  # (D, L W)
+    links: list[Tensor]
+    couplings: list[Tensor]  # the head's links
+    out: Tensor  # (W, D)
+    out_bias: Tensor
 
 
 class _Layer(NamedTuple):
@@ -56,18 +66,20 @@ class _Layer(NamedTuple):
 
 
 class Fused:
-    """Evaluates the integral of a ``SteinPath`` along its constant curve.
+    """Evaluates a ``SteinPath`` along its constant curve.
 
     Arguments:
         path: the path, with a trunk and a head on it.
     """
 
+    of_nodes: _Tables
+    weights: _Weights
+    clock: Tensor
+
     def __init__(self, path: SteinPath) -> None:
         self.path = path
         self.parameters = tuple(path.parameters())
         self.key: tuple[Any, ...] = ()
-        self.tables: _Tables | None = None
-        self.clock = torch.zeros(())
 
     @staticmethod
     def fits(field: AbstractField, divergence: AbstractDivergence) -> bool:
@@ -75,9 +87,9 @@ class Fused:
         trunk = isinstance(field, AbstractTrunkField) and isinstance(field, AbstractAngularField)
         return trunk and isinstance(divergence, Stein) and isinstance(divergence.network, TrunkHead)
 
-    def ready(self, y: Tensor) -> bool:
-        """Whether ``y`` can be evaluated here: all is frozen, and of one dtype."""
-        if torch.compiler.is_compiling() or y.dtype != self.path.times.dtype:
+    def ready(self, x: Tensor) -> bool:
+        """Whether ``x`` can be evaluated here: all is frozen, and of one dtype."""
+        if torch.compiler.is_compiling() or x.dtype != self.path.times.dtype:
             return False
         if any(p.requires_grad for p in self.parameters):
             return False
@@ -88,113 +100,107 @@ class Fused:
             self.key = key
         return True
 
-    def integral(self, y: Tensor) -> Tensor:
-        """Return the integral, shape ``(B,)``, from points ``y``, ``(B, D)``, that stay."""
-        if is_transformed(y):
-            return self.by_autograd(y)
-        return cast(Tensor, _Integral.apply(y, self))
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return the log-density of data ``x``, shape ``(B, D)``."""
+        return self.by_autograd(x) if is_transformed(x) else cast(Tensor, _LogProb.apply(x, self))
 
-    def by_autograd(self, y: Tensor) -> Tensor:
-        """Return the integral as operations that can be traced, and differentiated again."""
-        tables = self.for_rows(len(y))
-        values, _, _ = _forward(*_networks(self.path), tables, _rows(y, tables))
-        return values.reshape(len(y), -1).sum(-1) + self.clock
+    def by_autograd(self, x: Tensor) -> Tensor:
+        """Return the same as operations that can be traced, and differentiated again."""
+        y = x * self.path.field.data_scale
+        values, _, _ = _forward(self.weights, self.tables(y.shape[0]), self.rows(y))
+        return self.sum(y, values)
 
-    def for_rows(self, points: int) -> _Tables:
+    def tables(self, points: int) -> _Tables:
         """Return the tables for ``points`` points, whose nodes lie side by side."""
-        tables = cast(_Tables, self.tables)
         if points == 1:
-            return tables
-        return _Tables(*(table.repeat(points, 1) for table in tables))
+            return self.of_nodes
+        return _Tables(*(table.repeat(points, 1) for table in self.of_nodes))
+
+    def rows(self, y: Tensor) -> Tensor:
+        """Repeat points ``(B, D)`` for their nodes: ``(B K, D)``."""
+        return y[:, None].expand(-1, self.path.nodes, -1).reshape(-1, y.shape[1])
+
+    def sum(self, y: Tensor, values: Tensor) -> Tensor:
+        """Return log-densities ``(B,)`` from ends ``y`` and weighted integrands ``(B K,)``."""
+        end = self.clock + self.path.constant() - 0.5 * y.square().sum(-1)
+        return end + values.reshape(-1, self.path.nodes).sum(-1)
 
     def _tabulate(self) -> None:
         path = self.path
-        trunk, head = _networks(path)
+        trunk = cast(AbstractTrunkField, path.field).trunk
+        head = cast(TrunkHead, cast(Stein, path.divergence).network)
         omega, root = path.weights[:, None], math.sqrt(path.field.features)
         embedded = angle_features(path.times)
-        turning = head.turning(embedded)
-        *links, out = turning.split(trunk.width, dim=-1)
-        self.clock = root * (path.weights * head.clock(embedded)).sum()
-        self.tables = _Tables(
+        *turns, out = head.turning(embedded).split(trunk.width, dim=-1)
+        self.of_nodes = _Tables(
             biases=trunk.biases(embedded),
             gates=trunk.gates(embedded),
-            turning=torch.cat([*links, root * omega * out], dim=-1),
+            turning=torch.cat([*turns, root * omega * out], dim=-1),
             weights=omega,
             cotangents=1 / torch.tan(path.times)[:, None],
         )
+        links, couplings = (
+            [cast(Tensor, link.weight).mT for link in layers]
+            for layers in (trunk.links, head.links)
+        )
+        enter, leave = trunk.enter.weight.mT, trunk.out.weight.mT
+        self.weights = _Weights(enter, links, couplings, leave, trunk.out.bias)
+        self.clock = root * (path.weights * head.clock(embedded)).sum()
 
 
-class _Integral(torch.autograd.Function):
-    """The integral with its pass back."""
+class _LogProb(torch.autograd.Function):
+    """The log-density with its pass back."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, fused: Fused) -> Tensor:
-        tables = fused.for_rows(len(y))
-        values, velocity, layers = _forward(*_networks(fused.path), tables, _rows(y, tables))
+    def forward(ctx: Any, x: Tensor, fused: Fused) -> Tensor:
+        y = x * fused.path.field.data_scale
+        values, velocity, layers = _forward(fused.weights, fused.tables(len(y)), fused.rows(y))
         ctx.fused = fused
-        ctx.save_for_backward(y, velocity, *chain.from_iterable(layers))
-        return values.reshape(len(y), -1).sum(-1) + fused.clock
+        ctx.save_for_backward(x, y, velocity, *chain.from_iterable(layers))
+        return fused.sum(y, values)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        y, velocity, *saved = ctx.saved_tensors
+        x, y, velocity, *saved = ctx.saved_tensors
         fused: Fused = ctx.fused
         if torch.is_grad_enabled():
-            again = torch.autograd.grad(fused.by_autograd(y), y, grad, create_graph=True)
+            again = torch.autograd.grad(fused.by_autograd(x), x, grad, create_graph=True)
             return *again, None
         layers = [_Layer(*saved[i : i + 4]) for i in range(0, len(saved), 4)]
-        tables = fused.for_rows(len(y))
-        networks = _networks(fused.path)
-        slopes = _backward(*networks, tables, _rows(y, tables), velocity, layers)
-        return grad[:, None] * slopes.reshape(len(y), -1, y.shape[-1]).sum(1), None
+        tables = fused.tables(len(y))
+        slopes = _backward(fused.weights, tables, fused.rows(y), velocity, layers)
+        slopes = slopes.reshape(len(y), -1, y.shape[1]).sum(1) - y
+        return (fused.path.field.data_scale * grad)[:, None] * slopes, None
 
 
-def _rows(y: Tensor, tables: _Tables) -> Tensor:
-    """Repeat points ``(B, D)`` for their nodes, which lie side by side."""
-    return y.repeat_interleave(len(tables.gates) // len(y), 0)
-
-
-def _networks(path: SteinPath) -> tuple[Trunk, TrunkHead]:
-    field, divergence = cast(AbstractTrunkField, path.field), cast(Stein, path.divergence)
-    return field.trunk, cast(TrunkHead, divergence.network)
-
-
-def _forward(
-    trunk: Trunk, head: TrunkHead, tables: _Tables, y: Tensor
-) -> tuple[Tensor, Tensor, list[_Layer]]:
+def _forward(weights: _Weights, tables: _Tables, y: Tensor) -> tuple[Tensor, Tensor, list[_Layer]]:
     """Return the weighted integrand of rows ``y``, ``(rows,)``, velocities, and layers."""
-    inputs = torch.addmm(tables.biases, y, trunk.enter.weight.mT)
+    inputs = torch.addmm(tables.biases, y, weights.enter)
+    width = weights.out.shape[0]
     terms, gates, turns = (
-        part.split(trunk.width, dim=-1) for part in (inputs, tables.gates, tables.turning)
+        part.split(width, dim=-1) for part in (inputs, tables.gates, tables.turning)
     )
     h, slope, sigmoid = gated_silu(terms[0], gates[0])
     layers, coupled = [_Layer(h, slope, sigmoid, None)], slope
-    for index, (link, head_link) in enumerate(zip(_weights(trunk.links), _weights(head.links))):
-        pre = torch.addmm(terms[index + 1], h, link.mT)
-        h, slope, sigmoid = gated_silu(pre, gates[index + 1])
-        factor = torch.addmm(turns[index], coupled, head_link.mT)
+    for index, (link, coupling) in enumerate(zip(weights.links, weights.couplings)):
+        h, slope, sigmoid = gated_silu(torch.addmm(terms[index + 1], h, link), gates[index + 1])
+        factor = torch.addmm(turns[index], coupled, coupling)
         layers.append(_Layer(h, slope, sigmoid, factor))
         coupled = slope * factor
-    velocity = trunk.out(h)
+    velocity = torch.addmm(weights.out_bias, h, weights.out)
     drift = velocity * torch.addcmul(y, velocity, tables.cotangents)
     values = (coupled * turns[-1]).sum(-1) - (tables.weights * drift).sum(-1)
     return values, velocity, layers
 
 
 def _backward(
-    trunk: Trunk,
-    head: TrunkHead,
-    tables: _Tables,
-    y: Tensor,
-    velocity: Tensor,
-    layers: list[_Layer],
+    weights: _Weights, tables: _Tables, y: Tensor, velocity: Tensor, layers: list[_Layer]
 ) -> Tensor:
     """Return the derivatives of the weighted integrand with respect to rows ``y``."""
-    links, head_links = _weights(trunk.links), _weights(head.links)
     # Minus the derivative by the value of a layer, and the derivative by its coupled slopes.
     minus = torch.addcmul(y, velocity, tables.cotangents, value=2) * tables.weights
-    minus = minus @ trunk.out.weight
-    coupled = tables.turning[:, -trunk.width :]
+    minus = minus @ weights.out.mT
+    coupled = tables.turning[:, -minus.shape[1] :]
     deltas: list[Tensor] = []
     for index in reversed(range(len(layers))):
         value, slope, sigmoid, factor = layers[index]
@@ -202,11 +208,7 @@ def _backward(
         minus_bend = torch.sub(value, slope, alpha=2) * (1 - sigmoid)
         deltas.insert(0, torch.addcmul(minus * slope, by_slope, minus_bend))
         if index:
-            minus = deltas[0] @ links[index - 1]
-            coupled = (coupled * slope) @ head_links[index - 1]
-    entering = torch.cat(deltas, dim=-1) @ trunk.enter.weight
+            minus = deltas[0] @ weights.links[index - 1].mT
+            coupled = (coupled * slope) @ weights.couplings[index - 1].mT
+    entering = torch.cat(deltas, dim=-1) @ weights.enter.mT
     return -torch.addcmul(entering, tables.weights, velocity)
-
-
-def _weights(links: nn.ModuleList) -> list[Tensor]:
-    return [cast(Tensor, link.weight) for link in links]

@@ -105,10 +105,9 @@ class SteinPath(AbstractLikelihood):
         return self.curve.sequential_calls() + 1
 
     def _log_prob(self, x: Tensor) -> Tensor:
-        start = x * self.field.data_scale
-        if self.fused is not None and self.fused.ready(start):
-            return self._log_prob_at_end(start, self.fused.integral(start))
-        return self._log_prob_at_end(*self._follow_and_integrate(start))
+        if self.fused is not None and self.fused.ready(x):
+            return self.fused.log_prob(x)
+        return self._log_prob_at_end(*self._follow_and_integrate(x * self.field.data_scale))
 
     def _follow_and_integrate(self, start: Tensor) -> tuple[Tensor, Tensor]:
         """Return the ends ``(B, D)`` of the curves, and the integrals along them, ``(B,)``."""

@@ -264,7 +264,7 @@ def test_free_form_flow_fits():
     values = mixture_sample(400, 2)
     prior = pyro_stad.fit(values, path="cnf", budget="tiny", progress=False)
     assert "FreeFormField" in repr(prior)
-    assert prior.report.audit.sd < 0.5
+    assert prior.calibration.audit.sd < 0.5
 
 
 def test_validation_follows_pyro(free_prior):

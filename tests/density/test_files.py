@@ -30,6 +30,8 @@ def test_round_trip(tiny_prior, saved):
     assert loaded.names == tiny_prior.names
     assert loaded.bounds == tiny_prior.bounds
     assert loaded.report == tiny_prior.report
+    assert loaded.calibration == tiny_prior.calibration
+    assert loaded.likelihood.log_mass == tiny_prior.likelihood.log_mass
     assert repr(loaded) == repr(tiny_prior)
     assert loaded.layout == tiny_prior.layout
 

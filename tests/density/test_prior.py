@@ -212,9 +212,13 @@ def test_deterministic_and_quiet(prior):
 
 def test_repr_and_summary_show_the_approximation(prior):
     assert "(Stein(TrunkHead), " in repr(prior)
-    audited = prior.report is not None
+    audited = prior.calibration is not None
     assert ("sd against exact" in repr(prior)) == audited
-    shown = ("bias", "normaliser", "Stein residual", "held-out points") if audited else ("audited",)
+    shown = (
+        ("bias", "normaliser", "Stein residual", "held-out points")
+        if audited
+        else ("not calibrated",)
+    )
     for part in (*shown, *prior.names):
         assert part in prior.summary()
 
@@ -245,7 +249,7 @@ def test_adaptive_solver_in_a_prior(free_prior):
     )
 
 
-def test_normaliser_in_the_report_is_near_one(tiny_prior):
-    audit = tiny_prior.report.audit
+def test_normaliser_of_the_audit_is_near_one(tiny_prior):
+    audit = tiny_prior.calibration.audit
     assert abs(audit.normaliser - 1) < 0.05 + 4 * audit.normaliser_error
     assert math.isfinite(audit.solver_error)

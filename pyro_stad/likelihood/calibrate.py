@@ -1,0 +1,241 @@
+r"""Calibration: the cheapest way to the density that is accurate enough, and what it is off by.
+
+On held-out data, with :math:`e = \log\hat p - \log p_{exact}` against the exact trace on a time
+grid known to be fine enough:
+
+1. *Choice.* Ways to the density are tried from the cheapest on, by network calls that have to wait
+   for each other, then by nodes; the first whose e has a standard deviation within the tolerance is
+   taken. If none has, it is the one with the least.
+2. *Mass.* The flow's own draws have density :math:`p_{exact}`, which is normalised, so that
+   :math:`Z = E[\exp e]` over them is the mass of :math:`\hat p`. It is divided out once it is known
+   to differ from one: by more than two standard errors.
+3. *Bound.* Two ways to one density agree where the network is consistent. Their difference d(x)
+   scales a bound :math:`c\,(d(x) + d_0)` on the error at x, with :math:`d_0` the median of d, and c
+   the conformal quantile of :math:`|e| / (d + d_0)` at the bound's level: whatever d is worth, the
+   bound holds at that rate for data like the held-out ones.
+
+References:
+    Jagwani, Thorp, Deger and Peiris (2026), StAD (arXiv 2605.16486); Papadopoulos, Gammerman and
+    Vovk (2008), Normalized Nonconformity Measures for Regression Conformal Prediction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_stad.divergence import Exact
+from pyro_stad.divergence.distil import AbstractCloud
+from pyro_stad.likelihood.audit import Audit, audit, errors_against_exact
+from pyro_stad.likelihood.base import AbstractLikelihood
+from pyro_stad.likelihood.curves import Coarse, Constant
+from pyro_stad.likelihood.flow_ode import FlowODE
+from pyro_stad.likelihood.stein_path import SteinPath
+from pyro_stad.ode import RK4, AbstractFixedGrid
+from pyro_stad.teacher.base import AbstractAngularField
+
+__all__ = [
+    "Calibration",
+    "ErrorBound",
+    "Trial",
+    "calibrate",
+    "choose_steps",
+    "disagreement",
+]
+
+_NODES = (8, 16, 32)
+_LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to the density that was tried, and its error on held-out data, in nats."""
+
+    likelihood: str
+    sequential_calls: int | None
+    bias: float
+    sd: float
+
+
+@dataclass(frozen=True)
+class ErrorBound:
+    """A bound on the error of the log-density at a point, in nats: ``scale * (d + floor)``.
+
+    Attributes:
+        level: the share of held-out data for which it holds.
+        scale, floor: c and the median of d, see the module.
+    """
+
+    level: float
+    scale: float
+    floor: float
+
+    def at(self, difference: Tensor) -> Tensor:
+        """Return the bound where two ways to the density are ``difference`` apart."""
+        return self.scale * (difference + self.floor)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a likelihood was chosen, and how accurate it is.
+
+    Attributes:
+        tolerance: what was asked for, in nats.
+        trials: the ways that were tried, from the cheapest on.
+        bound: on the error at a point.
+        audit: accuracy of the one that was chosen.
+    """
+
+    tolerance: float
+    trials: tuple[Trial, ...]
+    bound: ErrorBound
+    audit: Audit
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready description."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(stored: dict[str, Any]) -> Calibration:
+        """Return the calibration that ``to_dict`` described."""
+        return Calibration(
+            tolerance=stored["tolerance"],
+            trials=tuple(Trial(**trial) for trial in stored["trials"]),
+            bound=ErrorBound(**stored["bound"]),
+            audit=Audit.from_dict(stored["audit"]),
+        )
+
+    def text(self) -> str:
+        """Return the calibration as a few lines of text."""
+        lines = [f"  ways to the density, for a tolerance of {self.tolerance:g} nat:"]
+        for trial in self.trials:
+            calls = "adaptive" if trial.sequential_calls is None else trial.sequential_calls
+            lines.append(f"    {trial.likelihood}: {calls} sequential calls, sd {trial.sd:.2g} nat")
+        return "\n".join([*lines, self.audit.text()])
+
+
+def calibrate(
+    likelihood: AbstractLikelihood,
+    held_out: Tensor,
+    cloud: AbstractCloud,
+    tolerance: float,
+    generator: torch.Generator,
+) -> tuple[AbstractLikelihood, Calibration]:
+    """Choose the way to the density of a flow, divide out its mass, bound its error, audit it.
+
+    Arguments:
+        likelihood: the flow, with its divergence, on a time grid that is fine enough.
+        held_out: data that the training has not seen, whitened, with shape ``(B, D)``.
+        cloud: a law of points with scores, for the Stein residual.
+        tolerance: largest standard deviation of the error, in nats.
+        generator: source of randomness.
+
+    Returns:
+        The likelihood, which shares the networks, and its calibration.
+    """
+    with torch.no_grad():
+        exact = FlowODE(likelihood.field, Exact(), likelihood.solver).log_prob(held_out)
+        chosen, trials = _choose(likelihood, held_out, exact, tolerance)
+        noise = torch.randn(
+            held_out.shape, generator=generator, dtype=held_out.dtype, device=held_out.device
+        )
+        mass = errors_against_exact(chosen, chosen.push(noise))[0].exp()
+        standard_error = mass.std().item() / math.sqrt(len(mass))
+        if abs(mass.mean().item() - 1) > 2 * standard_error:
+            chosen.log_mass = math.log(mass.mean().item())
+        bound = _bound(disagreement(chosen, held_out), (chosen.log_prob(held_out) - exact).abs())
+    measured = audit(chosen, held_out, cloud, generator)
+    return chosen, Calibration(tolerance, trials, bound, measured)
+
+
+def disagreement(likelihood: AbstractLikelihood, x: Tensor) -> Tensor:
+    """Return how far ``likelihood`` is from another way to the same density, at ``x``: ``(B,)``.
+
+    The other way is a curve that is solved for, or the constant one if ``likelihood`` solves
+    already. A field without a score has but one way, and gets zero.
+    """
+    other = _second_opinion(likelihood)
+    if other is None:
+        return torch.zeros_like(x[:, 0])
+    return (likelihood.log_prob(x) - other.log_prob(x)).abs()
+
+
+def choose_steps(
+    likelihood: AbstractLikelihood, held_out: Tensor, tolerance: float, candidates: tuple[int, ...]
+) -> AbstractFixedGrid:
+    """Return the coarsest Runge-Kutta grid whose log-density is converged to ``tolerance``.
+
+    Converged means that doubling the steps moves the log-density of held-out points by a root
+    mean square of at most ``tolerance`` nats; with none, the finest candidate is returned.
+
+    Arguments:
+        likelihood: the flow, for its field and divergence.
+        held_out: whitened data with shape ``(B, D)``.
+        tolerance: in nats.
+        candidates: numbers of steps to try, increasing, each twice the one before.
+    """
+    with torch.no_grad():
+        coarse = None
+        for steps in candidates:
+            flow = FlowODE(likelihood.field, likelihood.divergence, RK4(steps))
+            fine = flow.log_prob(held_out)
+            if coarse is not None and (fine - coarse).square().mean().sqrt() <= tolerance:
+                return RK4(steps // 2)
+            coarse = fine
+    return RK4(candidates[-1])
+
+
+def _ways(likelihood: AbstractLikelihood) -> Iterator[AbstractLikelihood]:
+    """Yield the ways to the density, from the cheapest on; the last is the flow itself."""
+    parts = likelihood.field, likelihood.divergence, likelihood.solver
+    if isinstance(likelihood.field, AbstractAngularField):
+        for nodes in _NODES:
+            yield SteinPath(*parts, Constant(), nodes)
+        flow_calls = likelihood.solver.sequential_calls()
+        for steps in (2, 4, 8):
+            way = SteinPath(*parts, Coarse(steps), nodes=max(16, 2 * steps))
+            if flow_calls is None or way.sequential_calls() < flow_calls:
+                yield way
+    yield FlowODE(*parts)
+
+
+def _choose(
+    likelihood: AbstractLikelihood, held_out: Tensor, exact: Tensor, tolerance: float
+) -> tuple[AbstractLikelihood, tuple[Trial, ...]]:
+    ways, trials = [], []
+    for way in _ways(likelihood):
+        error = way.log_prob(held_out) - exact
+        ways.append(way)
+        trials.append(
+            Trial(repr(way), way.sequential_calls(), error.mean().item(), error.std().item())
+        )
+        if trials[-1].sd <= tolerance:
+            break
+    # NaN is worse than anything.
+    best = min(range(len(ways)), key=lambda i: (math.isnan(trials[i].sd), trials[i].sd))
+    return ways[best], tuple(trials)
+
+
+def _second_opinion(likelihood: AbstractLikelihood) -> AbstractLikelihood | None:
+    if not isinstance(likelihood.field, AbstractAngularField):
+        return None
+    rests = isinstance(likelihood, SteinPath) and isinstance(likelihood.curve, Constant)
+    curve = Coarse(4) if rests else Constant()
+    other = SteinPath(likelihood.field, likelihood.divergence, likelihood.solver, curve, nodes=16)
+    other.log_mass = likelihood.log_mass
+    return other
+
+
+def _bound(difference: Tensor, error: Tensor) -> ErrorBound:
+    floor = max(difference.median().item(), torch.finfo(error.dtype).tiny)
+    if not bool(difference.any()):
+        floor = 1.0
+    ratio = (error / (difference + floor)).sort().values
+    # The conformal quantile: the k-th smallest of n, k the integer part of (n + 1) level, upwards.
+    rank = min(math.ceil((len(ratio) + 1) * _LEVEL), len(ratio))
+    return ErrorBound(_LEVEL, ratio[rank - 1].item(), floor)

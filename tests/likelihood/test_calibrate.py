@@ -1,0 +1,107 @@
+"""Calibration: the cheapest way that is accurate enough, its mass, and a bound that covers."""
+
+import math
+
+import pytest
+import torch
+
+from pyro_stad.data import Batches
+from pyro_stad.divergence import Exact
+from pyro_stad.divergence.distil import cloud_for
+from pyro_stad.likelihood import Calibration, Constant, FlowODE, SteinPath, calibrate
+from pyro_stad.likelihood.calibrate import disagreement
+from pyro_stad.ode import RK4
+from pyro_stad.teacher.analytic import random_mixture, sample_mixture
+from tests.oracles import field_on, gaussian
+
+
+class Shifted(Exact):
+    """The exact divergence of a field, times a factor: a density with a known kind of error."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def velocity_and_divergence(self, field, t, x):
+        velocity, divergence = super().velocity_and_divergence(field, t, x)
+        return velocity, self.factor * divergence
+
+
+def calibrated(likelihood, x, tolerance=0.1):
+    generator = torch.Generator().manual_seed(0)
+    cloud = cloud_for(likelihood.field, Batches(x), generator)
+    return calibrate(likelihood, x, cloud, tolerance, generator)
+
+
+def mixture(features=3, count=200, seed=1):
+    parts = random_mixture(features)
+    return field_on("ot", parts), sample_mixture(parts, count, seed)
+
+
+def test_an_exact_field_needs_no_more_than_the_constant_curve():
+    """The field of a density has no inconsistency, so that only quadrature is in the way."""
+    field, x = mixture()
+    chosen, calibration = calibrated(FlowODE(field, Exact(), RK4(16)), x)
+    assert isinstance(chosen, SteinPath)
+    assert chosen.curve == Constant()
+    assert chosen.log_mass == 0.0 or abs(chosen.log_mass) < 0.01
+    assert calibration.audit.sd < 0.1
+    assert len(calibration.trials) <= 3
+
+
+def test_trials_go_from_cheap_to_dear_and_end_at_the_first_that_serves():
+    field, x = mixture()
+    _, calibration = calibrated(FlowODE(field, Exact(), RK4(16)), x, tolerance=1e-6)
+    calls = [trial.sequential_calls for trial in calibration.trials]
+    assert calls == sorted(calls)
+    assert calls[-1] == 64
+    loose = calibrated(FlowODE(field, Exact(), RK4(16)), x, tolerance=10.0)[1]
+    assert len(loose.trials) == 1
+
+
+def test_without_any_that_serves_the_best_is_taken():
+    field, x = mixture()
+    chosen, calibration = calibrated(FlowODE(field, Shifted(1.3), RK4(16)), x, tolerance=1e-9)
+    best = min(calibration.trials, key=lambda trial: trial.sd)
+    assert repr(chosen) == best.likelihood
+
+
+def test_mass_is_divided_out():
+    """A divergence that is too large by a tenth makes a density whose mass is not one."""
+    field, x = mixture(count=2000)
+    likelihood = FlowODE(field, Shifted(1.1), RK4(8))
+    chosen, calibration = calibrated(likelihood, x)
+    assert abs(chosen.log_mass) > 0.01
+    audit = calibration.audit
+    assert abs(audit.normaliser - 1) < 4 * math.sqrt(2) * audit.normaliser_error
+
+
+@pytest.mark.parametrize("factor", [1.05, 1.3])
+def test_the_bound_covers_fresh_data_and_ranks_the_error(factor):
+    """95 percent of the calibration's kind: of 1,000 fresh points at least 92 percent.
+
+    The conformal quantile of 500 points covers a share with standard deviation 0.01, and 1,000
+    fresh ones add 0.007: 0.92 is 2.5 of both together below 0.95.
+    """
+    field, x = mixture(count=500)
+    flow = FlowODE(field, Shifted(factor), RK4(8))
+    chosen, calibration = calibrated(flow, x, tolerance=1e-9)
+    fresh = sample_mixture(random_mixture(3), 1000, 7)
+    error = (chosen.log_prob(fresh) - FlowODE(field, Exact(), RK4(8)).log_prob(fresh)).abs()
+    bound = calibration.bound.at(disagreement(chosen, fresh))
+    assert (error <= bound).double().mean() >= 0.92
+    assert bound.median() < 20 * error.median()
+
+
+def test_json_and_back():
+    field, x = mixture(count=50)
+    calibration = calibrated(FlowODE(field, Exact(), RK4(4)), x)[1]
+    assert Calibration.from_dict(calibration.to_dict()) == calibration
+    assert "sequential calls" in calibration.text()
+
+
+def test_a_gaussian_has_nothing_to_bound():
+    field = field_on("ot", gaussian(2))
+    x = torch.randn(100, 2)
+    chosen, calibration = calibrated(FlowODE(field, Exact(), RK4(4)), x)
+    assert math.isfinite(calibration.bound.scale)
+    assert isinstance(chosen, SteinPath)
