@@ -2,9 +2,9 @@ r"""Sequential updating with the diabetes study: yesterday's posterior as today'
 
 Patients in two halves. The posterior of half A is drawn exactly, learned as a prior, and updated
 with half B by NUTS, in x-space and in auxiliary form; the truth is the closed-form posterior of
-both halves. In x-space the prior's density is asked for at every leapfrog step, and the Stein path, if
-the calibration has chosen it, gives it for one network call; in auxiliary form nothing but the flow
-is asked for.
+both halves. In x-space the prior's density is asked for at every leapfrog step, and the Stein path,
+if the calibration has chosen it, gives it for one network call; in auxiliary form nothing but the
+flow is asked for.
 
 Beside it stand the shortcuts that people take: independent normals from a table of
 means and standard deviations, one multivariate normal, and leaving A out.

@@ -99,12 +99,22 @@ def test_training_that_never_works_raises():
         run(module, lambda m, g: m.weight.sum() * math.nan, validate)
 
 
-def test_patience_stops():
+def test_patience_goes_back_three_times_and_then_stops():
+    """Validation only gets worse: one that is best, then four times three that are not."""
     module, loss, _ = regression()
-    worse = iter(range(1000))
-    history = run(module, loss, lambda m: float(next(worse)), patience=3)
+    worse, seen = iter(range(1000)), []
+
+    def validate(averaged):
+        seen.append(averaged.weight.detach().clone())
+        return float(next(worse))
+
+    history = run(module, loss, validate, patience=3)
     assert history.stopped_early
-    assert len(history.losses) == 4
+    assert len(history.losses) == 1 + 4 * 3
+    assert torch.equal(module.weight, seen[0])
+    # After going back, a lower rate leads less far away in as many steps.
+    strayed = [(seen[i] - seen[0]).abs().max() for i in (3, 6, 9, 12)]
+    assert strayed[3] < strayed[2] < strayed[1] < strayed[0]
 
 
 def test_resumed_run_continues_the_same_curve(tmp_path):
