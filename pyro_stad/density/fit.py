@@ -227,6 +227,11 @@ class _Workshop:
             if not isinstance(field, PathField):
                 # The rate that serves a field on a path makes a free-form field's head worse.
                 polish = replace(polish, learning_rate=0.5 * polish.learning_rate)
+            # Where the time grid has a larger error than the labels show, there is nothing to gain.
+            if polish.target is None:
+                span = field.t_max - field.t_min
+                target = (0.5 * settings.grid_tolerance / span) ** 2 / field.features
+                polish = replace(polish, target=target)
             self.distil("polish", head, field, labels, clouds, polish)
         return FlowODE(field, Stein(head), RK4()), clouds[1]
 

@@ -131,6 +131,8 @@ class _Run:
             self.best = {k: v.clone() for k, v in self.average.module.state_dict().items()}
         self.history.steps.append(self.step)
         self.history.losses.append(value if math.isfinite(value) else math.inf)
+        if self.settings.target is not None and value <= self.settings.target:
+            return False
         if self.settings.patience == 0:
             return True
         # Where little is to be learned, as from nearly normal samples, the rate that serves hard

@@ -23,6 +23,7 @@ class TrainingSettings:
         validate_every: steps between validations.
         patience: validations without improvement after which training goes back to its best
             weights and on at 0.3 of the rate; the fourth time it stops. 0 never looks back.
+        target: validation loss that is good enough to stop at, or None for none.
         save_every: seconds between resumable states.
     """
 
@@ -34,6 +35,7 @@ class TrainingSettings:
     ema_decay: float = 0.999
     validate_every: int = 250
     patience: int = 3
+    target: float | None = None
     save_every: float = 10.0
 
     def __post_init__(self) -> None:

@@ -117,6 +117,13 @@ def test_patience_goes_back_three_times_and_then_stops():
     assert strayed[3] < strayed[2] < strayed[1] < strayed[0]
 
 
+def test_a_target_is_enough():
+    module, loss, _ = regression()
+    better = iter([3.0, 2.0, 1.0, 0.5])
+    history = run(module, loss, lambda m: next(better), target=1.5)
+    assert history.losses == [3.0, 2.0, 1.0]
+
+
 def test_resumed_run_continues_the_same_curve(tmp_path):
     """Interrupted by an exception at step 130, with a state saved at every step."""
     module, loss, validate = regression(noise=0.1)
