@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("--out", default="demo")
     parser.add_argument("--budget", default="standard")
     parser.add_argument("--draws", type=int, default=10_000, help="of A's posterior")
-    parser.add_argument("--samples", type=int, default=600, help="of NUTS, per chain")
+    parser.add_argument("--samples", type=int, default=800, help="of NUTS, per chain")
     parser.add_argument("--warmup", type=int, default=200)
     parser.add_argument("--chains", type=int, default=2)
     parser.add_argument("--workers", type=int, default=2)

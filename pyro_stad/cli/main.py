@@ -142,7 +142,7 @@ def check(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
     budget: Annotated[str, typer.Option(help="Budget of the fit.")] = "standard",
-    samples: Annotated[int, typer.Option(min=10, help="NUTS draws per chain.")] = 600,
+    samples: Annotated[int, typer.Option(min=10, help="NUTS draws per chain.")] = 800,
     warmup: Annotated[int, typer.Option(min=10, help="NUTS warm-up per chain.")] = 200,
     no_progress: NoProgress = False,
     as_json: AsJson = False,

@@ -77,7 +77,7 @@ def run_demo(
     draws: int = 10_000,
     budget: str | FitSettings = "standard",
     warmup: int = 200,
-    samples: int = 600,
+    samples: int = 800,
     chains: int = 2,
     workers: int = 2,
     seed: int = 0,

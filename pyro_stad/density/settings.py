@@ -30,7 +30,7 @@ class FitSettings:
     width: int = 128
     depth: int = 3
     teacher: TrainingSettings = TrainingSettings(5000, learning_rate=5e-3)
-    stein: TrainingSettings = TrainingSettings(2500, clip_norm=100.0, patience=0)
+    stein: TrainingSettings = TrainingSettings(1500, clip_norm=100.0, patience=0)
     polish: TrainingSettings | None = TrainingSettings(
         1000, learning_rate=1e-2, clip_norm=100.0, patience=0
     )
