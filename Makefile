@@ -37,6 +37,9 @@ docs: venv
 	@echo "open docs/_build/html/index.html"
 
 bench: venv
+	$(BIN)/pip install --quiet -e '.[bench]'
+	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/nuts.py
 	$(BIN)/python benchmarks/oracle.py
 	$(BIN)/python benchmarks/identity.py
 	$(BIN)/python benchmarks/cost.py
@@ -48,6 +51,8 @@ bench: venv
 	$(BIN)/python benchmarks/tables.py
 
 bench-quick: venv
+	$(BIN)/pip install --quiet -e '.[bench]'
+	$(BIN)/python benchmarks/latency.py --features 4 --repeats 11 --name quick_latency
 	$(BIN)/python benchmarks/oracle.py --features 2 --name quick_oracle
 	$(BIN)/python benchmarks/identity.py --steps 300 --name quick_identity
 	$(BIN)/python benchmarks/cost.py --features 2 8 --repeats 3 --name quick_cost

@@ -12,6 +12,7 @@ import argparse
 import warnings
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 
 import pyro.distributions as dist
 import torch
@@ -93,7 +94,7 @@ def row(features: int, repeats: int, seed: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--features", nargs="+", type=int, default=[4, 16, 64])
-    parser.add_argument("--repeats", type=int, default=101)
+    parser.add_argument("--repeats", type=int, default=31)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="latency", help="name of the result file")
     options = parser.parse_args()
@@ -102,7 +103,8 @@ def main() -> None:
     rows = [row(features, options.repeats, options.seed) for features in options.features]
     for r in rows:
         print(r["features"], r["over_normal"])
-    write(options.name, {"provenance": made, "rows": rows})
+    peers = {"zuko": version("zuko")}
+    write(options.name, {"provenance": made, "peers": peers, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -129,7 +129,8 @@ def main() -> None:
         measured += rows(name, samples, options.warmup, options.draws, options.seed)
         for r in measured[-3:]:
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in r.items()}, flush=True)
-    write(options.name, {"provenance": made, "rows": measured})
+        # Written as it goes: each problem takes minutes.
+        write(options.name, {"provenance": made, "rows": measured})
 
 
 if __name__ == "__main__":

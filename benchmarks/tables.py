@@ -204,6 +204,45 @@ def fit_budget() -> str:
     )
 
 
+def latency() -> str:
+    result = read("latency")
+    sizes = [row["features"] for row in result["rows"]]
+    names = list(result["rows"][0]["over_normal"])
+    rows = [
+        [name, *(f"{row['over_normal'][name]:.1f}" for row in result["rows"])] for name in names
+    ]
+    header = ["log-density", *(f"D = {features}" for features in sizes)]
+    versions = ", ".join(f"{k} {v}" for k, v in result["peers"].items())
+    return (
+        "## What a leapfrog step pays\n\n"
+        "Time of value and gradient at one point, over that of a multivariate normal. Networks of "
+        f"default size, untrained; {versions}.\n\n"
+        f"{table(header, rows)}\n\n{source('latency', result)}\n"
+    )
+
+
+def nuts() -> str:
+    result = read("nuts")
+    rows = [
+        [
+            row["posterior"],
+            row["prior"],
+            row["likelihood"],
+            f"{row['effective']:.0f}",
+            str(row["divergences"]),
+            f"{row['over_normal']:.2f}",
+        ]
+        for row in result["rows"]
+    ]
+    header = ["posterior", "prior", "density", "ESS", "divergences", "time per ESS, over a normal"]
+    return (
+        "## What an effective sample costs\n\n"
+        "NUTS with the learned prior, by both routes, beside a multivariate normal of the same "
+        "moments, whose posterior is another one. Smallest bulk effective sample size.\n\n"
+        f"{table(header, rows)}\n\n{source('nuts', result)}\n"
+    )
+
+
 def demo() -> str:
     result = read("demo")
     summary = result["rows"][0]
@@ -235,8 +274,8 @@ def main() -> None:
         "`benchmarks/results`. Every row compares things run side by side, by the same solver, on "
         "the same grid and batch.\n"
     )
-    sections = [head, distillation(), cost(), fit_budget(), demo(), identity(), oracle()]
-    (DOCS / "benchmarks.md").write_text("\n".join(sections))
+    parts = (distillation, cost, latency, nuts, fit_budget, demo, identity, oracle)
+    (DOCS / "benchmarks.md").write_text("\n".join([head, *(part() for part in parts)]))
 
 
 if __name__ == "__main__":

@@ -145,10 +145,10 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         x = check_value(value, len(self.names), self._like)
         if self._validate_args and not is_transformed(x):
             check_finite(x, self.names)
-        shape = torch.broadcast_shapes(x.shape[:-1], self.batch_shape)
-        log_prob = self._log_prob(x.reshape(-1, x.shape[-1]))
-        # Broadcast after the solve: expanded batches share one density.
-        result = log_prob.reshape(x.shape[:-1]).expand(shape)
+        result = self._log_prob(x.reshape(-1, x.shape[-1])).reshape(x.shape[:-1])
+        if self.batch_shape:
+            # Broadcast after the solve: expanded batches share one density.
+            result = result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
         return result.to(value.dtype) if value.is_floating_point() else result
 
     def _log_prob(self, theta: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ __all__ = [
     "disagreement",
 ]
 
-_NODES = (8, 16, 32)
+_NODES = (16, 32)  # one point's nodes are to fill whole rows of sixteen
 _LEVEL = 0.95
 
 

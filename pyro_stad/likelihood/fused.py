@@ -27,6 +27,7 @@ from torch import Tensor
 
 from pyro_stad._checks import is_transformed
 from pyro_stad.divergence import AbstractDivergence, Stein, TrunkHead
+from pyro_stad.likelihood.base import ROWS
 from pyro_stad.teacher.base import AbstractAngularField, AbstractField, AbstractTrunkField
 from pyro_stad.teacher.network import angle_features, gated_silu
 
@@ -44,6 +45,11 @@ class _Tables(NamedTuple):
     turning: Tensor  # (K, L W); the last W, o, are weighted by sqrt(D) omega
     weights: Tensor  # (K, 1)
     cotangents: Tensor  # (K, 1)
+
+    @torch.inference_mode(mode=False)
+    def repeated(self, points: int) -> _Tables:
+        """Return the tables for several points."""
+        return self if points == 1 else _Tables(*(table.repeat(points, 1) for table in self))
 
 
 class _Weights(NamedTuple):
@@ -73,8 +79,9 @@ class Fused:
     """
 
     of_nodes: _Tables
+    of_few: dict[int, _Tables]
     weights: _Weights
-    clock: Tensor
+    constant: Tensor
 
     def __init__(self, path: SteinPath) -> None:
         self.path = path
@@ -94,7 +101,8 @@ class Fused:
         if any(p.requires_grad for p in self.parameters):
             return False
         # Where the parameters lie, and how often they were written to: tables can't get stale.
-        key = (self.path.times.data_ptr(), *((p.data_ptr(), p._version) for p in self.parameters))
+        path, written = self.path, ((p.data_ptr(), p._version) for p in self.parameters)
+        key = (path.times.data_ptr(), path.log_mass, *written)
         if key != self.key:
             self._tabulate()
             self.key = key
@@ -112,9 +120,12 @@ class Fused:
 
     def tables(self, points: int) -> _Tables:
         """Return the tables for ``points`` points, whose nodes lie side by side."""
-        if points == 1:
-            return self.of_nodes
-        return _Tables(*(table.repeat(points, 1) for table in self.of_nodes))
+        if points > ROWS:
+            return self.of_nodes.repeated(points)
+        # A handful of points, as inside NUTS: repeated once.
+        if points not in self.of_few:
+            self.of_few[points] = self.of_nodes.repeated(points)
+        return self.of_few[points]
 
     def rows(self, y: Tensor) -> Tensor:
         """Repeat points ``(B, D)`` for their nodes: ``(B K, D)``."""
@@ -122,9 +133,11 @@ class Fused:
 
     def sum(self, y: Tensor, values: Tensor) -> Tensor:
         """Return log-densities ``(B,)`` from ends ``y`` and weighted integrands ``(B K,)``."""
-        end = self.clock + self.path.constant() - 0.5 * y.square().sum(-1)
+        end = torch.sub(self.constant, y.square().sum(-1), alpha=0.5)
         return end + values.reshape(-1, self.path.nodes).sum(-1)
 
+    # Tables outlive the mode they are made in.
+    @torch.inference_mode(mode=False)
     def _tabulate(self) -> None:
         path = self.path
         trunk = cast(AbstractTrunkField, path.field).trunk
@@ -139,13 +152,15 @@ class Fused:
             weights=omega,
             cotangents=1 / torch.tan(path.times)[:, None],
         )
+        self.of_few = {}
         links, couplings = (
             [cast(Tensor, link.weight).mT for link in layers]
             for layers in (trunk.links, head.links)
         )
         enter, leave = trunk.enter.weight.mT, trunk.out.weight.mT
         self.weights = _Weights(enter, links, couplings, leave, trunk.out.bias)
-        self.clock = root * (path.weights * head.clock(embedded)).sum()
+        clock = root * (path.weights * head.clock(embedded)).sum()
+        self.constant = clock + path.constant()
 
 
 class _LogProb(torch.autograd.Function):
@@ -176,9 +191,10 @@ class _LogProb(torch.autograd.Function):
 def _forward(weights: _Weights, tables: _Tables, y: Tensor) -> tuple[Tensor, Tensor, list[_Layer]]:
     """Return the weighted integrand of rows ``y``, ``(rows,)``, velocities, and layers."""
     inputs = torch.addmm(tables.biases, y, weights.enter)
-    width = weights.out.shape[0]
+    depth = len(weights.links) + 1
+    # Chunk, because split is a function in Python.
     terms, gates, turns = (
-        part.split(width, dim=-1) for part in (inputs, tables.gates, tables.turning)
+        part.chunk(depth, dim=-1) for part in (inputs, tables.gates, tables.turning)
     )
     h, slope, sigmoid = gated_silu(terms[0], gates[0])
     layers, coupled = [_Layer(h, slope, sigmoid, None)], slope

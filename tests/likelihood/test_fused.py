@@ -80,8 +80,21 @@ def test_tables_follow_the_parameters():
     after = path.log_prob(x)
     assert (after - before).abs().min() > 1e-6
     torch.testing.assert_close(after, plain(path, x), rtol=0, atol=1e-12)
+    path.log_mass = 0.5
+    torch.testing.assert_close(path.log_prob(x), after - 0.5, rtol=0, atol=1e-12)
+    path.log_mass = 0.0
     single = copy.deepcopy(path).float().log_prob(x.float())
     torch.testing.assert_close(single.double(), after, rtol=0, atol=1e-4)
+
+
+def test_tables_made_in_inference_mode_serve_gradients():
+    path, x = path_of(), points(1)
+    with torch.inference_mode():
+        value = path.log_prob(x).item()
+    leaf = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(path.log_prob(leaf).sum(), leaf, create_graph=True)
+    assert slope.requires_grad
+    assert path.log_prob(leaf).item() == value
 
 
 def test_training_takes_the_plain_way():
