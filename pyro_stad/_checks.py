@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_count", "check_device", "check_finite", "check_value", "is_transformed"]
+__all__ = [
+    "check_count",
+    "check_device",
+    "check_finite",
+    "check_not_nan",
+    "check_positive",
+    "check_seed",
+    "check_value",
+    "is_transformed",
+]
 
 
 def check_value(value: Any, features: int, like: Tensor, *, argument: str = "value") -> Tensor:
@@ -52,15 +62,23 @@ def check_value(value: Any, features: int, like: Tensor, *, argument: str = "val
     return value.to(like.dtype)
 
 
-def check_finite(value: Tensor, names: tuple[str, ...], *, argument: str = "value") -> None:
+def check_not_nan(value: Tensor, names: tuple[str, ...], *, argument: str = "value") -> None:
     """Raise ``ValueError`` for the first NaN of ``value``, ``(..., D)``, by index and name."""
-    bad = torch.isnan(value)
+    _refuse(value, torch.isnan(value), names, argument)
+
+
+def check_finite(value: Tensor, names: tuple[str, ...], *, argument: str = "value") -> None:
+    """Raise ``ValueError`` for the first NaN or infinity of ``value``, by index and name."""
+    _refuse(value, ~torch.isfinite(value), names, argument)
+
+
+def _refuse(value: Tensor, bad: Tensor, names: tuple[str, ...], argument: str) -> None:
     if bad.any():
         *index, column = (int(i) for i in bad.nonzero()[0])
         where = f" at index {tuple(index)}" if index else ""
         raise ValueError(
-            f"`{argument}` is nan{where} in {names[column]}; {int(bad.any(-1).sum())} points are "
-            "affected"
+            f"`{argument}` is {value[bad][0].item()}{where} in {names[column]}; "
+            f"{int(bad.any(-1).sum())} points are affected"
         )
 
 
@@ -68,6 +86,18 @@ def check_count(value: Any, argument: str, *, least: int = 1) -> None:
     """Raise ``ValueError`` unless ``value`` is an integer of at least ``least``."""
     if not isinstance(value, Integral) or int(value) < least:
         raise ValueError(f"`{argument}` must be an integer of at least {least}; got {value!r}")
+
+
+def check_positive(value: Any, argument: str, unit: str = "") -> None:
+    """Raise ``ValueError`` unless ``value`` is a finite number above zero."""
+    if not isinstance(value, Real) or not 0 < float(value) < math.inf:
+        raise ValueError(f"`{argument}` must be a positive number{unit}; got {value!r}")
+
+
+def check_seed(seed: Any) -> None:
+    """Raise ``TypeError`` unless ``seed`` is an integer."""
+    if not isinstance(seed, Integral):
+        raise TypeError(f"`seed` must be an int; got {seed!r}")
 
 
 def check_device(device: torch.device | str) -> torch.device:

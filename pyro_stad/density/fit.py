@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyro_stad._checks import check_device
+from pyro_stad._checks import check_device, check_seed
 from pyro_stad._config import build, describe
 from pyro_stad.data import (
     Batches,
@@ -145,8 +145,7 @@ def _check_options(path: Any, seed: Any, dtype: Any) -> None:
         if not isinstance(path, str):
             raise TypeError(f"`path` must be a name or a path object; got {path!r}")
         build(path, PATHS, "path")
-    if not isinstance(seed, int):
-        raise TypeError(f"`seed` must be an int; got {seed!r}")
+    check_seed(seed)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"`dtype` must be torch.float32 or torch.float64; got {dtype}")
 
@@ -155,6 +154,8 @@ def _resume_folder(resume: str | os.PathLike[str] | None) -> Path | None:
     if resume is None:
         return None
     folder = Path(resume)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`resume` must be a folder, for several files; got the file {folder}")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -22,7 +22,14 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
-from pyro_stad._checks import check_finite, check_value, is_transformed
+from pyro_stad._checks import (
+    check_finite,
+    check_not_nan,
+    check_positive,
+    check_seed,
+    check_value,
+    is_transformed,
+)
 from pyro_stad.data import Batches, Bounds, Layout, Standardise, support_of
 from pyro_stad.density.flow import FlowTransform
 from pyro_stad.density.report import FitReport
@@ -144,7 +151,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         """
         x = check_value(value, len(self.names), self._like)
         if self._validate_args and not is_transformed(x):
-            check_finite(x, self.names)
+            check_not_nan(x, self.names)
         result = self._log_prob(x.reshape(-1, x.shape[-1])).reshape(x.shape[:-1])
         if self.batch_shape:
             # Broadcast after the solve: expanded batches share one density.
@@ -156,8 +163,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         if len(theta) == 0:
             # Not a constant: the graph must reach an empty input too.
             return theta.sum(-1)
-        # Open: at a bound the bijection is infinite. NaN and infinity are not inside either.
-        inside = ((theta > self._low) & (theta < self._high)).all(-1)
+        inside = self._inside(theta)
         # Inside NUTS nearly all is well nearly always, and a look is cheaper than a mask.
         looking = not is_transformed(theta)
         whole = looking and bool(inside.all())
@@ -182,6 +188,11 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
                 safe.register_hook(lambda grad: torch.where(solved[:, None], grad, 0.0))
         return torch.where(inside & solved, log_prob, -torch.inf)
 
+    def _inside(self, theta: Tensor) -> Tensor:
+        """Return which rows of ``theta``, shape ``(B, D)``, have a density."""
+        # Open: at a bound the bijection is infinite. NaN and infinity are not inside either.
+        return ((theta > self._low) & (theta < self._high)).all(-1)
+
     def _count(self, inside: Tensor, solved: Tensor, *, sound: bool) -> None:
         self.counts.points += len(inside)
         if not sound:
@@ -199,11 +210,16 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         """
         x = check_value(value, len(self.names), self._like).reshape(-1, len(self.names))
         with torch.no_grad():
-            for transform in reversed(self.transforms):
-                x = transform.inv(x)
+            x = self.likelihood.pull(self.whiten(x))
             half = x.new_tensor(0.5 * x.shape[-1])
             tail = torch.special.gammaincc(half, 0.5 * x.square().sum(-1))
         return tail.reshape(value.shape[:-1])
+
+    def whiten(self, value: Tensor) -> Tensor:
+        """Carry points ``(..., D)`` to the whitened, unbounded coordinates of the likelihood."""
+        for transform in reversed(self.transforms[1:]):
+            value = transform.inv(value)
+        return value
 
     def unpack(self, value: Tensor) -> dict[str, Tensor]:
         """Split vectors ``(..., D)`` into the variables that came in, by name."""
@@ -250,22 +266,21 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         Raises:
             TypeError, ValueError: for samples that can't be used, or no positive tolerance.
         """
-        if not tolerance > 0:
-            raise ValueError(f"`tolerance` must be positive, in nats; got {tolerance}")
+        check_positive(tolerance, "tolerance", " of nats")
+        check_seed(seed)
         points = check_value(samples, len(self.names), self._like, argument="samples")
         points = points.reshape(-1, len(self.names))
         check_finite(points, self.names, argument="samples")
-        if len(points) < _FEWEST or not bool(self.support.check(points).all()):
+        distinct, outside = len(points.unique(dim=0)), int((~self.support.check(points)).sum())
+        if distinct < _FEWEST or outside:
             raise ValueError(
-                f"`samples` must be at least {_FEWEST} points inside the bounds; got {len(points)} "
-                f"points, {int((~self.support.check(points)).sum())} of them outside"
+                f"`samples` must be at least {_FEWEST} distinct points inside the bounds; got "
+                f"{len(points)} points, {distinct} of them distinct and {outside} outside"
             )
-        for transform in reversed(self.transforms[1:]):
-            points = transform.inv(points)
+        points = self.whiten(points)
         generator = torch.Generator(points.device).manual_seed(seed)
-        flow = copy.deepcopy(self.likelihood)
-        cloud = cloud_for(flow.field, Batches(points), generator)
-        chosen, calibration = calibrate(flow, points, cloud, tolerance, generator)
+        cloud = cloud_for(self.likelihood.field, Batches(points), generator)
+        chosen, calibration = calibrate(self.likelihood, points, cloud, tolerance, generator)
         new = self.with_likelihood(chosen)
         new.calibration = calibration
         return new.expand(self.batch_shape) if self.batch_shape else new
@@ -278,7 +293,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         itself is from the law of the samples, it can't know.
 
         Arguments:
-            value: points with shape ``(..., D)``, inside the bounds.
+            value: points with shape ``(..., D)``. Outside the bounds the bound is infinite.
 
         Raises:
             ValueError: if the prior is not calibrated, or for a wrong shape or device.
@@ -287,9 +302,9 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
             raise ValueError("this prior is not calibrated; use prior.calibrate(samples)")
         x = check_value(value, len(self.names), self._like).reshape(-1, len(self.names))
         with torch.no_grad():
-            for transform in reversed(self.transforms[1:]):
-                x = transform.inv(x)
-            bound = self.calibration.bound.at(disagreement(self.likelihood, x))
+            bound = self.calibration.bound.at(disagreement(self.likelihood, self.whiten(x)))
+            # Where log_prob is -inf, nothing is known.
+            bound = torch.where(self._inside(x) & torch.isfinite(bound), bound, torch.inf)
         return bound.reshape(value.shape[:-1])
 
     def save(self, path: str | os.PathLike[str]) -> None:

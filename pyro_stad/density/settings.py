@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pyro_stad._checks import check_count, check_positive
 from pyro_stad.training import TrainingSettings
 
 __all__ = ["BUDGETS", "FitSettings"]
@@ -45,6 +46,9 @@ class FitSettings:
             raise ValueError(
                 f"`validation_fraction` must lie in (0, 1); got {self.validation_fraction}"
             )
+        for name in ("grid_tolerance", "tolerance"):
+            check_positive(getattr(self, name), name, " of nats")
+        check_count(self.audit_points, "audit_points", least=2)
 
 
 _TINY = TrainingSettings(60, batch_size=64, validate_every=30, warmup=10)

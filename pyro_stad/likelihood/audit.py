@@ -71,15 +71,15 @@ class Audit:
 
     def text(self) -> str:
         """Return the audit as a few lines of text."""
-        # At pure noise both can be exactly zero.
-        scores = (abs(s.mean) / max(s.standard_error, 1e-12) for s in self.stein)
-        largest = max(scores, default=math.nan)
+        # Not in standard errors: at pure noise both are next to nothing.
+        largest = max(self.stein, key=lambda s: abs(s.mean))
         return (
             f"  log_prob less exact trace, {self.points} held-out points: "
             f"bias {self.bias:+.3g}, sd {self.sd:.3g}, worst {self.worst:.3g} nat\n"
             f"  time grid against a finer one: sd {self.solver_error:.3g} nat\n"
             f"  normaliser: {self.normaliser:.4g} +- {self.normaliser_error:.2g}\n"
-            f"  Stein residual: at most {largest:.1f} standard errors at {len(self.stein)} times"
+            f"  Stein residual, in units of the divergence, largest of {len(self.stein)} times: "
+            f"{largest.mean:+.2g} +- {largest.standard_error:.2g}"
         )
 
 

@@ -137,10 +137,18 @@ def calibrate(
 
     Returns:
         The likelihood, which shares the networks, and its calibration.
+
+    Raises:
+        ValueError: if the density is not finite at the held-out data.
     """
     with torch.no_grad():
         exact = FlowODE(likelihood.field, Exact(), likelihood.solver).log_prob(held_out)
         chosen, trials = _choose(likelihood, held_out, exact, tolerance)
+        if all(math.isnan(trial.sd) for trial in trials):
+            raise ValueError(
+                "no way to the density is finite at the samples of the calibration; are they from "
+                "the law that was fitted?"
+            )
         noise = torch.randn(
             held_out.shape, generator=generator, dtype=held_out.dtype, device=held_out.device
         )

@@ -28,7 +28,7 @@ from torch import Tensor
 from pyro_stad._checks import is_transformed
 from pyro_stad.divergence import AbstractDivergence, Stein, TrunkHead
 from pyro_stad.likelihood.base import ROWS
-from pyro_stad.teacher.base import AbstractAngularField, AbstractField, AbstractTrunkField
+from pyro_stad.teacher import AbstractField, AbstractTrunkField, PathField
 from pyro_stad.teacher.network import angle_features, gated_silu
 
 if TYPE_CHECKING:
@@ -90,9 +90,10 @@ class Fused:
 
     @staticmethod
     def fits(field: AbstractField, divergence: AbstractDivergence) -> bool:
-        """Whether field and divergence are networks of the kinds that are fused here."""
-        trunk = isinstance(field, AbstractTrunkField) and isinstance(field, AbstractAngularField)
-        return trunk and isinstance(divergence, Stein) and isinstance(divergence.network, TrunkHead)
+        """Whether field and divergence are the very networks that are fused here."""
+        # Exact types: what a subclass computes otherwise would be passed over in silence.
+        fused = type(field) is PathField and type(divergence) is Stein
+        return fused and type(cast(Stein, divergence).network) is TrunkHead
 
     def ready(self, x: Tensor) -> bool:
         """Whether ``x`` can be evaluated here: all is frozen, and of one dtype."""
@@ -184,7 +185,7 @@ class _LogProb(torch.autograd.Function):
         layers = [_Layer(*saved[i : i + 4]) for i in range(0, len(saved), 4)]
         tables = fused.tables(len(y))
         slopes = _backward(fused.weights, tables, fused.rows(y), velocity, layers)
-        slopes = slopes.reshape(len(y), -1, y.shape[1]).sum(1) - y
+        slopes = slopes.reshape(len(y), fused.path.nodes, y.shape[1]).sum(1) - y
         return (fused.path.field.data_scale * grad)[:, None] * slopes, None
 
 

@@ -118,7 +118,7 @@ class SteinPath(AbstractLikelihood):
         velocity, divergence = self.divergence.velocity_and_divergence(field, t, y)
         relative = velocity if slopes is None else velocity - slopes.reshape(y.shape)
         score = field.own_score(t, y, velocity)
-        integrand = (divergence + (relative * score).sum(-1)).reshape(len(start), -1)
+        integrand = (divergence + (relative * score).sum(-1)).reshape(len(start), self.nodes)
         return end, (integrand * self.weights.to(start)).sum(-1)
 
 

@@ -2,7 +2,8 @@ r"""The training loop: one for the teacher and for its divergence.
 
 Adam with warm-up and a cosine schedule, clipped gradients, an exponential moving average of the
 weights, and validation of the *average* on a noise set that is drawn once, so that the validation
-curve is smooth and early stopping means something. The weights that come back are the best average.
+curve is smooth and means something. When patience with it is out, training goes back to the best
+average and on from there at a lower rate. The weights that come back are the best average.
 
 All randomness comes from one generator that the loss receives; the global one is not touched. A
 step whose loss or gradient is not finite is skipped and the learning rate halved; after three

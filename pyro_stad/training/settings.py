@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 
-from pyro_stad._checks import check_count
+from pyro_stad._checks import check_count, check_positive
 
 __all__ = ["TrainingSettings"]
 
@@ -41,5 +42,11 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "validate_every"):
             check_count(getattr(self, name), name)
-        if not self.learning_rate > 0:
-            raise ValueError(f"`learning_rate` must be positive; got {self.learning_rate}")
+        for name in ("warmup", "patience"):
+            check_count(getattr(self, name), name, least=0)
+        for name in ("learning_rate", "clip_norm", "save_every"):
+            check_positive(getattr(self, name), name)
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"`ema_decay` must lie in [0, 1); got {self.ema_decay!r}")
+        if self.target is not None and not isinstance(self.target, Real):
+            raise ValueError(f"`target` must be a loss or None; got {self.target!r}")

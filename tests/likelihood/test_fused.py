@@ -120,3 +120,16 @@ def test_other_curves_and_networks_are_not_fused():
     assert SteinPath(path.field, path.divergence, RK4(2), Coarse(4)).fused is None
     separate = Stein(SeparateNetwork(FEATURES, width=8, depth=1))
     assert SteinPath(path.field, separate, RK4(2)).fused is None
+
+
+def test_networks_of_other_kinds_are_not_fused():
+    """A subclass may compute something else, which the fused pass would not know."""
+
+    class Doubled(PathField):
+        def velocity(self, t, x):
+            return 2 * super().velocity(t, x)
+
+    path = path_of()
+    assert path.fused is not None
+    field = Doubled(OptimalTransport(), FEATURES, width=16, depth=3)
+    assert SteinPath(field, path.divergence, RK4(2)).fused is None
