@@ -54,7 +54,7 @@ from pyro_stad.training import History, TrainingSettings
 
 __all__ = ["fit"]
 
-_STEPS = (2, 4, 8, 16, 32, 64)
+_STEPS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def fit(

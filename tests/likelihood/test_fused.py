@@ -65,11 +65,19 @@ def test_hessians_by_functorch_are_those_of_autograd():
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_a_trace_is_right_on_new_points():
-    path, x = path_of(), points(3)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_trace_is_right_on_new_points_and_its_curvature_is_no_number(dtype):
+    path, x = path_of(dtype=dtype), points(3, dtype).requires_grad_()
     traced = torch.jit.trace(lambda row: path.log_prob(row), x[:1], check_trace=False)
-    got = torch.cat([traced(row[None]) for row in x])
-    torch.testing.assert_close(got, path.log_prob(x), rtol=0, atol=1e-12)
+    values = [torch.cat([f(row[None]) for row in x]) for f in (traced, path.log_prob)]
+    slopes = [torch.autograd.grad(v.sum(), x, create_graph=True)[0] for v in values]
+    small = 100 * torch.finfo(dtype).eps
+    torch.testing.assert_close(*values, rtol=small, atol=small)
+    torch.testing.assert_close(*slopes, rtol=small, atol=10 * small)
+    with torch.no_grad():
+        torch.testing.assert_close(traced(x[:1]), values[1][:1], rtol=small, atol=small)
+    (curvature,) = torch.autograd.grad(slopes[0][0, 0], x)
+    assert curvature[0, 0].abs() > 1e30
 
 
 def test_tables_follow_the_parameters():
