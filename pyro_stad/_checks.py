@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Collection
 from numbers import Integral, Real
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "check_choice",
     "check_count",
     "check_device",
     "check_finite",
@@ -92,6 +94,12 @@ def check_positive(value: Any, argument: str, unit: str = "") -> None:
     """Raise ``ValueError`` unless ``value`` is a finite number above zero."""
     if not isinstance(value, Real) or not 0 < float(value) < math.inf:
         raise ValueError(f"`{argument}` must be a positive number{unit}; got {value!r}")
+
+
+def check_choice(value: Any, argument: str, choices: Collection[str]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"`{argument}` must be one of {list(choices)}; got {value!r}")
 
 
 def check_seed(seed: Any) -> None:

@@ -38,6 +38,13 @@ class Batches:
             index = index.clamp_max(len(self) - 1)
         return self.values[index]
 
+    def subset(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return at most ``count`` rows, none of them twice if all weigh the same."""
+        if self._cumulative is not None:
+            return self.draw(min(count, len(self)), generator)
+        order = torch.randperm(len(self), generator=generator, device=self.values.device)
+        return self.values[order[:count]]
+
 
 def stratified(count: int, generator: torch.Generator, like: Tensor) -> Tensor:
     """Return ``count`` numbers in (0, 1), one in each of ``count`` equal intervals."""

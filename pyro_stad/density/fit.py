@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -44,7 +44,7 @@ from pyro_stad.divergence.distil import (
     cloud_for,
     distil,
 )
-from pyro_stad.likelihood import FlowODE, calibrate, choose_steps
+from pyro_stad.likelihood import FlowODE, SteinPath, calibrate, choose_steps, make_consistent
 from pyro_stad.likelihood.maximum import train_free_form
 from pyro_stad.ode import RK4
 from pyro_stad.paths import PATHS, AbstractPath
@@ -118,9 +118,12 @@ def fit(
     field = workshop.teacher(path, kept, held)
     flow, cloud = workshop.divergence(field, kept, held)
     generator = workshop.generator(white)
-    points = held.draw(min(settings.audit_points, len(held)), generator)
+    points = held.subset(settings.audit_points, generator)
     flow.solver = choose_steps(flow, points, settings.grid_tolerance, _STEPS)
-    likelihood, calibration = calibrate(flow, points, cloud, settings.tolerance, generator)
+    likelihood, calibration = calibrate(
+        flow, points, cloud, settings.tolerance, generator, reference=settings.reference,
+        train=workshop.consistency(flow, kept, held),
+    )  # fmt: skip
     report = FitReport(
         seed=seed,
         rows=len(values),
@@ -235,6 +238,22 @@ class _Workshop:
                 polish = replace(polish, target=target)
             self.distil("polish", head, field, labels, clouds, polish)
         return FlowODE(field, Stein(head), RK4()), clouds[1]
+
+    def consistency(
+        self, flow: FlowODE, kept: Batches, held: Batches
+    ) -> Callable[[], SteinPath] | None:
+        """Return what trains the constant curve, for the calibration to call if need be."""
+        settings = self.settings.consistency
+        if settings is None:
+            return None
+
+        def train() -> SteinPath:
+            options = self.options("consistency", kept.values)
+            path, history = make_consistent(flow, kept, held, settings, **options)
+            self.record("consistency", history)
+            return path
+
+        return train
 
     def distil(
         self,

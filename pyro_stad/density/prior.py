@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from pyro_stad._checks import (
+    check_choice,
     check_finite,
     check_not_nan,
     check_positive,
@@ -34,7 +35,7 @@ from pyro_stad.data import Batches, Bounds, Layout, Standardise, support_of
 from pyro_stad.density.flow import FlowTransform
 from pyro_stad.density.report import FitReport
 from pyro_stad.divergence.distil import cloud_for
-from pyro_stad.likelihood import AbstractLikelihood, Calibration, calibrate
+from pyro_stad.likelihood import REFERENCES, AbstractLikelihood, Calibration, calibrate
 from pyro_stad.likelihood.calibrate import disagreement
 
 __all__ = ["Counts", "FlowPrior"]
@@ -252,7 +253,14 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
             likelihood, affine.loc, affine.scale_tril, self.layout, self.bounds, self.report
         )
 
-    def calibrate(self, samples: Tensor, *, tolerance: float = 0.1, seed: int = 0) -> FlowPrior:
+    def calibrate(
+        self,
+        samples: Tensor,
+        *,
+        tolerance: float = 0.1,
+        reference: str = "data",
+        seed: int = 0,
+    ) -> FlowPrior:
         """Return a prior whose density is the cheapest that is accurate enough on ``samples``.
 
         ``fit`` has done this on samples that it held out; do it again for another tolerance, or
@@ -261,12 +269,15 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         Arguments:
             samples: points with shape ``(N, D)``, at least 20, which the fit has not seen.
             tolerance: largest standard deviation of log_prob against the exact trace, in nats.
+            reference: ``"data"`` also takes a density that describes the samples as well as the
+                exact trace does, to ``tolerance ** 2 / 2`` nat in the mean; ``"exact"`` does not.
             seed: of everything random.
 
         Raises:
             TypeError, ValueError: for samples that can't be used, or no positive tolerance.
         """
         check_positive(tolerance, "tolerance", " of nats")
+        check_choice(reference, "reference", REFERENCES)
         check_seed(seed)
         points = check_value(samples, len(self.names), self._like, argument="samples")
         points = points.reshape(-1, len(self.names))
@@ -280,7 +291,9 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         points = self.whiten(points)
         generator = torch.Generator(points.device).manual_seed(seed)
         cloud = cloud_for(self.likelihood.field, Batches(points), generator)
-        chosen, calibration = calibrate(self.likelihood, points, cloud, tolerance, generator)
+        chosen, calibration = calibrate(
+            self.likelihood, points, cloud, tolerance, generator, reference=reference
+        )
         new = self.with_likelihood(chosen)
         new.calibration = calibration
         return new.expand(self.batch_shape) if self.batch_shape else new

@@ -141,7 +141,13 @@ def _check_tensors(
 def _describe_likelihood(likelihood: AbstractLikelihood) -> dict[str, Any]:
     if isinstance(likelihood, SteinPath):
         curve = describe(likelihood.curve, CURVES, "curve")
-        return {"name": "stein-path", "curve": curve, "nodes": likelihood.nodes}
+        consistent = likelihood.consistent and _describe_divergence(likelihood.consistent)
+        return {
+            "name": "stein-path",
+            "curve": curve,
+            "nodes": likelihood.nodes,
+            "consistent": consistent,
+        }
     if isinstance(likelihood, FlowODE):
         return {"name": "flow-ode"}
     raise TypeError(f"a likelihood of type {type(likelihood).__name__} can't be saved")
@@ -158,7 +164,11 @@ def _build_likelihood(
         return FlowODE(field, divergence, solver, chunk_size)
     if config["name"] == "stein-path":
         curve = build(config["curve"], CURVES, "curve")
-        return SteinPath(field, divergence, solver, curve, config["nodes"], chunk_size)
+        consistent = config["consistent"] and _build_divergence(config["consistent"], field)
+        return SteinPath(
+            field, divergence, solver, curve, config["nodes"],
+            consistent=consistent, chunk_size=chunk_size,
+        )  # fmt: skip
     raise ValueError(f"unknown likelihood {config['name']!r}")
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyro_stad._checks import check_count, check_positive
+from pyro_stad._checks import check_choice, check_count, check_positive
+from pyro_stad.likelihood import REFERENCES
 from pyro_stad.training import TrainingSettings
 
 __all__ = ["BUDGETS", "FitSettings"]
@@ -22,8 +23,12 @@ class FitSettings:
             grows with the dimension; above ``polish_features`` one Hutchinson probe is the label.
         polish_features: largest dimension whose exact labels are worth their price.
         grid_tolerance: largest error of the time grid, in nats (root mean square).
+        consistency: training of the constant curve to agree with the flow, where it does not
+            serve without; None for never.
         tolerance: largest error of the density against the exact trace, in nats (standard
             deviation); the cheapest way to the density that meets it is taken.
+        reference: with ``"data"``, a density that describes held-out samples as well as the exact
+            trace does is taken too; with ``"exact"``, it is not.
         validation_fraction: share of the samples held out for early stopping and the audit.
         audit_points: number of held-out samples that the audit uses at the most.
     """
@@ -36,10 +41,14 @@ class FitSettings:
         1000, learning_rate=1e-2, clip_norm=100.0, patience=0
     )
     polish_features: int = 64
+    consistency: TrainingSettings | None = TrainingSettings(
+        400, batch_size=128, learning_rate=5e-3, clip_norm=100.0, patience=0
+    )
     grid_tolerance: float = 0.02
     tolerance: float = 0.1
+    reference: str = "data"
     validation_fraction: float = 0.1
-    audit_points: int = 500
+    audit_points: int = 1000
 
     def __post_init__(self) -> None:
         if not 0 < self.validation_fraction < 1:
@@ -48,6 +57,7 @@ class FitSettings:
             )
         for name in ("grid_tolerance", "tolerance"):
             check_positive(getattr(self, name), name, " of nats")
+        check_choice(self.reference, "reference", REFERENCES)
         check_count(self.audit_points, "audit_points", least=2)
 
 
@@ -56,15 +66,33 @@ _QUICK = TrainingSettings(500, batch_size=256, learning_rate=3e-3, warmup=50)
 
 BUDGETS: dict[str, FitSettings] = {
     "tiny": FitSettings(
-        width=16, depth=2, teacher=_TINY, stein=_TINY, polish=_TINY, audit_points=64
+        width=16,
+        depth=2,
+        teacher=_TINY,
+        stein=_TINY,
+        polish=_TINY,
+        consistency=_TINY,
+        audit_points=64,
     ),
-    "quick": FitSettings(width=64, depth=2, teacher=_QUICK, stein=_QUICK, polish=_QUICK),
+    "quick": FitSettings(
+        width=64,
+        depth=2,
+        teacher=_QUICK,
+        stein=_QUICK,
+        polish=_QUICK,
+        consistency=TrainingSettings(
+            200, batch_size=128, learning_rate=5e-3, clip_norm=100.0, patience=0
+        ),
+    ),
     "standard": FitSettings(),
     "thorough": FitSettings(
         width=192,
         teacher=TrainingSettings(20_000, batch_size=1024, learning_rate=5e-3),
         stein=TrainingSettings(8000, batch_size=1024, clip_norm=100.0, patience=0),
         polish=TrainingSettings(4000, learning_rate=1e-2, clip_norm=100.0, patience=0),
+        consistency=TrainingSettings(
+            2000, batch_size=256, learning_rate=5e-3, clip_norm=100.0, patience=0
+        ),
         audit_points=2000,
     ),
 }

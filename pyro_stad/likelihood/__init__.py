@@ -3,18 +3,21 @@
 from pyro_stad.likelihood.audit import Audit, SteinResidual, audit
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.calibrate import (
+    REFERENCES,
     Calibration,
     ErrorBound,
     Trial,
     calibrate,
     choose_steps,
 )
+from pyro_stad.likelihood.consistency import make_consistent
 from pyro_stad.likelihood.curves import CURVES, AbstractCurve, Coarse, Constant
 from pyro_stad.likelihood.flow_ode import FlowODE
 from pyro_stad.likelihood.stein_path import SteinPath
 
 __all__ = [
     "CURVES",
+    "REFERENCES",
     "AbstractCurve",
     "AbstractLikelihood",
     "Audit",
@@ -29,4 +32,5 @@ __all__ = [
     "audit",
     "calibrate",
     "choose_steps",
+    "make_consistent",
 ]

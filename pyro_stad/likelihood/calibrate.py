@@ -3,16 +3,25 @@ r"""Calibration: the cheapest way to the density that is accurate enough, and wh
 On held-out data, with :math:`e = \log\hat p - \log p_{exact}` against the exact trace on a time
 grid known to be fine enough:
 
-1. *Choice.* Ways to the density are tried from the cheapest on, by network calls that have to wait
-   for each other, then by nodes; the first whose e has a standard deviation within the tolerance is
-   taken. If none has, it is the one with the least.
-2. *Mass.* The flow's own draws have density :math:`p_{exact}`, which is normalised, so that
+1. *Mass.* The flow's own draws have density :math:`p_{exact}`, which is normalised, so that
    :math:`Z = E[\exp e]` over them is the mass of :math:`\hat p`. It is divided out once it is known
    to differ from one: by more than two standard errors.
+2. *Choice.* Ways to the density are tried from the cheapest on, by network calls that have to wait
+   for each other, then by nodes. One is taken if the standard deviation of e is within the
+   tolerance :math:`\tau`; or if it describes the data as well as the flow does, that is, if its log
+   score, the mean of :math:`e - \log Z` over held-out data, is at least :math:`-\tau^2/2`: what an
+   error with standard deviation :math:`\tau` costs. With ``reference="exact"`` only the first
+   counts. If nothing serves, it is the way with the least standard deviation.
 3. *Bound.* Two ways to one density agree where the network is consistent. Their difference d(x)
    scales a bound :math:`c\,(d(x) + d_0)` on the error at x, with :math:`d_0` the median of d, and c
    the conformal quantile of :math:`|e| / (d + d_0)` at the bound's level: whatever d is worth, the
    bound holds at that rate for data like the held-out ones.
+
+Why the score. Where data are hard to learn, the flow is wrong about them by far more than
+:math:`\tau`, and which of two curves through its imperfect field is right, the data know better.
+For a mixture in 8 dimensions the exact trace was 0.50 nat off the truth (standard deviation;
+Kullback-Leibler divergence 0.123 nat); the constant curve, 0.31 nat off the exact trace, was 0.50
+nat off the truth as well, and its divergence 0.109 nat.
 
 References:
     Jagwani, Thorp, Deger and Peiris (2026), StAD (arXiv 2605.16486); Papadopoulos, Gammerman and
@@ -22,16 +31,16 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_stad.divergence import Exact
 from pyro_stad.divergence.distil import AbstractCloud
-from pyro_stad.likelihood.audit import Audit, audit, errors_against_exact
+from pyro_stad.likelihood.audit import Audit, audit
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.curves import Coarse, Constant
 from pyro_stad.likelihood.flow_ode import FlowODE
@@ -40,6 +49,7 @@ from pyro_stad.ode import RK4, AbstractFixedGrid
 from pyro_stad.teacher.base import AbstractAngularField
 
 __all__ = [
+    "REFERENCES",
     "Calibration",
     "ErrorBound",
     "Trial",
@@ -48,18 +58,29 @@ __all__ = [
     "disagreement",
 ]
 
+REFERENCES = ("data", "exact")
 _NODES = (16, 32)  # one point's nodes are to fill whole rows of sixteen
 _LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One way to the density that was tried, and its error on held-out data, in nats."""
+    """One way to the density that was tried, and its error on held-out data, in nats.
+
+    Attributes:
+        likelihood: its repr.
+        sequential_calls: network calls one after the other; None if they vary.
+        bias, sd: mean and standard deviation of its error against the exact trace.
+        score, score_error: its mean log-density, mass divided out, less that of the exact trace,
+            with its standard error. Above zero, it describes the data better than the flow.
+    """
 
     likelihood: str
     sequential_calls: int | None
     bias: float
     sd: float
+    score: float
+    score_error: float
 
 
 @dataclass(frozen=True)
@@ -86,12 +107,14 @@ class Calibration:
 
     Attributes:
         tolerance: what was asked for, in nats.
+        reference: what the density had to be accurate against, ``"data"`` or ``"exact"``.
         trials: the ways that were tried, from the cheapest on.
         bound: on the error at a point.
         audit: accuracy of the one that was chosen.
     """
 
     tolerance: float
+    reference: str
     trials: tuple[Trial, ...]
     bound: ErrorBound
     audit: Audit
@@ -105,6 +128,7 @@ class Calibration:
         """Return the calibration that ``to_dict`` described."""
         return Calibration(
             tolerance=stored["tolerance"],
+            reference=stored["reference"],
             trials=tuple(Trial(**trial) for trial in stored["trials"]),
             bound=ErrorBound(**stored["bound"]),
             audit=Audit.from_dict(stored["audit"]),
@@ -115,7 +139,10 @@ class Calibration:
         lines = [f"  ways to the density, for a tolerance of {self.tolerance:g} nat:"]
         for trial in self.trials:
             calls = "adaptive" if trial.sequential_calls is None else trial.sequential_calls
-            lines.append(f"    {trial.likelihood}: {calls} sequential calls, sd {trial.sd:.2g} nat")
+            lines.append(
+                f"    {trial.likelihood}: {calls} sequential calls, sd {trial.sd:.2g} nat, "
+                f"score {trial.score:+.2g} +- {trial.score_error:.1g}"
+            )
         return "\n".join([*lines, self.audit.text()])
 
 
@@ -125,6 +152,9 @@ def calibrate(
     cloud: AbstractCloud,
     tolerance: float,
     generator: torch.Generator,
+    *,
+    reference: str = "data",
+    train: Callable[[], SteinPath] | None = None,
 ) -> tuple[AbstractLikelihood, Calibration]:
     """Choose the way to the density of a flow, divide out its mass, bound its error, audit it.
 
@@ -134,6 +164,9 @@ def calibrate(
         cloud: a law of points with scores, for the Stein residual.
         tolerance: largest standard deviation of the error, in nats.
         generator: source of randomness.
+        reference: ``"data"`` also takes what describes the data as well as the exact trace does;
+            ``"exact"`` only what is close to the exact trace.
+        train: makes the constant curve consistent, if there is one and it does not serve.
 
     Returns:
         The likelihood, which shares the networks, and its calibration.
@@ -141,24 +174,20 @@ def calibrate(
     Raises:
         ValueError: if the density is not finite at the held-out data.
     """
+    standard = _Standard.of(likelihood, held_out, generator)
     with torch.no_grad():
-        exact = FlowODE(likelihood.field, Exact(), likelihood.solver).log_prob(held_out)
-        chosen, trials = _choose(likelihood, held_out, exact, tolerance)
-        if all(math.isnan(trial.sd) for trial in trials):
-            raise ValueError(
-                "no way to the density is finite at the samples of the calibration; are they from "
-                "the law that was fitted?"
-            )
-        noise = torch.randn(
-            held_out.shape, generator=generator, dtype=held_out.dtype, device=held_out.device
-        )
-        mass = errors_against_exact(chosen, chosen.push(noise))[0].exp()
-        standard_error = mass.std().item() / math.sqrt(len(mass))
-        if abs(mass.mean().item() - 1) > 2 * standard_error:
-            chosen.log_mass = math.log(mass.mean().item())
-        bound = _bound(disagreement(chosen, held_out), (chosen.log_prob(held_out) - exact).abs())
+        ways, trials = [], []
+        for way in _ways(likelihood, train):
+            ways.append(way)
+            trials.append(standard.trial(way))
+            if _serves(trials[-1], tolerance, reference):
+                break
+        else:
+            ways.append(ways[_nearest(trials)])
+        chosen = ways[-1]
+        bound = _bound(disagreement(chosen, held_out), standard.error(chosen).abs())
     measured = audit(chosen, held_out, cloud, generator)
-    return chosen, Calibration(tolerance, trials, bound, measured)
+    return chosen, Calibration(tolerance, reference, tuple(trials), bound, measured)
 
 
 def disagreement(likelihood: AbstractLikelihood, x: Tensor) -> Tensor:
@@ -198,35 +227,78 @@ def choose_steps(
     return RK4(candidates[-1])
 
 
-def _ways(likelihood: AbstractLikelihood) -> Iterator[AbstractLikelihood]:
+class _Standard(NamedTuple):
+    """What ways to the density are held against: data and own draws, with exact log-densities."""
+
+    data: Tensor
+    at_data: Tensor
+    draws: Tensor
+    at_draws: Tensor
+
+    @staticmethod
+    def of(likelihood: AbstractLikelihood, data: Tensor, generator: torch.Generator) -> _Standard:
+        exact = FlowODE(likelihood.field, Exact(), likelihood.solver)
+        noise = torch.randn(data.shape, generator=generator, dtype=data.dtype, device=data.device)
+        with torch.no_grad():
+            draws = exact.push(noise)
+            return _Standard(data, exact.log_prob(data), draws, exact.log_prob(draws))
+
+    def error(self, way: AbstractLikelihood) -> Tensor:
+        """Return the errors of a way at the data."""
+        return way.log_prob(self.data) - self.at_data
+
+    def trial(self, way: AbstractLikelihood) -> Trial:
+        """Try a way, and divide out its mass."""
+        mass = (way.log_prob(self.draws) - self.at_draws).exp()
+        relative = (mass.std() / mass.mean()).item() / math.sqrt(len(mass))
+        log_z = mass.mean().log().item()
+        if abs(mass.mean().item() - 1) > 2 * relative * mass.mean().item():
+            way.log_mass += log_z
+            log_z = 0.0
+        error = self.error(way)
+        bias, sd = error.mean().item(), error.std().item()
+        score_error = math.hypot(sd / math.sqrt(len(error)), relative)
+        return Trial(repr(way), way.sequential_calls(), bias, sd, bias - log_z, score_error)
+
+
+def _serves(trial: Trial, tolerance: float, reference: str) -> bool:
+    if reference == "data" and trial.score >= -0.5 * tolerance**2:
+        return True
+    return trial.sd <= tolerance
+
+
+def _nearest(trials: list[Trial]) -> int:
+    """Return the place of the trial with the least standard deviation."""
+    if all(math.isnan(trial.sd) for trial in trials):
+        raise ValueError(
+            "no way to the density is finite at the samples of the calibration; are they from "
+            "the law that was fitted?"
+        )
+    # NaN is worse than anything.
+    return min(range(len(trials)), key=lambda i: (math.isnan(trials[i].sd), trials[i].sd))
+
+
+def _ways(
+    likelihood: AbstractLikelihood, train: Callable[[], SteinPath] | None
+) -> Iterator[AbstractLikelihood]:
     """Yield the ways to the density, from the cheapest on; the last is the flow itself."""
     parts = likelihood.field, likelihood.divergence, likelihood.solver
     if isinstance(likelihood.field, AbstractAngularField):
         for nodes in _NODES:
             yield SteinPath(*parts, Constant(), nodes)
+        known = likelihood.consistent if isinstance(likelihood, SteinPath) else None
+        if known is not None:
+            yield SteinPath(*parts, Constant(), _NODES[0], consistent=known)
+        elif train is not None:
+            with torch.enable_grad():
+                trained = train()
+            yield trained
         flow_calls = likelihood.solver.sequential_calls()
         for steps in (2, 4, 8):
             way = SteinPath(*parts, Coarse(steps), nodes=max(16, 2 * steps))
             if flow_calls is None or way.sequential_calls() < flow_calls:
                 yield way
     yield FlowODE(*parts)
-
-
-def _choose(
-    likelihood: AbstractLikelihood, held_out: Tensor, exact: Tensor, tolerance: float
-) -> tuple[AbstractLikelihood, tuple[Trial, ...]]:
-    ways, trials = [], []
-    for way in _ways(likelihood):
-        error = way.log_prob(held_out) - exact
-        ways.append(way)
-        trials.append(
-            Trial(repr(way), way.sequential_calls(), error.mean().item(), error.std().item())
-        )
-        if trials[-1].sd <= tolerance:
-            break
-    # NaN is worse than anything.
-    best = min(range(len(ways)), key=lambda i: (math.isnan(trials[i].sd), trials[i].sd))
-    return ways[best], tuple(trials)
 
 
 def _second_opinion(likelihood: AbstractLikelihood) -> AbstractLikelihood | None:

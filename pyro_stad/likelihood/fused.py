@@ -166,7 +166,7 @@ class Fused:
     def _tabulate(self) -> None:
         path = self.path
         trunk = cast(AbstractTrunkField, path.field).trunk
-        head = cast(TrunkHead, cast(Stein, path.divergence).network)
+        head = cast(TrunkHead, cast(Stein, path.integrand).network)
         omega, root = path.weights[:, None], math.sqrt(path.field.features)
         embedded = angle_features(path.times)
         *turns, out = head.turning(embedded).split(trunk.width, dim=-1)

@@ -15,7 +15,8 @@ In the field's own time and coordinates, :math:`S = -(y + \cot\varphi\, w)`, who
 stays finite at the data end. Nodes lie at the same graded places as the knots of the solvers.
 
 A learned field is not exactly the field of any one density, so that two curves differ: their
-difference is an estimate of the error, at every point, which needs no reference.
+difference is an estimate of the error, at every point, which needs no reference; and a divergence
+can be trained to make it small.
 
 References:
     Jagwani, Thorp, Deger and Peiris (2026), StAD (arXiv 2605.16486); Song et al. (2021),
@@ -51,6 +52,8 @@ class SteinPath(AbstractLikelihood):
         curve: the curve to integrate along.
         nodes: Gauss-Legendre nodes K, a multiple of 8 and of the curve's pieces, each of which
             gets its share.
+        consistent: what is integrated in place of ``divergence``, trained to make this curve agree
+            with the flow (:mod:`pyro_stad.likelihood.consistency`), or None.
         chunk_size: network rows worked on at a time.
     """
 
@@ -65,6 +68,8 @@ class SteinPath(AbstractLikelihood):
         solver: AbstractSolver,
         curve: AbstractCurve | None = None,
         nodes: int = 16,
+        *,
+        consistent: AbstractDivergence | None = None,
         chunk_size: int = 131_072,
     ) -> None:
         super().__init__(field, divergence, solver, chunk_size)
@@ -83,16 +88,22 @@ class SteinPath(AbstractLikelihood):
                 f"`nodes` must be a positive multiple of 8 and of the {pieces} pieces of the "
                 f"curve; got {nodes}"
             )
-        self.nodes = nodes
+        self.nodes, self.consistent = nodes, consistent
         times, weights = _gauss_legendre(field.t_min, field.t_max, pieces, nodes // pieces)
         like = next(field.parameters(), torch.empty(0))
         self.register_buffer("times", times.to(like), persistent=False)
         self.register_buffer("weights", weights.to(like), persistent=False)
         at_rest = isinstance(self.curve, Constant)
-        self.fused = Fused(self) if at_rest and Fused.fits(field, divergence) else None
+        self.fused = Fused(self) if at_rest and Fused.fits(field, self.integrand) else None
 
     def __repr__(self) -> str:
-        return f"SteinPath({self.divergence!r}, {self.curve!r}, nodes={self.nodes})"
+        trained = "" if self.consistent is None else ", made consistent"
+        return f"SteinPath({self.divergence!r}, {self.curve!r}, nodes={self.nodes}{trained})"
+
+    @property
+    def integrand(self) -> AbstractDivergence:
+        """What is integrated as the divergence."""
+        return self.divergence if self.consistent is None else self.consistent
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of data ``x``, shape ``(B, D)``."""
@@ -115,7 +126,7 @@ class SteinPath(AbstractLikelihood):
         points, slopes, end = self.curve.follow(field, start, times)
         # Point by point, its nodes side by side: then a sum over nodes never depends on the batch.
         y, t = points.reshape(-1, start.shape[-1]), times.repeat(len(start))
-        velocity, divergence = self.divergence.velocity_and_divergence(field, t, y)
+        velocity, divergence = self.integrand.velocity_and_divergence(field, t, y)
         relative = velocity if slopes is None else velocity - slopes.reshape(y.shape)
         score = field.own_score(t, y, velocity)
         integrand = (divergence + (relative * score).sum(-1)).reshape(len(start), self.nodes)

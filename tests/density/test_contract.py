@@ -206,7 +206,10 @@ BAD_TRAINING = {
     "steps": ({"steps": 0}, "`steps` must be an integer of at least 1; got 0"),
     "batch_size": ({"steps": 1, "batch_size": 0}, "`batch_size` must be an integer of at least 1"),
     "validate_every": ({"steps": 1, "validate_every": 0}, "`validate_every`"),
-    "learning_rate": ({"steps": 1, "learning_rate": math.nan}, "`learning_rate` must be positive"),
+    "learning_rate": (
+        {"steps": 1, "learning_rate": math.nan},
+        "`learning_rate` must be a positive number",
+    ),
 }
 
 

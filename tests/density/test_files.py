@@ -1,5 +1,6 @@
 """Checkpoints: whole, or refused with a reason; nothing in them can run."""
 
+import copy
 import json
 import os
 import pickle
@@ -13,7 +14,7 @@ from safetensors.torch import save as save_tensors
 import pyro_stad
 from pyro_stad import CheckpointError
 from pyro_stad._files import read_tensors, write_tensors
-from pyro_stad.likelihood import Coarse, Constant, SteinPath
+from pyro_stad.likelihood import Coarse, Constant, FlowODE, SteinPath
 
 
 @pytest.fixture
@@ -71,6 +72,27 @@ def test_every_curve_round_trips(curve, free_prior, tmp_path):
     loaded = pyro_stad.load(tmp_path / "prior.safetensors")
     assert loaded.likelihood.curve == curve
     assert torch.equal(loaded.log_prob(value), prior.log_prob(value))
+
+
+def test_a_consistent_curve_keeps_both_heads(free_prior, tmp_path):
+    """The flow's divergence and the one along the curve are two networks, and both come back."""
+    flow = free_prior.likelihood
+    trained = copy.deepcopy(flow.divergence)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.mul_(1.1)
+    path = SteinPath(flow.field, flow.divergence, flow.solver, consistent=trained)
+    prior, x = free_prior.with_likelihood(path), free_prior.sample((5,))
+    prior.save(tmp_path / "prior.safetensors")
+    loaded = pyro_stad.load(tmp_path / "prior.safetensors")
+    assert repr(loaded) == repr(prior)
+    assert torch.equal(loaded.log_prob(x), prior.log_prob(x))
+    plain = [
+        p.with_likelihood(FlowODE(p.likelihood.field, p.likelihood.divergence, p.likelihood.solver))
+        for p in (loaded, free_prior)
+    ]
+    assert torch.equal(plain[0].log_prob(x), plain[1].log_prob(x))
+    assert not torch.equal(plain[0].log_prob(x), prior.log_prob(x))
 
 
 def rewrite(path, change_tensors=None, change_document=None):
