@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv test test-slow lint demo docs bench bench-quick clean
+.PHONY: venv test test-slow lint demo docs bench bench-long bench-quick clean
 
 venv: $(STAMP)
 
@@ -43,8 +43,16 @@ bench: venv
 	$(BIN)/python benchmarks/oracle.py
 	$(BIN)/python benchmarks/identity.py
 	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/error_in_time.py
 	$(BIN)/python benchmarks/fit_budget.py
 	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python benchmarks/tables.py
+
+# The benchmarks that train for an hour.
+bench-long: venv
+	$(BIN)/pip install --quiet -e '.[bench]'
+	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/distillation.py --teachers vp ot --features 16 32
 	$(BIN)/python benchmarks/distillation.py --teachers vp ot --features 2 8 --name distillation_low
 	$(BIN)/python benchmarks/distillation.py --teachers cnf --name distillation_cnf
@@ -56,6 +64,8 @@ bench-quick: venv
 	$(BIN)/python benchmarks/oracle.py --features 2 --name quick_oracle
 	$(BIN)/python benchmarks/identity.py --steps 300 --name quick_identity
 	$(BIN)/python benchmarks/cost.py --features 2 8 --repeats 3 --name quick_cost
+	$(BIN)/python benchmarks/scaling.py --features 2 16 64 --points 1 1000 --name quick_scaling
+	$(BIN)/python benchmarks/accuracy.py --mixtures 2 --tables --budget tiny --name quick_accuracy
 
 clean:
 	rm -rf $(VENV) docs/_build demo

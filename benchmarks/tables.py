@@ -1,4 +1,4 @@
-"""Write docs/benchmarks.md and its figure from the raw results; nothing in them is typed."""
+"""Write docs/benchmarks.md and its figures from the raw results; nothing in them is typed."""
 
 from __future__ import annotations
 
@@ -231,16 +231,134 @@ def nuts() -> str:
             f"{row['effective']:.0f}",
             str(row["divergences"]),
             f"{row['over_normal']:.2f}",
+            f"{row['over_law']:.2f}",
         ]
         for row in result["rows"]
     ]
-    header = ["posterior", "prior", "density", "ESS", "divergences", "time per ESS, over a normal"]
+    header = ["posterior", "prior", "density", "ESS", "divergences"]
+    header += ["time per ESS, over a normal", "over the law itself"]
     return (
         "## What an effective sample costs\n\n"
         "NUTS with the learned prior, by both routes, beside a multivariate normal of the same "
-        "moments, whose posterior is another one. Smallest bulk effective sample size.\n\n"
+        "moments, whose posterior is another one, and beside the law of the samples in closed "
+        "form. Smallest bulk effective sample size.\n\n"
         f"{table(header, rows)}\n\n{source('nuts', result)}\n"
     )
+
+
+def error_in_time() -> str:
+    result = read("error_in_time")
+    sheet = Figure(figsize=(5.5, 3.6), layout="constrained")
+    axes = sheet.subplots()
+    colors = {"spread of the exact divergence": "#999999", **CURVES}
+    places = [row["fraction"] for row in result["rows"]]
+    for name in [key for key in result["rows"][0] if key != "fraction"]:
+        values = [row[name] for row in result["rows"]]
+        axes.semilogy(places, values, "o-", markersize=3, color=colors[name], label=name)
+    axes.set_xlabel("fraction of the way from data to noise")
+    axes.set_ylabel("root mean square, over $\\sqrt{D}$")
+    axes.legend(frameon=False, fontsize=9)
+    sheet.savefig(DOCS / "error_in_time.png", dpi=130)
+    return (
+        "## Where the divergence is off\n\n"
+        f"A mixture in {result['features']} dimensions, trained as by the standard budget: error "
+        "of the distilled divergence against the exact trace, and the spread of the exact one.\n\n"
+        f"![Error against time](error_in_time.png)\n\n{source('error_in_time', result)}\n"
+    )
+
+
+def accuracy() -> str:
+    rows = []
+    result = read("accuracy")
+    for row in result["rows"]:
+        cells = []
+        for found in row["densities"].values():
+            cell = f"{found['log_likelihood']:.3f}"
+            cells.append(
+                f"{cell}, {found['sd']:.2f} ({found['bias']:+.2f})" if "sd" in found else cell
+            )
+        gain = f"{row['gain_over_peer']:+.3f} +- {row['gain_error']:.3f}"
+        curve = row["likelihood"].removeprefix("SteinPath(Stein(TrunkHead), ").removesuffix(")")
+        size = f"{row['rows']:,} x {row['features']}"
+        rows.append([row["problem"], size, f"{row['seconds']:.0f}", curve, *cells, gain])
+    known = [
+        [
+            row["problem"],
+            f"{row['bound']['median']:.2f}",
+            f"{row['bound']['coverage']:.3f}",
+            f"{row['bound']['rank_exact']:.2f}",
+            f"{row['bound']['rank_truth']:.2f}" if "rank_truth" in row["bound"] else "-",
+        ]
+        for row in result["rows"]
+    ]
+    bounds = ["data", "median bound", "coverage", "rank, exact trace", "rank, truth"]
+    names = list(result["rows"][0]["densities"])
+    header = ["data", "rows x D", "seconds", "density", *names, "gain over NSF"]
+    versions = ", ".join(f"{k} {v}" for k, v in result["peers"].items())
+    return (
+        "## How well the law is learned\n\n"
+        "Mean held-out log-density in nats; for mixtures also sd (bias) of its error against the "
+        "truth. As many seconds of training for `fit`, calibration included, as for the spline "
+        f"flow; {versions}.\n\n{table(header, rows)}\n\n"
+        "What `log_prob_error`, a bound for 95 percent of data, is worth on the same held-out "
+        "rows: its median, the share of errors against the exact trace within it, and its rank "
+        "correlation with the sizes of the errors against the exact trace and against the truth."
+        f"\n\n{table(bounds, known)}\n\n{source('accuracy', result)}\n"
+    )
+
+
+def scaling() -> str:
+    result = read("scaling")
+    calls, slopes = result["calls"], result["slopes"]
+    names = list(slopes)
+    rows = [
+        [str(row["features"]), *(f"{row['over_velocity'][name]:.1f}" for name in names)]
+        for row in calls
+    ]
+    rows.append(["slope of what is added", *(f"{slopes[name]:.2f}" for name in names)])
+    points = [
+        [
+            f"{row['points']:,}",
+            row["way"],
+            f"{row['microseconds_per_point']:.0f}",
+            f"{row['gigabytes']:.2f}",
+            "yes" if row["bitwise"] else "no",
+        ]
+        for row in result["points"]
+    ]
+    header = ["points", "density", "microseconds a point", "most memory so far, GB", "bitwise"]
+    _draw_scaling(result)
+    return (
+        "## How cost grows\n\n"
+        "Velocity and divergence, one call, 64 points, over the velocity alone; and the slope in D "
+        "of what the divergence adds, from D = 16 on.\n\n"
+        f"{table(['D', *names], rows)}\n\n![Cost against D and batch](scaling.png)\n\n"
+        "Log-density of many points in 16 dimensions; bitwise: the first and last hundred are what "
+        f"they are on their own.\n\n{table(header, points)}\n\n{source('scaling', result)}\n"
+    )
+
+
+def _draw_scaling(result: dict[str, Any]) -> None:
+    sheet = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = sheet.subplots(1, 2)
+    for name, color in zip(result["slopes"], ("#0b6e4f", "#c28c1a", "#c0392b")):
+        sizes = [row["features"] for row in result["calls"]]
+        cost = [row["over_velocity"][name] for row in result["calls"]]
+        left.loglog(sizes, cost, "o-", markersize=4, color=color, label=name)
+    left.set_xlabel("D")
+    left.set_ylabel("cost of a call, over the velocity alone")
+    for way, color in zip(
+        dict.fromkeys(row["way"] for row in result["points"]), ("#0b6e4f", "#2b5c9e")
+    ):
+        chosen = [row for row in result["points"] if row["way"] == way]
+        sizes = [row["points"] for row in chosen]
+        cost = [row["microseconds_per_point"] for row in chosen]
+        right.loglog(sizes, cost, "o-", markersize=4, color=color, label=way)
+    right.set_xlabel("points in a batch")
+    right.set_ylabel("microseconds a point")
+    for axes in (left, right):
+        axes.legend(frameon=False, fontsize=9)
+    sheet.savefig(DOCS / "scaling.png", dpi=130)
 
 
 def demo() -> str:
@@ -274,7 +392,18 @@ def main() -> None:
         "`benchmarks/results`. Every row compares things run side by side, by the same solver, on "
         "the same grid and batch.\n"
     )
-    parts = (distillation, cost, latency, nuts, fit_budget, demo, identity, oracle)
+    parts = (
+        distillation,
+        cost,
+        scaling,
+        accuracy,
+        latency,
+        nuts,
+        fit_budget,
+        demo,
+        identity,
+        oracle,
+    )
     (DOCS / "benchmarks.md").write_text("\n".join([head, *(part() for part in parts)]))
 
 

@@ -70,7 +70,7 @@ class SteinPath(AbstractLikelihood):
         nodes: int = 16,
         *,
         consistent: AbstractDivergence | None = None,
-        chunk_size: int = 131_072,
+        chunk_size: int = 8192,
     ) -> None:
         super().__init__(field, divergence, solver, chunk_size)
         if not isinstance(field, AbstractAngularField):

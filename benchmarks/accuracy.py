@@ -1,0 +1,177 @@
+"""Claim: at equal training time, as accurate as a neural spline flow, and as our own exact trace.
+
+Mixtures in D = 2, 8, 16, 32 (10,000 samples): error of log p on fresh points against the truth.
+Real tables (airfoil, concrete, red and white wine): held-out log-likelihood, a fifth of the rows
+held out. Their columns are discrete, and a spike's density has no bound: normal noise with a
+tenth of a column's standard deviation is added once, to all rows alike. Ours is ``fit`` with its
+standard budget, its density as calibrated, and beside it the exact trace of its flow. The peer,
+zuko's NSF, trains for as many seconds as ``fit`` took, calibration included, on the same
+whitened rows and threads, and keeps its best weights on the tenth of the rows that it validates on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import zuko
+from common import provenance, write
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+import pyro_stad
+from pyro_stad.divergence import Exact
+from pyro_stad.likelihood import FlowODE
+from pyro_stad.teacher.analytic import random_mixture, sample_mixture
+
+TABLES = Path(__file__).parents[2] / "shared" / "data" / "tabular"
+FILES = {
+    "airfoil": "airfoil.csv.gz",
+    "concrete": "concrete.csv.gz",
+    "red wine": "winequality-red.csv",
+    "white wine": "winequality-white.csv",
+}
+
+
+class Problem(NamedTuple):
+    """Rows to train on, rows to test on, and the truth's log-density there, if it is known."""
+
+    train: Tensor
+    test: Tensor
+    truth: Tensor | None
+
+
+def mixture(features: int, seed: int) -> Problem:
+    parts = random_mixture(features, 5, seed)
+    test = sample_mixture(parts, 2000, seed + 2)
+    weights, means, covariances = parts
+    components = MultivariateNormal(means, covariances).log_prob(test[:, None])
+    truth = torch.logsumexp(components + weights.log(), -1)
+    return Problem(sample_mixture(parts, 10_000, seed + 1).float(), test.float(), truth)
+
+
+def real(name: str, seed: int) -> Problem:
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.as_tensor(np.loadtxt(TABLES / FILES[name], delimiter=","))
+    rows = rows + 0.1 * rows.std(0) * torch.randn(rows.shape, generator=generator).double()
+    rows = rows[torch.randperm(len(rows), generator=generator)].float()
+    held = len(rows) // 5
+    return Problem(rows[held:], rows[:held], None)
+
+
+def spline_flow(
+    train: Tensor, seconds: float, seed: int
+) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+    """Train zuko's NSF for a time; return its log-density, and what it did."""
+    torch.manual_seed(seed)
+    flow = zuko.flows.NSF(train.shape[1], transforms=5, hidden_features=(128, 128))
+    optimiser = torch.optim.AdamW(flow.parameters(), lr=1e-3, weight_decay=1e-4)
+    held, kept = train[: len(train) // 10], train[len(train) // 10 :]
+    best, best_loss, steps, started = copy.deepcopy(flow), math.inf, 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < seconds:
+        for group in optimiser.param_groups:
+            group["lr"] = 1e-3 * 0.5 * (1 + math.cos(math.pi * elapsed / seconds))
+        loss = -flow().log_prob(kept[torch.randint(len(kept), (256,))]).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0)
+        optimiser.step()
+        steps += 1
+        if steps % 100 == 0:
+            with torch.no_grad():
+                value = -flow().log_prob(held).mean().item()
+            if value < best_loss:
+                best, best_loss = copy.deepcopy(flow), value
+    return lambda x: best().log_prob(x), {"steps": steps, "validation": best_loss}
+
+
+def figures(log_prob: Tensor, truth: Tensor | None) -> dict[str, float]:
+    log_prob = log_prob.double()
+    error = math.nan if len(log_prob) < 2 else log_prob.std().item() / math.sqrt(len(log_prob))
+    found = {"log_likelihood": log_prob.mean().item(), "standard_error": error}
+    if truth is not None:
+        difference = log_prob - truth
+        found |= {"bias": difference.mean().item(), "sd": difference.std().item()}
+    return found
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> float:
+    """Return Spearman's rank correlation of two vectors."""
+    ranks = torch.stack([values.argsort().argsort().double() for values in (a, b)])
+    return torch.corrcoef(ranks)[0, 1].item()
+
+
+def row(name: str, problem: Problem, budget: str, seed: int) -> dict[str, Any]:
+    started = time.perf_counter()
+    prior = pyro_stad.fit(problem.train, budget=budget, seed=seed, progress=False)
+    seconds = time.perf_counter() - started
+    flow = prior.likelihood
+    exact = prior.with_likelihood(FlowODE(flow.field, Exact(), flow.solver))
+    affine = prior.transforms[1]
+    peer, peer_did = spline_flow(affine.inv(problem.train), seconds, seed)
+    log_det = affine.scale_tril.diagonal().log().sum()
+    with torch.no_grad():
+        densities = {
+            "pyro_stad": prior.log_prob(problem.test),
+            "pyro_stad, exact trace": exact.log_prob(problem.test),
+            "zuko NSF": peer(affine.inv(problem.test)) - log_det,
+        }
+    ours, other = densities["pyro_stad"], densities["zuko NSF"]
+    bound = prior.log_prob_error(problem.test)
+    from_exact = (ours - densities["pyro_stad, exact trace"]).abs()
+    known = {
+        "coverage": (from_exact <= bound).double().mean().item(),
+        "median": bound.median().item(),
+    }
+    known["rank_exact"] = rank_correlation(bound, from_exact)
+    if problem.truth is not None:
+        known["rank_truth"] = rank_correlation(bound, (ours - problem.truth).abs())
+    gain = (ours - other).double()
+    return {
+        "problem": name,
+        "features": problem.train.shape[1],
+        "rows": len(problem.train),
+        "seconds": seconds,
+        "likelihood": repr(flow),
+        "normaliser": prior.calibration and prior.calibration.audit.normaliser,
+        "bound": known,
+        "peer": peer_did,
+        "densities": {key: figures(v, problem.truth) for key, v in densities.items()},
+        "gain_over_peer": gain.mean().item(),
+        "gain_error": gain.std().item() / math.sqrt(len(gain)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mixtures", nargs="*", type=int, default=[2, 8, 16, 32])
+    parser.add_argument("--tables", nargs="*", default=list(FILES))
+    parser.add_argument("--budget", default="standard")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", default="accuracy", help="name of the result file")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    made = {**provenance(options.seed), "peers": {"zuko": version("zuko")}}
+    problems = {f"mixture, D = {d}": mixture(d, options.seed) for d in options.mixtures}
+    if TABLES.is_dir():
+        problems |= {name: real(name, options.seed) for name in options.tables}
+    elif options.tables:
+        print(f"no real tables: {TABLES} is not there")
+    rows = []
+    for name, problem in problems.items():
+        rows.append(row(name, problem, options.budget, options.seed))
+        print(rows[-1], flush=True)
+        # Written as it goes: each problem takes minutes.
+        write(options.name, {"provenance": made, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
