@@ -70,7 +70,7 @@ def test_first_and_second_derivatives_are_those_of_the_density(curve):
         torch.testing.assert_close(got[1], wanted[1], atol=0.1, rtol=0.05)
 
 
-def network_path(curve, nodes=16, dtype=torch.float32, chunk_size=131_072):
+def network_path(curve, nodes=16, dtype=torch.float32, chunk_size=8192):
     """Return a path of a random network, which is nobody's true field, with a random head."""
     torch.manual_seed(0)
     field = PathField(OptimalTransport(), 3, 16, 2)
@@ -79,7 +79,7 @@ def network_path(curve, nodes=16, dtype=torch.float32, chunk_size=131_072):
         for parameter in module.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
         module.to(dtype).requires_grad_(False)
-    return SteinPath(field, Stein(head), RK4(4), CURVES[curve](), nodes, chunk_size)
+    return SteinPath(field, Stein(head), RK4(4), CURVES[curve](), nodes, chunk_size=chunk_size)
 
 
 @pytest.mark.parametrize("nodes", [8, 16, 24])
