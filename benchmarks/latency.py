@@ -1,9 +1,10 @@
 """Claim: inside NUTS a learned prior costs little more than a multivariate normal.
 
 Value and gradient of the log-density of one point, as a leapfrog step asks for it: pyro_stad's ways
-to the density, the normal, zuko's flows, and a continuous flow with an autograd trace, as in
-FFJORD-style code. Sizes are the defaults of each package (ours: three layers of 128); networks are
-untrained, but no weight is zero. Contenders take turns; one thread.
+to the density, the normal, zuko's flows, sbi's flow matching (with a context that does not
+matter), and a continuous flow with an autograd trace, as in FFJORD-style code. Sizes are the
+defaults of each package (ours: three layers of 128); networks are untrained, but no weight is
+zero. Contenders take turns; one thread.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import pyro.distributions as dist
 import torch
 import zuko
 from common import median_seconds, provenance, write
+from sbi.inference.potentials.vector_field_potential import VectorFieldBasedPotential
+from sbi.neural_nets import posterior_flow_nn
 from torch import Tensor
 
 from pyro_stad.data import Layout
@@ -58,6 +61,15 @@ def priors(features: int) -> dict[str, FlowPrior]:
     return {name: FlowPrior(way, torch.zeros(features), tril, layout) for name, way in ways.items()}
 
 
+def flow_matching(features: int) -> Density:
+    """Return the density of sbi's flow matching, which can't do without a context."""
+    estimator = posterior_flow_nn()(torch.randn(200, features), torch.randn(200, 1))
+    wide = torch.distributions.MultivariateNormal(torch.zeros(features), 100 * torch.eye(features))
+    potential = VectorFieldBasedPotential(estimator.requires_grad_(False), wide)
+    potential.set_x(torch.zeros(1, 1))
+    return lambda x: potential(x[None], track_gradients=True)[0]
+
+
 def contenders(features: int) -> dict[str, Density]:
     ours = priors(features)
     tril = next(iter(ours.values())).transforms[1].scale_tril
@@ -70,6 +82,7 @@ def contenders(features: int) -> dict[str, Density]:
     named: dict[str, Density] = {"multivariate normal": normal.log_prob}
     named |= {name: prior.log_prob for name, prior in ours.items()}
     named |= {name: flow.requires_grad_(False)().log_prob for name, flow in flows.items()}
+    named["sbi flow matching"] = flow_matching(features)
     return named
 
 
@@ -77,7 +90,7 @@ def row(features: int, repeats: int, seed: int) -> dict[str, object]:
     torch.manual_seed(seed)
     x, found = torch.randn(features), contenders(features)
     runs = {name: partial(value_and_gradient, log_prob, x) for name, log_prob in found.items()}
-    for name in ("multivariate normal", "Stein path, constant, 8 nodes"):
+    for name in ("multivariate normal", "Stein path, constant, 16 nodes"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
             traced = torch.jit.trace(lambda z, f=found[name]: f(z), (x,), check_trace=False)
@@ -103,7 +116,7 @@ def main() -> None:
     rows = [row(features, options.repeats, options.seed) for features in options.features]
     for r in rows:
         print(r["features"], r["over_normal"])
-    peers = {"zuko": version("zuko")}
+    peers = {name: version(name) for name in ("zuko", "sbi")}
     write(options.name, {"provenance": made, "peers": peers, "rows": rows})
 
 
