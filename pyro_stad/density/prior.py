@@ -13,6 +13,7 @@ Shapes follow Pyro: ``sample_shape + batch_shape + event_shape`` with ``event_sh
 from __future__ import annotations
 
 import copy
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -151,54 +152,70 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
             ValueError: for a wrong shape or device, and, with validation on, for NaN.
         """
         x = check_value(value, len(self.names), self._like)
-        if self._validate_args and not is_transformed(x):
-            check_not_nan(x, self.names)
-        result = self._log_prob(x.reshape(-1, x.shape[-1])).reshape(x.shape[:-1])
+        result = self._log_prob(x).reshape(x.shape[:-1])
         if self.batch_shape:
             # Broadcast after the solve: expanded batches share one density.
             result = result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
         return result.to(value.dtype) if value.is_floating_point() else result
 
-    def _log_prob(self, theta: Tensor) -> Tensor:
-        """Return the log-density of rows ``theta``, shape ``(B, D)``."""
+    def _log_prob(self, value: Tensor) -> Tensor:
+        """Return the log-densities of points ``(..., D)``, one after the other."""
+        theta = value.reshape(-1, value.shape[-1])
         if len(theta) == 0:
             # Not a constant: the graph must reach an empty input too.
             return theta.sum(-1)
+        if is_transformed(theta):
+            inside = self._inside(theta)
+            log_prob = self._density(torch.where(inside[:, None], theta, self._stand_in))
+            return torch.where(inside & torch.isfinite(log_prob), log_prob, -torch.inf)
+        # Inside NUTS all is well nearly always, and a look at a sum is cheaper than masks.
+        whole = self._all_finite(theta) and (self.bounds is None or self._inside(theta).all())
+        if whole:
+            log_prob = self._density(theta)
+            if self._all_finite(log_prob):
+                self.counts.points += len(theta)
+                return log_prob
+        elif self._validate_args:
+            check_not_nan(value, self.names)
+        return self._log_prob_where_possible(theta)
+
+    def _log_prob_where_possible(self, theta: Tensor) -> Tensor:
+        """Return the log-densities of rows ``theta``, shape ``(B, D)``, some of which have none.
+
+        Those get -inf, and are counted.
+        """
         inside = self._inside(theta)
-        # Inside NUTS nearly all is well nearly always, and a look is cheaper than a mask.
-        looking = not is_transformed(theta)
-        whole = looking and bool(inside.all())
-        # A stand-in for bad rows keeps NaN out of the graph, and so out of the gradient.
-        # In either case a new tensor, since a hook must never land on the caller's own.
-        stand_in = self._stand_in
-        safe = theta.view_as(theta) if whole else torch.where(inside[:, None], theta, stand_in)
-        x = safe
+        # A stand-in for bad rows keeps NaN out of the graph, and so out of the gradient; and out
+        # of an adaptive solver. Which rows can't be solved, is known only after a try.
+        with torch.no_grad():
+            log_prob = self._density(torch.where(inside[:, None], theta, self._stand_in))
+            good = inside & torch.isfinite(log_prob)
+        self.counts.points += len(theta)
+        self.counts.nonfinite += int((~inside).sum())
+        self.counts.failed += int((inside & ~good).sum())
+        if torch.is_grad_enabled() and theta.requires_grad:
+            log_prob = self._density(torch.where(good[:, None], theta, self._stand_in))
+        return torch.where(good, log_prob, -torch.inf)
+
+    def _density(self, theta: Tensor) -> Tensor:
+        """Return the log-density of rows that have one."""
         flow, *outer = self.transforms
-        log_det: Tensor | float = 0.0
+        x, log_det = theta, None
         for transform in reversed(outer):
             y, x = x, transform.inv(x)
-            log_det = transform.log_abs_det_jacobian(x, y) + log_det
-        log_prob = flow.likelihood.log_prob(x) - log_det
-        solved = torch.isfinite(log_prob)
-        if looking:
-            sound = bool(solved.all())
-            self._count(inside, solved, sound=whole and sound)
-            if whole and sound:
-                return log_prob
-            if safe.requires_grad and not sound:
-                safe.register_hook(lambda grad: torch.where(solved[:, None], grad, 0.0))
-        return torch.where(inside & solved, log_prob, -torch.inf)
+            step = transform.log_abs_det_jacobian(x, y)
+            log_det = step if log_det is None else log_det + step
+        return flow.likelihood.log_prob(x) - log_det
+
+    @staticmethod
+    def _all_finite(values: Tensor) -> bool:
+        """Whether all are certainly finite: one NaN or infinity, and the sum is not."""
+        return math.isfinite(values.detach().sum().item())
 
     def _inside(self, theta: Tensor) -> Tensor:
         """Return which rows of ``theta``, shape ``(B, D)``, have a density."""
         # Open: at a bound the bijection is infinite. NaN and infinity are not inside either.
         return ((theta > self._low) & (theta < self._high)).all(-1)
-
-    def _count(self, inside: Tensor, solved: Tensor, *, sound: bool) -> None:
-        self.counts.points += len(inside)
-        if not sound:
-            self.counts.nonfinite += int((~inside).sum())
-            self.counts.failed += int((inside & ~solved).sum())
 
     def tail_probability(self, value: Tensor) -> Tensor:
         """Return how far out ``value`` lies, shape ``(...)``: the chance of a larger noise norm.
