@@ -15,6 +15,7 @@ from pyro_stad.errors import (
     TrainingError,
     TrainingWarning,
 )
+from pyro_stad.evidence import EvidenceResult, log_evidence
 from pyro_stad.interop import to_arviz
 from pyro_stad.teacher import from_denoiser, from_noise, from_score, from_velocity
 from pyro_stad.training import TrainingSettings
@@ -22,6 +23,7 @@ from pyro_stad.training import TrainingSettings
 __all__ = [
     "BUDGETS",
     "CheckpointError",
+    "EvidenceResult",
     "FitSettings",
     "FlowPrior",
     "OutOfDistributionWarning",
@@ -36,6 +38,7 @@ __all__ = [
     "from_velocity",
     "likelihood",
     "load",
+    "log_evidence",
     "paths",
     "to_arviz",
 ]

@@ -16,6 +16,7 @@ EXAMPLES = {
 BENCHMARKS = {
     "oracle": ["--features", "2", "--points", "4"],
     "identity": ["--features", "2", "--steps", "20"],
+    "scaling": ["--features", "2", "16", "32", "--points", "1", "16", "--repeats", "1"],
     "cost": ["--features", "2", "--batch", "16", "--repeats", "1"],
     "distillation": ["--features", "2", "--teachers", "ot", "--scale", "0.004"],
 }

@@ -1,0 +1,7 @@
+"""The evidence of a model: log of the integral of likelihood times prior."""
+
+from pyro_stad.evidence.estimate import METHODS, log_evidence
+from pyro_stad.evidence.latent import LatentProblem
+from pyro_stad.evidence.result import EvidenceResult
+
+__all__ = ["METHODS", "EvidenceResult", "LatentProblem", "log_evidence"]
