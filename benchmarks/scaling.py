@@ -113,7 +113,7 @@ def main() -> None:
         print(row)
     slopes = {name: slope(calls, name) for name in ("stein", "hutchinson", "exact")}
     print(slopes)
-    result = {"provenance": made, "calls": calls, "slopes": slopes, "points": points}
+    result = {"provenance": made, "rows": calls, "slopes": slopes, "points": points}
     write(options.name, result)
 
 

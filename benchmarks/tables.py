@@ -309,7 +309,7 @@ def accuracy() -> str:
 
 def scaling() -> str:
     result = read("scaling")
-    calls, slopes = result["calls"], result["slopes"]
+    calls, slopes = result["rows"], result["slopes"]
     names = list(slopes)
     rows = [
         [str(row["features"]), *(f"{row['over_velocity'][name]:.1f}" for name in names)]
@@ -342,8 +342,8 @@ def _draw_scaling(result: dict[str, Any]) -> None:
     sheet = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = sheet.subplots(1, 2)
     for name, color in zip(result["slopes"], ("#0b6e4f", "#c28c1a", "#c0392b")):
-        sizes = [row["features"] for row in result["calls"]]
-        cost = [row["over_velocity"][name] for row in result["calls"]]
+        sizes = [row["features"] for row in result["rows"]]
+        cost = [row["over_velocity"][name] for row in result["rows"]]
         left.loglog(sizes, cost, "o-", markersize=4, color=color, label=name)
     left.set_xlabel("D")
     left.set_ylabel("cost of a call, over the velocity alone")
