@@ -15,7 +15,12 @@ from pyro_stad.errors import (
     TrainingError,
     TrainingWarning,
 )
-from pyro_stad.evidence import EvidenceResult, log_evidence
+from pyro_stad.evidence import (
+    EvidenceComparison,
+    EvidenceResult,
+    compare_evidence,
+    log_evidence,
+)
 from pyro_stad.interop import to_arviz
 from pyro_stad.teacher import from_denoiser, from_noise, from_score, from_velocity
 from pyro_stad.training import TrainingSettings
@@ -23,6 +28,7 @@ from pyro_stad.training import TrainingSettings
 __all__ = [
     "BUDGETS",
     "CheckpointError",
+    "EvidenceComparison",
     "EvidenceResult",
     "FitSettings",
     "FlowPrior",
@@ -30,6 +36,7 @@ __all__ = [
     "TrainingError",
     "TrainingSettings",
     "TrainingWarning",
+    "compare_evidence",
     "divergence",
     "fit",
     "from_denoiser",

@@ -18,7 +18,7 @@ ALLOWED = {
     "divergence": {"teacher", "data", "ode", "training"},
     "likelihood": {"divergence", "teacher", "ode", "data", "training"},
     "density": {"likelihood", "divergence", "teacher", "ode", "paths", "data", "training"},
-    "evidence": set(),
+    "evidence": {"density"},
     "interop": {"density"},
     "demo": {"density"},
     "cli": {"density", "demo", "likelihood", "divergence", "teacher", "ode", "data"},

@@ -14,6 +14,7 @@ vectorised inference does: observed sites must broadcast over it.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Unit
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -33,8 +35,11 @@ from torch.distributions import (
     Uniform,
 )
 
+from pyro_stad.density import FlowPrior
+
 __all__ = ["LatentProblem", "from_normal"]
 
+TAIL = 1e-3
 _PLATE = "_evidence_draws"
 
 
@@ -105,6 +110,7 @@ class LatentProblem:
 
     Attributes:
         size: number D of noise variables.
+        data: fingerprint of all observed values, whatever their sites are called.
         sites: shapes of the latent sites, by name.
         calls: likelihoods that were evaluated.
 
@@ -127,6 +133,8 @@ class LatentProblem:
         self.size = sum(site["value"].numel() for site in latent)
         for site in latent:
             _check_map(site)
+        self.flows = _flow_columns(latent)
+        self.data = _fingerprint([site for site in nodes if site["is_observed"]])
         self.like: Tensor = latent[0]["value"]
         self.depth = max(len(site["fn"].batch_shape) for site in nodes)
         self.calls = 0
@@ -136,14 +144,22 @@ class LatentProblem:
         """Refuse a model whose rows see each other, as one that picks an element of a site does."""
         generator = torch.Generator().manual_seed(0)
         u = torch.randn(3, self.size, generator=generator).to(self.like)
+        advice = (
+            "Index from the right, as in theta[..., 0], and declare dimensions of data with "
+            "plates or to_event"
+        )
         with torch.no_grad():
-            together = self.log_likelihood(u)
             alone = torch.cat([self.log_likelihood(row[None]) for row in u])
+            try:
+                together = self.log_likelihood(u)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"the model runs for one draw, but not for a plate of them. {advice}"
+                ) from error
         if not torch.allclose(together, alone, rtol=1e-3, atol=1e-3, equal_nan=True):
             raise ValueError(
                 f"the model does not broadcast over draws: three draws have the log-likelihoods "
-                f"{together.tolist()} together and {alone.tolist()} alone. Index from the right, "
-                "as in theta[..., 0], and declare dimensions of data with plates or to_event"
+                f"{together.tolist()} together and {alone.tolist()} alone. {advice}"
             )
 
     def trace(self, u: Tensor) -> Any:
@@ -177,6 +193,15 @@ class LatentProblem:
             name: nodes[name]["value"].reshape(len(u), *shape) for name, shape in self.sites.items()
         }
 
+    def extrapolated(self, u: Tensor) -> Tensor:
+        """Return which rows of noise are in the outermost thousandth of a flow prior, ``(N,)``."""
+        flagged = torch.zeros(len(u), dtype=torch.bool, device=u.device)
+        for columns, features in self.flows:
+            squares = u[:, columns].reshape(len(u), -1, features).square().sum(-1)
+            tail = torch.special.gammaincc(squares.new_tensor(0.5 * features), 0.5 * squares)
+            flagged |= (tail < TAIL).any(-1)
+        return flagged
+
     def _rows(self, name: str, log_prob: Tensor, points: int) -> Tensor:
         """Sum all dimensions but that of the draws."""
         missing = self.depth + 1 - log_prob.ndim
@@ -188,6 +213,28 @@ class LatentProblem:
                 "to the left of its own"
             )
         return log_prob.reshape(points, -1).sum(-1)
+
+
+def _flow_columns(latent: list[Any]) -> list[tuple[slice, int]]:
+    """Return the columns of noise that flow priors take, and their numbers of features."""
+    found, at = [], 0
+    for site in latent:
+        size = site["value"].numel()
+        if isinstance(site["fn"], FlowPrior):
+            found.append((slice(at, at + size), len(site["fn"].names)))
+        at += size
+    return found
+
+
+def _fingerprint(observed: list[Any]) -> str:
+    """Return a digest of observed values; what only adds a factor observes nothing."""
+    values = [
+        torch.as_tensor(site["value"]).detach().double().cpu().reshape(-1)
+        for site in observed
+        if not isinstance(site["fn"], Unit)
+    ]
+    data = torch.cat([torch.zeros(0, dtype=torch.float64), *values]).sort().values
+    return hashlib.sha256(data.numpy().tobytes()).hexdigest()
 
 
 def _check_sites(latent: list[Any], nodes: list[Any]) -> None:

@@ -18,6 +18,9 @@ class EvidenceResult:
         method: the estimator.
         repeats: log Z of every run.
         likelihood_calls: points at which the likelihood was evaluated.
+        data: fingerprint of all that the model observed.
+        extrapolated: share of the posterior draws at which a flow prior is in its outermost
+            thousandth, where it has hardly seen a sample.
         warnings: what may be wrong.
         draws: posterior draws by site, each ``(N, ...)``, of equal weight.
     """
@@ -27,6 +30,8 @@ class EvidenceResult:
     method: str
     repeats: tuple[float, ...]
     likelihood_calls: int
+    data: str = ""
+    extrapolated: float = 0.0
     warnings: tuple[str, ...] = ()
     draws: dict[str, Tensor] = field(default_factory=dict, repr=False)
 

@@ -44,6 +44,7 @@ _ESS = 0.5
 _ACCEPTANCE = 0.35
 _FORGOTTEN = 0.1  # correlation with the start that counts as none
 _MOST_MOVES = 100
+_MOST_EXTRAPOLATED = 0.01
 
 
 def smc(
@@ -72,7 +73,9 @@ def smc(
         with tqdm(total=1.0, desc="SMC", disable=not progress, leave=False) as bar:
             while runs.beta < 1:
                 bar.update(runs.advance())
-        draws = problem.values(runs.u.reshape(-1, problem.size))
+        noise = runs.u.reshape(-1, problem.size)
+        draws = problem.values(noise)
+        extrapolated = problem.extrapolated(noise).double().mean().item()
     # Unbiased is Z, not its logarithm.
     log_z = (torch.logsumexp(runs.log_z, 0) - math.log(repeats)).item()
     variance = max(runs.log_z.var().item(), runs.variance.mean().item())
@@ -81,12 +84,19 @@ def smc(
         notes.append(
             f"particles still remembered where they were resampled after {_MOST_MOVES} moves"
         )
+    if extrapolated > _MOST_EXTRAPOLATED:
+        notes.append(
+            f"{extrapolated:.0%} of the posterior is where a flow prior has hardly seen a sample: "
+            "the evidence is that of its extrapolation"
+        )
     return EvidenceResult(
         log_z=log_z,
         log_z_err=math.sqrt(variance / repeats),
         method="smc",
         repeats=tuple(runs.log_z.tolist()),
         likelihood_calls=problem.calls - before,
+        data=problem.data,
+        extrapolated=extrapolated,
         warnings=tuple(notes),
         draws=draws,
     )

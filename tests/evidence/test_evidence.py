@@ -191,6 +191,11 @@ def not_vectorised(y):
     pyro.sample("y", dist.Normal(x.reshape(-1)[0], 1.0), obs=y)
 
 
+def one_draw_only(y):
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    pyro.sample("y", dist.Normal(x, 1.0).expand([2]).to_event(1), obs=y.expand(2))
+
+
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
@@ -200,6 +205,7 @@ def not_vectorised(y):
         (no_latent, {}, "no latent site"),
         (impossible, {}, "zero at all of 1000 draws from the prior"),
         (not_vectorised, {}, "does not broadcast over draws"),
+        (one_draw_only, {}, "for one draw, but not for a plate of them"),
         (plates, {"method": "harmonic"}, "`method` must be one of"),
         (plates, {"particles": 10}, "`particles` must be an integer of at least 100"),
         (plates, {"repeats": 1}, "`repeats` must be an integer of at least 2"),
@@ -227,3 +233,17 @@ def test_a_learned_prior_needs_no_divergence(tiny_prior):
     weights = torch.softmax(likelihoods, 0)
     error = math.hypot(result.log_z_err, (weights.square().sum() - 1 / len(x)).sqrt())
     assert abs(result.log_z - truth) < 4 * error + 0.01
+
+
+def test_the_share_of_the_posterior_where_a_flow_extrapolates(tiny_prior):
+    def model(y):
+        x = pyro.sample("x", tiny_prior)
+        pyro.sample("y", dist.Normal(x, 0.05).to_event(1), obs=y)
+
+    near = tiny_prior.sample((50,)).mean(0)
+    inside = log_evidence(model, near, particles=200, progress=False)
+    assert inside.extrapolated < 0.05
+    spread = tiny_prior.sample((500,)).std(0)
+    outside = log_evidence(model, near + 8 * spread, particles=200, progress=False)
+    assert outside.extrapolated > 0.99
+    assert any("hardly seen a sample" in text for text in outside.warnings)
