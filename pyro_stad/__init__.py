@@ -11,6 +11,7 @@ from pyro_stad import divergence, likelihood, paths
 from pyro_stad.density import BUDGETS, FitSettings, FlowPrior, fit, load
 from pyro_stad.errors import (
     CheckpointError,
+    EvidenceError,
     OutOfDistributionWarning,
     TrainingError,
     TrainingWarning,
@@ -29,6 +30,7 @@ __all__ = [
     "BUDGETS",
     "CheckpointError",
     "EvidenceComparison",
+    "EvidenceError",
     "EvidenceResult",
     "FitSettings",
     "FlowPrior",

@@ -9,6 +9,10 @@ class CheckpointError(ValueError):
     """A file is not a checkpoint of this package, or not the one that was written."""
 
 
+class EvidenceError(RuntimeError):
+    """An estimate of the evidence can't be believed."""
+
+
 class TrainingError(RuntimeError):
     """Training diverged before there was anything worth keeping."""
 

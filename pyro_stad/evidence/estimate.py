@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from pyro_stad._checks import check_choice, check_count, check_seed
+from pyro_stad.evidence.importance import importance
 from pyro_stad.evidence.latent import LatentProblem
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.smc import smc
 
 __all__ = ["METHODS", "log_evidence"]
 
-METHODS = {"smc": smc}
+METHODS = {"smc": smc, "importance": importance}
 
 
 def log_evidence(
@@ -32,7 +33,7 @@ def log_evidence(
     Arguments:
         model: a model with continuous latent sites, which runs in a plate to the left of its own.
         args, kwargs: what the model is called with, its observations among them.
-        method: a name in ``pyro_stad.evidence.METHODS``, or ``"auto"``.
+        method: a name in ``pyro_stad.evidence.METHODS``, or ``"auto"``, which is ``"smc"``.
         particles: particles of each run.
         repeats: independent runs, whose spread is the error.
         seed: of everything random; the global generator is not touched.
@@ -42,6 +43,7 @@ def log_evidence(
         The estimate, with its error and the posterior draws that it came with.
 
     Raises:
+        EvidenceError: if an estimate was made that can't be believed.
         ValueError: for a model without latent sites or observations, or with latent sites that are
             discrete or not maps of normal noise; or if the likelihood is zero everywhere.
 

@@ -18,6 +18,7 @@ class EvidenceResult:
         method: the estimator.
         repeats: log Z of every run.
         likelihood_calls: points at which the likelihood was evaluated.
+        khat: Pareto shape of importance weights, or None for an estimator without any.
         data: fingerprint of all that the model observed.
         extrapolated: share of the posterior draws at which a flow prior is in its outermost
             thousandth, where it has hardly seen a sample.
@@ -30,6 +31,7 @@ class EvidenceResult:
     method: str
     repeats: tuple[float, ...]
     likelihood_calls: int
+    khat: float | None = None
     data: str = ""
     extrapolated: float = 0.0
     warnings: tuple[str, ...] = ()
@@ -41,6 +43,7 @@ class EvidenceResult:
         lines = [
             f"log Z = {self.log_z:.3f} +- {self.log_z_err:.3f} ({self.method})",
             f"  {len(self.repeats)} runs: {runs}",
-            f"  {self.likelihood_calls:,} likelihoods",
+            f"  {self.likelihood_calls:,} likelihoods"
+            + ("" if self.khat is None else f", Pareto k-hat {self.khat:.2f}"),
         ]
         return "\n".join([*lines, *(f"  warning: {text}" for text in self.warnings)])

@@ -38,7 +38,7 @@ from tqdm.auto import tqdm
 from pyro_stad.evidence.latent import LatentProblem
 from pyro_stad.evidence.result import EvidenceResult
 
-__all__ = ["smc"]
+__all__ = ["Normal", "pilot", "smc", "warnings_of"]
 
 _ESS = 0.5
 _ACCEPTANCE = 0.35
@@ -69,26 +69,17 @@ def smc(
     """
     before = problem.calls
     with torch.no_grad():
-        runs = _Runs(problem, particles, repeats, generator)
-        with tqdm(total=1.0, desc="SMC", disable=not progress, leave=False) as bar:
-            while runs.beta < 1:
-                bar.update(runs.advance())
+        runs = _finished(problem, particles, repeats, generator, progress=progress)
         noise = runs.u.reshape(-1, problem.size)
         draws = problem.values(noise)
         extrapolated = problem.extrapolated(noise).double().mean().item()
     # Unbiased is Z, not its logarithm.
     log_z = (torch.logsumexp(runs.log_z, 0) - math.log(repeats)).item()
     variance = max(runs.log_z.var().item(), runs.variance.mean().item())
-    notes = []
-    if runs.stuck:
-        notes.append(
-            f"particles still remembered where they were resampled after {_MOST_MOVES} moves"
-        )
-    if extrapolated > _MOST_EXTRAPOLATED:
-        notes.append(
-            f"{extrapolated:.0%} of the posterior is where a flow prior has hardly seen a sample: "
-            "the evidence is that of its extrapolation"
-        )
+    stuck = (
+        f"particles still remembered where they were resampled after {_MOST_MOVES} moves; take "
+        "more of them",
+    )
     return EvidenceResult(
         log_z=log_z,
         log_z_err=math.sqrt(variance / repeats),
@@ -97,9 +88,47 @@ def smc(
         likelihood_calls=problem.calls - before,
         data=problem.data,
         extrapolated=extrapolated,
-        warnings=tuple(notes),
+        warnings=(stuck if runs.stuck else ()) + warnings_of(extrapolated),
         draws=draws,
     )
+
+
+def pilot(
+    problem: LatentProblem,
+    particles: int,
+    repeats: int,
+    generator: torch.Generator,
+    *,
+    progress: bool,
+) -> Tensor:
+    """Return the noise of posterior draws, ``(R, N, D)``."""
+    with torch.no_grad():
+        return _finished(problem, particles, repeats, generator, progress=progress).u
+
+
+def warnings_of(extrapolated: float) -> tuple[str, ...]:
+    """Return what is to be said of the share of the posterior where flow priors extrapolate."""
+    if extrapolated <= _MOST_EXTRAPOLATED:
+        return ()
+    return (
+        f"{extrapolated:.0%} of the posterior is where a flow prior has hardly seen a sample: "
+        "the evidence is that of its extrapolation",
+    )
+
+
+def _finished(
+    problem: LatentProblem,
+    particles: int,
+    repeats: int,
+    generator: torch.Generator,
+    *,
+    progress: bool,
+) -> _Runs:
+    runs = _Runs(problem, particles, repeats, generator)
+    with tqdm(total=1.0, desc="SMC", disable=not progress, leave=False) as bar:
+        while runs.beta < 1:
+            bar.update(runs.advance())
+    return runs
 
 
 class _Runs:
@@ -134,14 +163,14 @@ class _Runs:
         share = torch.softmax(weights, 1)
         self.variance += (share.square().sum(1) - 1 / count).cpu()
         self.beta = 1.0 if step >= 1 - self.beta else self.beta + step
-        normal = _Normal.of_others(self.u, share)
+        normal = Normal.of_others(self.u, share)
         chosen = _systematic(share, self.generator)
         self.u = self.u.gather(1, chosen[..., None].expand_as(self.u))
         self.fit = self.fit.gather(1, chosen)
         self._move(normal)
         return step
 
-    def _move(self, normal: _Normal) -> None:
+    def _move(self, normal: Normal) -> None:
         """Move particles until they have forgotten their start."""
         z = normal.to_unit(self.u)
         start = z - z.mean(1, keepdim=True)
@@ -207,14 +236,14 @@ def _next_step(fit: Tensor, most: float) -> float:
     return max(low, torch.finfo(torch.float64).tiny)
 
 
-class _Normal(NamedTuple):
+class Normal(NamedTuple):
     """The normal laws about which the runs move: means ``(R, 1, D)``, factors ``(R, D, D)``."""
 
     mean: Tensor
     tril: Tensor
 
     @staticmethod
-    def of_others(u: Tensor, share: Tensor) -> _Normal:
+    def of_others(u: Tensor, share: Tensor) -> Normal:
         """Return, for each run, that of the others' weighted particles."""
         share = share.to(u)
         runs, _, size = u.shape
@@ -232,7 +261,7 @@ class _Normal(NamedTuple):
             level = shrink * covariance.diagonal().mean() + 1e-6
             means.append(mean)
             trils.append(torch.linalg.cholesky((1 - shrink) * covariance + level * eye))
-        return _Normal(torch.stack(means)[:, None], torch.stack(trils))
+        return Normal(torch.stack(means)[:, None], torch.stack(trils))
 
     def to_unit(self, u: Tensor) -> Tensor:
         return torch.linalg.solve_triangular(self.tril, (u - self.mean).mT, upper=False).mT

@@ -12,6 +12,7 @@ import pyro_stad
 from pyro_stad.data import Layout
 from pyro_stad.density import FlowPrior
 from pyro_stad.divergence import Exact
+from pyro_stad.errors import EvidenceError
 from pyro_stad.evidence import METHODS, LatentProblem, log_evidence
 from pyro_stad.evidence.latent import from_normal
 from pyro_stad.likelihood import FlowODE
@@ -247,3 +248,15 @@ def test_the_share_of_the_posterior_where_a_flow_extrapolates(tiny_prior):
     outside = log_evidence(model, near + 8 * spread, particles=200, progress=False)
     assert outside.extrapolated > 0.99
     assert any("hardly seen a sample" in text for text in outside.warnings)
+
+
+def test_weights_that_can_not_be_believed_are_refused():
+    """Two far and narrow modes have no normal for a proposal; SMC finds both."""
+
+    def model(y):
+        x = pyro.sample("x", dist.Normal(torch.zeros(8), 1.0).to_event(1))
+        pyro.sample("y", dist.Normal(x.abs(), 0.02).to_event(1), obs=y)
+
+    y = torch.ones(8)
+    with pytest.raises(EvidenceError, match="Pareto shape of .* Use method='smc'"):
+        log_evidence(model, y, method="importance", particles=500, progress=False)
