@@ -44,6 +44,7 @@ bench: venv
 	$(BIN)/python benchmarks/identity.py
 	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/evidence.py
 	$(BIN)/python benchmarks/error_in_time.py
 	$(BIN)/python benchmarks/fit_budget.py
 	$(BIN)/python benchmarks/demo.py

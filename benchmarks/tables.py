@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -359,6 +361,37 @@ def _draw_scaling(result: dict[str, Any]) -> None:
     for axes in (left, right):
         axes.legend(frameon=False, fontsize=9)
     sheet.savefig(DOCS / "scaling.png", dpi=130)
+
+
+def evidence() -> str:
+    result = read("evidence")
+    rows = []
+    for row in result["rows"]:
+        errors = row["errors"]
+        rms = math.sqrt(statistics.fmean(e**2 for e in errors)) if errors else math.nan
+        rows.append(
+            [
+                row["problem"],
+                row["method"],
+                f"{row['truth']:.3f}",
+                f"{statistics.fmean(errors):+.3f}" if errors else "-",
+                f"{rms:.3f}" if errors else "-",
+                f"{max(map(abs, errors)):.3f}" if errors else "-",
+                f"{max(map(abs, row['z'])):.1f}" if errors else "-",
+                str(row["refused"]),
+                f"{row['calls']:,.0f}" if errors else "-",
+            ]
+        )
+    header = ["problem", "method", "log Z", "bias", "root mean square", "worst", "worst z"]
+    header += ["refused", "likelihoods"]
+    summary = result["summary"]
+    return (
+        "## Evidence against the truth\n\n"
+        f"Twelve seeds of four runs of 1,000 particles each. Of {summary['runs']} estimates "
+        f"{summary['within_3']:.1%} are within three of their own standard errors; the ratio has a "
+        f"standard deviation of {summary['sd_of_z']:.2f}.\n\n"
+        f"{table(header, rows)}\n\n{source('evidence', result)}\n"
+    )
 
 
 def demo() -> str:

@@ -17,6 +17,7 @@ BENCHMARKS = {
     "oracle": ["--features", "2", "--points", "4"],
     "identity": ["--features", "2", "--steps", "20"],
     "scaling": ["--features", "2", "16", "32", "--points", "1", "16", "--repeats", "1"],
+    "evidence": ["--problems", "normal, D = 2", "--seeds", "2", "--particles", "100"],
     "cost": ["--features", "2", "--batch", "16", "--repeats", "1"],
     "distillation": ["--features", "2", "--teachers", "ot", "--scale", "0.004"],
 }
