@@ -40,7 +40,7 @@ from torch import Tensor
 
 from pyro_stad.divergence import Exact
 from pyro_stad.divergence.distil import AbstractCloud
-from pyro_stad.likelihood.audit import Audit, audit
+from pyro_stad.likelihood.audit import Audit, audit, own_noise
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.curves import Coarse, Constant
 from pyro_stad.likelihood.flow_ode import FlowODE
@@ -238,7 +238,7 @@ class _Standard(NamedTuple):
     @staticmethod
     def of(likelihood: AbstractLikelihood, data: Tensor, generator: torch.Generator) -> _Standard:
         exact = FlowODE(likelihood.field, Exact(), likelihood.solver)
-        noise = torch.randn(data.shape, generator=generator, dtype=data.dtype, device=data.device)
+        noise = own_noise(data, generator)
         with torch.no_grad():
             draws = exact.push(noise)
             return _Standard(data, exact.log_prob(data), draws, exact.log_prob(draws))
