@@ -270,9 +270,12 @@ def error_in_time() -> str:
 
 
 def accuracy() -> str:
+    results = [read(path.stem) for path in RESULTS.glob("accuracy*.json")]
+    results.sort(key=lambda result: result["provenance"]["date"])
+    # A later run replaces what it repeats of an earlier one.
+    latest = {row["problem"]: row for result in results for row in result["rows"]}
     rows = []
-    result = read("accuracy")
-    for row in result["rows"]:
+    for row in latest.values():
         cells = []
         for found in row["densities"].values():
             cell = f"{found['log_likelihood']:.3f}"
@@ -291,12 +294,13 @@ def accuracy() -> str:
             f"{row['bound']['rank_exact']:.2f}",
             f"{row['bound']['rank_truth']:.2f}" if "rank_truth" in row["bound"] else "-",
         ]
-        for row in result["rows"]
+        for row in latest.values()
     ]
     bounds = ["data", "median bound", "coverage", "rank, exact trace", "rank, truth"]
-    names = list(result["rows"][0]["densities"])
+    names = list(next(iter(latest.values()))["densities"])
     header = ["data", "rows x D", "seconds", "density", *names, "gain over NSF"]
-    versions = ", ".join(f"{k} {v}" for k, v in result["peers"].items())
+    sources = " ".join(source("accuracy", result) for result in results)
+    versions = ", ".join(f"{k} {v}" for k, v in results[-1]["peers"].items())
     return (
         "## How well the law is learned\n\n"
         "Mean held-out log-density in nats; for mixtures also sd (bias) of its error against the "
@@ -305,7 +309,7 @@ def accuracy() -> str:
         "What `log_prob_error`, a bound for 95 percent of data, is worth on the same held-out "
         "rows: its median, the share of errors against the exact trace within it, and its rank "
         "correlation with the sizes of the errors against the exact trace and against the truth."
-        f"\n\n{table(bounds, known)}\n\n{source('accuracy', result)}\n"
+        f"\n\n{table(bounds, known)}\n\n{sources}\n"
     )
 
 
