@@ -39,21 +39,21 @@ docs: venv
 bench: venv
 	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python benchmarks/latency.py
-	$(BIN)/python benchmarks/nuts.py
 	$(BIN)/python benchmarks/oracle.py
 	$(BIN)/python benchmarks/identity.py
 	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/scaling.py
-	$(BIN)/python benchmarks/evidence.py
 	$(BIN)/python benchmarks/error_in_time.py
 	$(BIN)/python benchmarks/fit_budget.py
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/tables.py
 
-# The benchmarks that train for an hour.
+# The benchmarks that train or sample for long: an hour and a half.
 bench-long: venv
 	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/nuts.py
+	$(BIN)/python benchmarks/evidence.py
 	$(BIN)/python benchmarks/distillation.py --teachers vp ot --features 16 32
 	$(BIN)/python benchmarks/distillation.py --teachers vp ot --features 2 8 --name distillation_low
 	$(BIN)/python benchmarks/distillation.py --teachers cnf --name distillation_cnf

@@ -300,7 +300,7 @@ def accuracy() -> str:
     names = list(next(iter(latest.values()))["densities"])
     header = ["data", "rows x D", "seconds", "density", *names, "gain over NSF"]
     sources = " ".join(source("accuracy", result) for result in results)
-    versions = ", ".join(f"{k} {v}" for k, v in results[-1]["peers"].items())
+    versions = ", ".join(f"{k} {v}" for k, v in results[-1]["provenance"]["peers"].items())
     return (
         "## How well the law is learned\n\n"
         "Mean held-out log-density in nats; for mixtures also sd (bias) of its error against the "

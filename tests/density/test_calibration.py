@@ -18,7 +18,7 @@ def test_a_loose_tolerance_takes_the_cheapest_and_a_strict_one_the_best(tiny_pri
     loose = tiny_prior.calibrate(x, tolerance=1e3)
     assert isinstance(loose.likelihood, SteinPath)
     assert loose.likelihood.curve == Constant()
-    strict = tiny_prior.calibrate(x, tolerance=1e-9)
+    strict = tiny_prior.calibrate(x, tolerance=1e-9, reference="exact")
     sds = [trial.sd for trial in strict.calibration.trials]
     assert strict.calibration.audit.sd == pytest.approx(min(sds))
     assert len(sds) > len(loose.calibration.trials) == 1
@@ -27,7 +27,7 @@ def test_a_loose_tolerance_takes_the_cheapest_and_a_strict_one_the_best(tiny_pri
 def test_the_prior_itself_is_left_alone_and_networks_are_shared(tiny_prior):
     x = tiny_prior.sample((50,))
     before, mass = tiny_prior.log_prob(x), tiny_prior.likelihood.log_mass
-    batched = tiny_prior.expand((4,)).calibrate(x, tolerance=1e-9)
+    batched = tiny_prior.expand((4,)).calibrate(x, tolerance=1e-9, reference="exact")
     assert batched.batch_shape == (4,)
     assert torch.equal(tiny_prior.log_prob(x), before)
     assert tiny_prior.likelihood.log_mass == mass
@@ -89,6 +89,7 @@ def with_infinity(x):
         (lambda x: x, {"tolerance": "0.1"}, ValueError, "`tolerance` must be a positive number"),
         (lambda x: x, {"tolerance": 0.0}, ValueError, "of nats; got 0.0"),
         (lambda x: x, {"tolerance": math.nan}, ValueError, "of nats; got nan"),
+        (lambda x: x, {"reference": "truth"}, ValueError, "`reference` must be one of"),
         (lambda x: x, {"seed": "a"}, TypeError, "`seed` must be an int; got 'a'"),
     ],
 )
