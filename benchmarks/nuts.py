@@ -173,6 +173,7 @@ def rows(name: str, law: Any, warmup: int, draws: int, seed: int) -> list[dict[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--posteriors", nargs="+", default=list(NOISES))
     parser.add_argument("--warmup", type=int, default=300)
     parser.add_argument("--draws", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
@@ -181,7 +182,8 @@ def main() -> None:
     torch.set_num_threads(1)
     made = provenance(options.seed)
     measured = []
-    for name, law in laws(options.seed).items():
+    for name in options.posteriors:
+        law = laws(options.seed)[name]
         measured += rows(name, law, options.warmup, options.draws, options.seed)
         for r in measured[-5:]:
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in r.items()}, flush=True)

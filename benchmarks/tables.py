@@ -224,7 +224,8 @@ def latency() -> str:
 
 
 def nuts() -> str:
-    result = read("nuts")
+    results = [read(path.stem) for path in RESULTS.glob("nuts*.json")]
+    results.sort(key=lambda result: result["provenance"]["date"])
     rows = [
         [
             row["posterior"],
@@ -235,8 +236,10 @@ def nuts() -> str:
             f"{row['over_normal']:.2f}",
             f"{row['over_law']:.2f}",
         ]
+        for result in results
         for row in result["rows"]
     ]
+    sources = " ".join(source("nuts", result) for result in results)
     header = ["posterior", "prior", "density", "ESS", "divergences"]
     header += ["time per ESS, over a normal", "over the law itself"]
     return (
@@ -244,7 +247,7 @@ def nuts() -> str:
         "NUTS with the learned prior, by both routes, beside a multivariate normal of the same "
         "moments, whose posterior is another one, and beside the law of the samples in closed "
         "form. Smallest bulk effective sample size.\n\n"
-        f"{table(header, rows)}\n\n{source('nuts', result)}\n"
+        f"{table(header, rows)}\n\n{sources}\n"
     )
 
 
