@@ -91,7 +91,9 @@ def _check_header_length(source: Path, prefix: bytes) -> None:
     length, size = int.from_bytes(prefix, "little"), source.stat().st_size
     if len(prefix) == 8 and length <= min(_MAX_HEADER, size - 8):
         return
-    if prefix[:1] == b"\x80" or prefix[:2] == b"PK":
+    # A header of a plausible length that is cut may begin with the same byte as a pickle.
+    plausible = len(prefix) == 8 and length <= _MAX_HEADER
+    if (prefix[:1] == b"\x80" and not plausible) or prefix[:2] == b"PK":
         raise CheckpointError(
             f"{source} looks like a pickle or a torch.save archive, which is never loaded because "
             "it could run code; save with FlowPrior.save"

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 
-import arviz
 import torch
 from torch import Tensor
 
@@ -54,6 +53,8 @@ def importance(
         EvidenceError: if the weights are too heavy-tailed to be believed.
         ValueError: if the likelihood is zero at all draws from the prior.
     """
+    import arviz  # slow to import, and not needed elsewhere
+
     before = problem.calls
     with torch.no_grad():
         start = pilot(problem, particles, repeats, generator, progress=progress)

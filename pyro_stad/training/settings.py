@@ -44,7 +44,9 @@ class TrainingSettings:
             check_count(getattr(self, name), name)
         for name in ("warmup", "patience"):
             check_count(getattr(self, name), name, least=0)
-        for name in ("learning_rate", "clip_norm", "save_every"):
+        if not self.save_every >= 0:
+            raise ValueError(f"`save_every` must not be negative; got {self.save_every!r}")
+        for name in ("learning_rate", "clip_norm"):
             check_positive(getattr(self, name), name)
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"`ema_decay` must lie in [0, 1); got {self.ema_decay!r}")
