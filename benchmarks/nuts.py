@@ -6,7 +6,8 @@ of their moments; the law that they came from, in closed form, stands beside the
 prior has another posterior, which may be harder whatever the prior costs. The data are the same,
 and so are Pyro's NUTS, warm-up, draws and compilation. Seconds of sampling, without warm-up, over
 the smallest bulk effective sample size. The teacher's score at the data end, one network call, is
-tried as the gradient too: it is not that of the density, and that is what it costs.
+tried as the gradient too: it is not that of the density, and that is what it costs. On the mixture
+it has never come to an end within five minutes, and is left out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import arviz
 import pyro
@@ -29,8 +30,7 @@ from pyro.infer.reparam import TransformReparam
 from torch import Tensor
 
 import pyro_stad
-from pyro_stad.likelihood import AbstractLikelihood
-from pyro_stad.teacher import AbstractAngularField
+from pyro_stad.likelihood import ScoreGradient
 from pyro_stad.teacher.analytic import random_mixture
 
 
@@ -59,26 +59,9 @@ class Mixture(dist.MixtureSameFamily):
     support = dist.constraints.real_vector
 
 
-class ScoreGradient(AbstractLikelihood):
-    """The density of another likelihood, with the field's score at the data end for a gradient."""
-
-    def __init__(self, inner: AbstractLikelihood) -> None:
-        super().__init__(inner.field, inner.divergence, inner.solver)
-        self.inner = inner
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        constant, field = x.detach(), cast(AbstractAngularField, self.field)
-        y = constant * field.data_scale
-        t = torch.full_like(y[:, 0], field.t_min)
-        slopes = field.data_scale * field.own_score(t, y, field.velocity(t, y))
-        return self.inner.log_prob(constant) + ((x - constant) * slopes).sum(-1)
-
-    def sequential_calls(self) -> int | None:
-        return self.inner.sequential_calls()
-
-
 # Of the observation. At 1, the posterior of the mixture has modes that no chain leaves.
 NOISES = {"near-normal, D = 12": 1.0, "banana, D = 4": 1.0, "mixture, D = 8": 0.4}
+BY_SCORE = ("near-normal, D = 12", "banana, D = 4")
 
 
 def laws(seed: int) -> dict[str, Any]:
@@ -142,14 +125,15 @@ def rows(name: str, law: Any, warmup: int, draws: int, seed: int) -> list[dict[s
     learned = pyro_stad.fit(samples, seed=seed, progress=False)
     print(learned)
     normal = dist.MultivariateNormal(samples.mean(0), torch.cov(samples.mT))
-    by_score = learned.with_likelihood(ScoreGradient(learned.likelihood))
     priors = {
         "multivariate normal": normal,
         "the law itself": law,
         "learned, x-space": learned,
-        "learned, x-space, score for a gradient": by_score,
         "learned, auxiliary form": learned,
     }
+    if name in BY_SCORE:
+        by_score = learned.with_likelihood(ScoreGradient(learned.likelihood))
+        priors["learned, x-space, score for a gradient"] = by_score
     models = {key: model_of(prior, samples[0], NOISES[name]) for key, prior in priors.items()}
     auxiliary = "learned, auxiliary form"
     models[auxiliary] = poutine.reparam(models[auxiliary], config={"theta": TransformReparam()})
@@ -184,8 +168,9 @@ def main() -> None:
     measured = []
     for name in options.posteriors:
         law = laws(options.seed)[name]
-        measured += rows(name, law, options.warmup, options.draws, options.seed)
-        for r in measured[-5:]:
+        of_one = rows(name, law, options.warmup, options.draws, options.seed)
+        measured += of_one
+        for r in of_one:
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in r.items()}, flush=True)
         # Written as it goes: each problem takes minutes.
         write(options.name, {"provenance": made, "rows": measured})

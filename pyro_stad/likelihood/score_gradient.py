@@ -1,0 +1,81 @@
+r"""Another likelihood's density with the field's score for a gradient.
+
+The score at the data end costs one network call, the gradient of a density a pass back through all
+of them. But a learned score is not the gradient of the learned density. With [x] a constant,
+
+.. math:: \log p([x]) + (x - [x]) \cdot S_{t_{\min}}([x])
+
+has the value of the one and the derivative of the other. Hamiltonian Monte Carlo stays correct with
+any force, because the last word is that of the density; but its energy drifts, so that steps get
+small. How much that costs is measured in ``benchmarks/nuts.py``; along the constant curve the
+gradient by hand is cheap enough.
+
+References:
+    Song and Ermon (2019), Generative Modeling by Estimating Gradients of the Data Distribution.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_stad.likelihood.base import AbstractLikelihood
+from pyro_stad.teacher.base import AbstractAngularField
+
+__all__ = ["ScoreGradient"]
+
+
+class ScoreGradient(AbstractLikelihood):
+    """The density of another likelihood; its gradient is the field's score at the data end.
+
+    It can't be saved: save the prior that it was made from. A second derivative is the largest
+    number there is, or infinity, and not a zero that could pass for a curvature.
+
+    Arguments:
+        inner: the likelihood of the values, with a field on a Gaussian path.
+
+    Raises:
+        TypeError: if the field has no score.
+
+    Example:
+        >>> from pyro_stad.divergence import Exact
+        >>> from pyro_stad.likelihood import FlowODE
+        >>> from pyro_stad.ode import RK4
+        >>> from pyro_stad.paths import VPCosine
+        >>> from pyro_stad.teacher import PathField
+        >>> field = PathField(VPCosine(), features=2, width=8, depth=2)  # untrained: N(0, I)
+        >>> ScoreGradient(FlowODE(field, Exact(), RK4(steps=4)))
+        ScoreGradient(FlowODE(Exact(), RK4(steps=4)))
+    """
+
+    field: AbstractAngularField
+
+    def __init__(self, inner: AbstractLikelihood) -> None:
+        if not isinstance(inner.field, AbstractAngularField):
+            raise TypeError(
+                f"ScoreGradient needs a field with a score, that is, on a Gaussian path; got "
+                f"{type(inner.field).__name__}"
+            )
+        super().__init__(inner.field, inner.divergence, inner.solver, inner.chunk_size)
+        self.inner = inner
+        self.log_mass = inner.log_mass
+
+    def __repr__(self) -> str:
+        return f"ScoreGradient({self.inner!r})"
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return the log-density of data ``x``, shape ``(B, D)``."""
+        constant = x.detach()
+        nothing = x - constant
+        slopes = self._in_chunks(self._slopes, constant)
+        slopes = torch.add(slopes, nothing, alpha=torch.finfo(x.dtype).max)
+        return self.inner.log_prob(constant) + (nothing * slopes).sum(-1)
+
+    def sequential_calls(self) -> int | None:
+        return self.inner.sequential_calls()
+
+    def _slopes(self, x: Tensor) -> Tensor:
+        """Return the score of data, shape ``(B, D)``."""
+        field, y = self.field, x * self.field.data_scale
+        angle = torch.full_like(y[:, 0], field.t_min)
+        return field.data_scale * field.own_score(angle, y, field.velocity(angle, y))
