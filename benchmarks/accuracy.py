@@ -11,7 +11,6 @@ whitened rows and threads, and keeps its best weights on the tenth of the rows t
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
 import time
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import zuko
-from common import provenance, write
+from common import arguments, provenance, write
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
@@ -151,12 +150,10 @@ def row(name: str, problem: Problem, budget: str, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, "accuracy")
     parser.add_argument("--mixtures", nargs="*", type=int, default=[2, 8, 16, 32])
     parser.add_argument("--tables", nargs="*", default=list(FILES))
     parser.add_argument("--budget", default="standard")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", default="accuracy", help="name of the result file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     made = {**provenance(options.seed), "peers": {"zuko": version("zuko")}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import statistics
@@ -15,9 +16,17 @@ from typing import Any
 
 import torch
 
-__all__ = ["RESULTS", "median_seconds", "provenance", "write"]
+__all__ = ["RESULTS", "arguments", "median_seconds", "provenance", "write"]
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def arguments(description: str | None, name: str) -> argparse.ArgumentParser:
+    """Return a parser that knows the seed and the name of the result file."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", default=name, help="name of the result file")
+    return parser
 
 
 def median_seconds(runs: dict[str, Callable[[], Any]], repeats: int = 5) -> dict[str, float]:

@@ -7,11 +7,10 @@ Networks are untrained: weights do not change the price.
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 
 import torch
-from common import median_seconds, provenance, write
+from common import arguments, median_seconds, provenance, write
 
 from pyro_stad.divergence import Exact, Hutchinson, HutchPlusPlus, Stein, TrunkHead
 from pyro_stad.likelihood import FlowODE
@@ -47,12 +46,10 @@ def row(features: int, batch: int, repeats: int, seed: int) -> dict[str, float |
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, "cost")
     parser.add_argument("--features", nargs="+", type=int, default=[2, 8, 16, 32, 64])
     parser.add_argument("--batch", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", default="cost", help="name of the result file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     made = provenance(options.seed)

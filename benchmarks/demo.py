@@ -6,10 +6,9 @@ The demo, run whole: means within 0.10 posterior standard deviations and standar
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 
-from common import provenance, write
+from common import arguments, provenance, write
 
 from pyro_stad.demo import run_demo
 
@@ -17,9 +16,7 @@ KEPT = ("worst_mean_error", "worst_sd_error", "r_hat", "ess_bulk", "divergences"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", default="demo", help="name of the result file")
+    parser = arguments(__doc__, "demo")
     options = parser.parse_args()
     made = provenance(options.seed)
     with tempfile.TemporaryDirectory() as folder:

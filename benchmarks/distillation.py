@@ -11,7 +11,6 @@ are recorded along the way; what a call costs is the business of ``cost.py``.
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import time
@@ -19,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from common import provenance, write
+from common import arguments, provenance, write
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
@@ -184,14 +183,12 @@ def compared(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, "distillation")
     parser.add_argument("--teachers", nargs="+", default=["vp", "ot", "cnf"])
     parser.add_argument("--features", nargs="+", type=int, default=[2, 8, 16, 32])
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--depth", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the training budget")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", default="distillation", help="name of the result file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     made = provenance(options.seed)

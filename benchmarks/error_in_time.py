@@ -8,10 +8,8 @@ exact divergence itself, which is what a head that knows the mean alone would be
 
 from __future__ import annotations
 
-import argparse
-
 import torch
-from common import provenance, write
+from common import arguments, provenance, write
 from distillation import Bench
 from torch import Tensor
 
@@ -42,10 +40,8 @@ def spread(bench: Bench, cloud: AbstractCloud, places: Tensor) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, "error_in_time")
     parser.add_argument("--features", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", default="error_in_time", help="name of the result file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     made, budget = provenance(options.seed), BUDGETS["standard"]

@@ -8,7 +8,6 @@ calls. A method may refuse; refusals are counted.
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import time
@@ -18,7 +17,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from common import provenance, write
+from common import arguments, provenance, write
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
@@ -109,12 +108,12 @@ PROBLEMS: dict[str, tuple[Callable[[int], Problem], int]] = {
 }
 
 
-def row(name: str, method: str, seeds: int, particles: int) -> dict[str, Any]:
+def row(name: str, method: str, seeds: range, particles: int) -> dict[str, Any]:
     make, size = PROBLEMS[name]
     model, y, truth = make(size)
     errors, ratios, calls, refused = [], [], [], 0
     started = time.perf_counter()
-    for seed in range(seeds):
+    for seed in seeds:
         try:
             found = log_evidence(
                 model, y, method=method, particles=particles, seed=seed, progress=False
@@ -133,24 +132,24 @@ def row(name: str, method: str, seeds: int, particles: int) -> dict[str, Any]:
         "z": ratios,
         "calls": statistics.fmean(calls) if calls else None,
         "refused": refused,
-        "seconds": (time.perf_counter() - started) / seeds,
+        "seconds": (time.perf_counter() - started) / len(seeds),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, "evidence")
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS))
-    parser.add_argument("--seeds", type=int, default=12)
+    parser.add_argument("--seeds", type=int, default=12, help="number of them")
     parser.add_argument("--particles", type=int, default=1000)
-    parser.add_argument("--name", default="evidence", help="name of the result file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
-    made = provenance(0)
+    made = provenance(options.seed)
+    seeds = range(options.seed, options.seed + options.seeds)
     rows = []
     for name in options.problems:
         for method in METHODS:
-            rows.append(row(name, method, options.seeds, options.particles))
+            rows.append(row(name, method, seeds, options.particles))
             worst = max(map(abs, rows[-1]["errors"]), default=math.nan)
             print(name, method, f"worst {worst:.3f}", rows[-1]["refused"], "refused", flush=True)
     z = [value for r in rows for value in r["z"]]

@@ -6,22 +6,19 @@ that it leaves behind.
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import torch
-from common import provenance, write
+from common import arguments, provenance, write
 
 import pyro_stad
 from pyro_stad.teacher.analytic import random_mixture, sample_mixture
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, "fit_budget")
     parser.add_argument("--features", type=int, default=10)
     parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", default="fit_budget", help="name of the result file")
     options = parser.parse_args()
     torch.set_num_threads(2)
     made = provenance(options.seed)

@@ -5,11 +5,10 @@ The tempting regression on -v . S, whose minimiser is the squared norm, is run b
 
 from __future__ import annotations
 
-import argparse
 import math
 
 import torch
-from common import provenance, write
+from common import arguments, provenance, write
 from torch import Tensor
 
 from pyro_stad.data import Batches
@@ -108,11 +107,9 @@ NAMES = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, "identity")
     parser.add_argument("--features", nargs="+", type=int, default=[2, 8, 32])
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", default="identity", help="name of the result file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     made = provenance(options.seed)

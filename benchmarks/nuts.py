@@ -12,7 +12,6 @@ it has never come to an end within five minutes, and is left out.
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ import arviz
 import pyro
 import pyro.distributions as dist
 import torch
-from common import provenance, write
+from common import arguments, provenance, write
 from pyro import poutine
 from pyro.infer import MCMC, NUTS
 from pyro.infer.autoguide.initialization import init_to_sample
@@ -156,12 +155,10 @@ def rows(name: str, law: Any, warmup: int, draws: int, seed: int) -> list[dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, "nuts")
     parser.add_argument("--posteriors", nargs="+", default=list(NOISES))
     parser.add_argument("--warmup", type=int, default=300)
     parser.add_argument("--draws", type=int, default=1500)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", default="nuts", help="name of the result file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     made = provenance(options.seed)

@@ -7,11 +7,10 @@ little noise at that end costs: the same against the density of the data without
 
 from __future__ import annotations
 
-import argparse
 import math
 
 import torch
-from common import provenance, write
+from common import arguments, provenance, write
 
 from pyro_stad.divergence import Exact
 from pyro_stad.likelihood import FlowODE
@@ -45,11 +44,9 @@ def row(path: str, features: int, components: int, points: int, seed: int) -> di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, "oracle")
     parser.add_argument("--features", nargs="+", type=int, default=[2, 8, 32])
     parser.add_argument("--points", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", default="oracle", help="name of the result file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     made = provenance(options.seed)

@@ -9,14 +9,13 @@ thread; networks are untrained, but no weight is zero.
 
 from __future__ import annotations
 
-import argparse
 import math
 import resource
 from functools import partial
 from typing import Any
 
 import torch
-from common import median_seconds, provenance, write
+from common import arguments, median_seconds, provenance, write
 
 from pyro_stad.divergence import Exact, Hutchinson, Stein, TrunkHead
 from pyro_stad.divergence.base import AbstractDivergence
@@ -86,14 +85,12 @@ def per_point(name: str, way: AbstractLikelihood, count: int, seed: int) -> dict
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, "scaling")
     parser.add_argument(
         "--features", nargs="+", type=int, default=[2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
     )
     parser.add_argument("--points", nargs="+", type=int, default=[10**k for k in range(7)])
     parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", default="scaling", help="name of the result file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     made = provenance(options.seed)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from common import RESULTS
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from figures import DOCS, draw_distillation, draw_error_in_time, draw_scaling
 
-DOCS = Path(__file__).parents[1] / "docs"
-CURVES = {
-    "stein": "#0b6e4f",
-    "stein and polish": "#2b5c9e",
-    "hutchinson regression": "#c28c1a",
-    "stein, teacher score": "#c0392b",
-}
+SECTIONS: list[Callable[[], str]] = []
+
+
+def section(part: Callable[[], str]) -> Callable[[], str]:
+    """Put a part on the page, after those before it."""
+    SECTIONS.append(part)
+    return part
 
 
 def read(name: str) -> dict[str, Any]:
@@ -75,6 +74,7 @@ def objective_rows(measured: list[dict[str, Any]]) -> str:
     return table(["teacher", "D", "objective", "sd (bias)"], rows)
 
 
+@section
 def distillation() -> str:
     results = [read(path.stem) for path in RESULTS.glob("distillation*.json")]
     results.sort(key=lambda result: result["provenance"]["date"])
@@ -82,7 +82,7 @@ def distillation() -> str:
     latest = {(r["features"], r["teacher"]): r for result in results for r in result["rows"]}
     order = {name: index for index, name in enumerate(("vp", "ot", "cnf"))}
     measured = [latest[key] for key in sorted(latest, key=lambda key: (key[0], order[key[1]]))]
-    draw_curves(measured)
+    draw_distillation(measured)
     sources = "\n\n".join(source("distillation", result) for result in results)
     return (
         "## Distilled divergence against the exact trace\n\n"
@@ -97,34 +97,19 @@ def distillation() -> str:
     )
 
 
-def draw_curves(rows: list[dict[str, Any]]) -> None:
-    sizes = sorted({row["features"] for row in rows})
-    teachers = list(dict.fromkeys(row["teacher"] for row in rows))
-    sheet = Figure(figsize=(3.1 * len(sizes), 2.6 * len(teachers)), layout="constrained")
-    axes = sheet.subplots(len(teachers), len(sizes), squeeze=False, sharex="col")
-    for row in rows:
-        panel = axes[teachers.index(row["teacher"])][sizes.index(row["features"])]
-        for name, curve in row["curves"].items():
-            seconds = [point["seconds"] for point in curve]
-            # The polish starts where the Stein objective ends: that one is drawn on top.
-            order = 3 if name == "stein" else 2
-            errors = [point["sd"] for point in curve]
-            panel.loglog(seconds, errors, color=CURVES[name], label=name, zorder=order)
-        panel.axhline(row["hutchinson_one_probe"]["sd"], color="grey", linestyle=":")
-        panel.set_title(f"{row['teacher']}, D = {row['features']}", fontsize=9)
-        panel.xaxis.set_minor_formatter(NullFormatter())
-    for panel in axes[-1]:
-        panel.set_xlabel("seconds of training")
-    for line in axes:
-        line[0].set_ylabel("sd of log p, nat")
-    handles = {}
-    for panel in axes.flat:
-        handles |= dict(zip(*reversed(panel.get_legend_handles_labels())))
-    handles["one Hutchinson probe, no training"] = axes[0][0].lines[-1]
-    sheet.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=9)
-    sheet.savefig(DOCS / "distillation.png", dpi=110)
+@section
+def error_in_time() -> str:
+    result = read("error_in_time")
+    draw_error_in_time(result)
+    return (
+        "## Where the divergence is off\n\n"
+        f"A mixture in {result['features']} dimensions, trained as by the standard budget: error "
+        "of the distilled divergence against the exact trace, and the spread of the exact one.\n\n"
+        f"![Error against time](error_in_time.png)\n\n{source('error_in_time', result)}\n"
+    )
 
 
+@section
 def cost() -> str:
     result = read("cost")
     rows = [
@@ -151,127 +136,39 @@ def cost() -> str:
     )
 
 
-def oracle() -> str:
-    result = read("oracle")
+@section
+def scaling() -> str:
+    result = read("scaling")
+    calls, slopes = result["rows"], result["slopes"]
+    names = list(slopes)
     rows = [
+        [str(row["features"]), *(f"{row['over_velocity'][name]:.1f}" for name in names)]
+        for row in calls
+    ]
+    rows.append(["slope of what is added", *(f"{slopes[name]:.2f}" for name in names)])
+    points = [
         [
-            row["path"],
-            str(row["features"]),
-            "Gaussian" if row["components"] == 1 else "mixture",
-            f"{row['worst']:.1e}",
-            f"{row['blur_bias']:+.1e}",
-            f"{row['blur_sd']:.1e}",
+            f"{row['points']:,}",
+            row["way"],
+            f"{row['microseconds_per_point']:.0f}",
+            f"{row['gigabytes']:.2f}",
+            "yes" if row["bitwise"] else "no",
         ]
-        for row in result["rows"]
+        for row in result["points"]
     ]
-    header = ["path", "D", "law", "worst error", "bias of the blur", "sd of the blur"]
+    header = ["points", "density", "microseconds a point", "most memory so far, GB", "bitwise"]
+    draw_scaling(result)
     return (
-        "## Exact trace against closed forms\n\n"
-        "Exact field and exact trace in float64: the largest error of log p in nats over 64 "
-        "points, against the closed-form density at the path's data end; and what the blur of that "
-        "end costs, against the density of the data without noise.\n\n"
-        f"{table(header, rows)}\n\n{source('oracle', result)}\n"
+        "## How cost grows\n\n"
+        "Velocity and divergence, one call, 64 points, over the velocity alone; and the slope in D "
+        "of what the divergence adds, from D = 16 on.\n\n"
+        f"{table(['D', *names], rows)}\n\n![Cost against D and batch](scaling.png)\n\n"
+        "Log-density of many points in 16 dimensions; bitwise: the first and last hundred are what "
+        f"they are on their own.\n\n{table(header, points)}\n\n{source('scaling', result)}\n"
     )
 
 
-def identity() -> str:
-    result = read("identity")
-    rows = [
-        [
-            row["objective"],
-            str(row["features"]),
-            f"{row['relative_error_of_mean']:+.2%}",
-            f"{row['relative_sd']:.2%}",
-        ]
-        for row in result["rows"]
-    ]
-    header = ["objective", "D", "error of the mean", "sd over points"]
-    return (
-        "## The divergence of v = x under N(0, I) is D\n\n"
-        "The test that tells the right loss from the tempting wrong one. Relative to D.\n\n"
-        f"{table(header, rows)}\n\n{source('identity', result)}\n"
-    )
-
-
-def fit_budget() -> str:
-    result = read("fit_budget")
-    row = result["rows"][0]
-    audit = row["calibration"]["audit"]
-    return (
-        "## What a fit costs\n\n"
-        f"The default fit of {row['samples']:,} samples in {row['features']} dimensions, audit "
-        f"included: {row['seconds']:.0f} s. Against the exact trace on held-out samples: bias "
-        f"{audit['bias']:+.3f}, sd {audit['sd']:.3f} nat; normaliser {audit['normaliser']:.3f} "
-        f"+- {audit['normaliser_error']:.3f}.\n\n{source('fit_budget', result)}\n"
-    )
-
-
-def latency() -> str:
-    result = read("latency")
-    sizes = [row["features"] for row in result["rows"]]
-    names = list(result["rows"][0]["over_normal"])
-    rows = [
-        [name, *(f"{row['over_normal'][name]:.1f}" for row in result["rows"])] for name in names
-    ]
-    header = ["log-density", *(f"D = {features}" for features in sizes)]
-    versions = ", ".join(f"{k} {v}" for k, v in result["peers"].items())
-    return (
-        "## What a leapfrog step pays\n\n"
-        "Time of value and gradient at one point, over that of a multivariate normal. Networks of "
-        f"default size, untrained; {versions}.\n\n"
-        f"{table(header, rows)}\n\n{source('latency', result)}\n"
-    )
-
-
-def nuts() -> str:
-    results = [read(path.stem) for path in RESULTS.glob("nuts*.json")]
-    results.sort(key=lambda result: result["provenance"]["date"])
-    rows = [
-        [
-            row["posterior"],
-            row["prior"],
-            row["likelihood"],
-            f"{row['effective']:.0f}",
-            str(row["divergences"]),
-            f"{row['over_normal']:.2f}",
-            f"{row['over_law']:.2f}",
-        ]
-        for result in results
-        for row in result["rows"]
-    ]
-    sources = " ".join(source("nuts", result) for result in results)
-    header = ["posterior", "prior", "density", "ESS", "divergences"]
-    header += ["time per ESS, over a normal", "over the law itself"]
-    return (
-        "## What an effective sample costs\n\n"
-        "NUTS with the learned prior, by both routes, beside a multivariate normal of the same "
-        "moments, whose posterior is another one, and beside the law of the samples in closed "
-        "form. Smallest bulk effective sample size.\n\n"
-        f"{table(header, rows)}\n\n{sources}\n"
-    )
-
-
-def error_in_time() -> str:
-    result = read("error_in_time")
-    sheet = Figure(figsize=(5.5, 3.6), layout="constrained")
-    axes = sheet.subplots()
-    colors = {"spread of the exact divergence": "#999999", **CURVES}
-    places = [row["fraction"] for row in result["rows"]]
-    for name in [key for key in result["rows"][0] if key != "fraction"]:
-        values = [row[name] for row in result["rows"]]
-        axes.semilogy(places, values, "o-", markersize=3, color=colors[name], label=name)
-    axes.set_xlabel("fraction of the way from data to noise")
-    axes.set_ylabel("root mean square, over $\\sqrt{D}$")
-    axes.legend(frameon=False, fontsize=9)
-    sheet.savefig(DOCS / "error_in_time.png", dpi=130)
-    return (
-        "## Where the divergence is off\n\n"
-        f"A mixture in {result['features']} dimensions, trained as by the standard budget: error "
-        "of the distilled divergence against the exact trace, and the spread of the exact one.\n\n"
-        f"![Error against time](error_in_time.png)\n\n{source('error_in_time', result)}\n"
-    )
-
-
+@section
 def accuracy() -> str:
     results = [read(path.stem) for path in RESULTS.glob("accuracy*.json")]
     results.sort(key=lambda result: result["provenance"]["date"])
@@ -316,60 +213,54 @@ def accuracy() -> str:
     )
 
 
-def scaling() -> str:
-    result = read("scaling")
-    calls, slopes = result["rows"], result["slopes"]
-    names = list(slopes)
+@section
+def latency() -> str:
+    result = read("latency")
+    sizes = [row["features"] for row in result["rows"]]
+    names = list(result["rows"][0]["over_normal"])
     rows = [
-        [str(row["features"]), *(f"{row['over_velocity'][name]:.1f}" for name in names)]
-        for row in calls
+        [name, *(f"{row['over_normal'][name]:.1f}" for row in result["rows"])] for name in names
     ]
-    rows.append(["slope of what is added", *(f"{slopes[name]:.2f}" for name in names)])
-    points = [
-        [
-            f"{row['points']:,}",
-            row["way"],
-            f"{row['microseconds_per_point']:.0f}",
-            f"{row['gigabytes']:.2f}",
-            "yes" if row["bitwise"] else "no",
-        ]
-        for row in result["points"]
-    ]
-    header = ["points", "density", "microseconds a point", "most memory so far, GB", "bitwise"]
-    _draw_scaling(result)
+    header = ["log-density", *(f"D = {features}" for features in sizes)]
+    versions = ", ".join(f"{k} {v}" for k, v in result["peers"].items())
     return (
-        "## How cost grows\n\n"
-        "Velocity and divergence, one call, 64 points, over the velocity alone; and the slope in D "
-        "of what the divergence adds, from D = 16 on.\n\n"
-        f"{table(['D', *names], rows)}\n\n![Cost against D and batch](scaling.png)\n\n"
-        "Log-density of many points in 16 dimensions; bitwise: the first and last hundred are what "
-        f"they are on their own.\n\n{table(header, points)}\n\n{source('scaling', result)}\n"
+        "## What a leapfrog step pays\n\n"
+        "Time of value and gradient at one point, over that of a multivariate normal. Networks of "
+        f"default size, untrained; {versions}.\n\n"
+        f"{table(header, rows)}\n\n{source('latency', result)}\n"
     )
 
 
-def _draw_scaling(result: dict[str, Any]) -> None:
-    sheet = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = sheet.subplots(1, 2)
-    for name, color in zip(result["slopes"], ("#0b6e4f", "#c28c1a", "#c0392b")):
-        sizes = [row["features"] for row in result["rows"]]
-        cost = [row["over_velocity"][name] for row in result["rows"]]
-        left.loglog(sizes, cost, "o-", markersize=4, color=color, label=name)
-    left.set_xlabel("D")
-    left.set_ylabel("cost of a call, over the velocity alone")
-    for way, color in zip(
-        dict.fromkeys(row["way"] for row in result["points"]), ("#0b6e4f", "#2b5c9e")
-    ):
-        chosen = [row for row in result["points"] if row["way"] == way]
-        sizes = [row["points"] for row in chosen]
-        cost = [row["microseconds_per_point"] for row in chosen]
-        right.loglog(sizes, cost, "o-", markersize=4, color=color, label=way)
-    right.set_xlabel("points in a batch")
-    right.set_ylabel("microseconds a point")
-    for axes in (left, right):
-        axes.legend(frameon=False, fontsize=9)
-    sheet.savefig(DOCS / "scaling.png", dpi=130)
+@section
+def nuts() -> str:
+    results = [read(path.stem) for path in RESULTS.glob("nuts*.json")]
+    results.sort(key=lambda result: result["provenance"]["date"])
+    rows = [
+        [
+            row["posterior"],
+            row["prior"],
+            row["likelihood"],
+            f"{row['effective']:.0f}",
+            str(row["divergences"]),
+            f"{row['over_normal']:.2f}",
+            f"{row['over_law']:.2f}",
+        ]
+        for result in results
+        for row in result["rows"]
+    ]
+    sources = " ".join(source("nuts", result) for result in results)
+    header = ["posterior", "prior", "density", "ESS", "divergences"]
+    header += ["time per ESS, over a normal", "over the law itself"]
+    return (
+        "## What an effective sample costs\n\n"
+        "NUTS with the learned prior, by both routes, beside a multivariate normal of the same "
+        "moments, whose posterior is another one, and beside the law of the samples in closed "
+        "form. Smallest bulk effective sample size.\n\n"
+        f"{table(header, rows)}\n\n{sources}\n"
+    )
 
 
+@section
 def evidence() -> str:
     result = read("evidence")
     rows = []
@@ -401,6 +292,21 @@ def evidence() -> str:
     )
 
 
+@section
+def fit_budget() -> str:
+    result = read("fit_budget")
+    row = result["rows"][0]
+    audit = row["calibration"]["audit"]
+    return (
+        "## What a fit costs\n\n"
+        f"The default fit of {row['samples']:,} samples in {row['features']} dimensions, audit "
+        f"included: {row['seconds']:.0f} s. Against the exact trace on held-out samples: bias "
+        f"{audit['bias']:+.3f}, sd {audit['sd']:.3f} nat; normaliser {audit['normaliser']:.3f} "
+        f"+- {audit['normaliser_error']:.3f}.\n\n{source('fit_budget', result)}\n"
+    )
+
+
+@section
 def demo() -> str:
     result = read("demo")
     summary = result["rows"][0]
@@ -426,25 +332,57 @@ def demo() -> str:
     )
 
 
+@section
+def identity() -> str:
+    result = read("identity")
+    rows = [
+        [
+            row["objective"],
+            str(row["features"]),
+            f"{row['relative_error_of_mean']:+.2%}",
+            f"{row['relative_sd']:.2%}",
+        ]
+        for row in result["rows"]
+    ]
+    header = ["objective", "D", "error of the mean", "sd over points"]
+    return (
+        "## The divergence of v = x under N(0, I) is D\n\n"
+        "The test that tells the right loss from the tempting wrong one. Relative to D.\n\n"
+        f"{table(header, rows)}\n\n{source('identity', result)}\n"
+    )
+
+
+@section
+def oracle() -> str:
+    result = read("oracle")
+    rows = [
+        [
+            row["path"],
+            str(row["features"]),
+            "Gaussian" if row["components"] == 1 else "mixture",
+            f"{row['worst']:.1e}",
+            f"{row['blur_bias']:+.1e}",
+            f"{row['blur_sd']:.1e}",
+        ]
+        for row in result["rows"]
+    ]
+    header = ["path", "D", "law", "worst error", "bias of the blur", "sd of the blur"]
+    return (
+        "## Exact trace against closed forms\n\n"
+        "Exact field and exact trace in float64: the largest error of log p in nats over 64 "
+        "points, against the closed-form density at the path's data end; and what the blur of that "
+        "end costs, against the density of the data without noise.\n\n"
+        f"{table(header, rows)}\n\n{source('oracle', result)}\n"
+    )
+
+
 def main() -> None:
     head = (
         "# Benchmarks\n\nGenerated by `benchmarks/tables.py` from the raw results in "
         "`benchmarks/results`. Every row compares things run side by side, by the same solver, on "
         "the same grid and batch.\n"
     )
-    parts = (
-        distillation,
-        cost,
-        scaling,
-        accuracy,
-        latency,
-        nuts,
-        fit_budget,
-        demo,
-        identity,
-        oracle,
-    )
-    (DOCS / "benchmarks.md").write_text("\n".join([head, *(part() for part in parts)]))
+    (DOCS / "benchmarks.md").write_text("\n".join([head, *(part() for part in SECTIONS)]))
 
 
 if __name__ == "__main__":
