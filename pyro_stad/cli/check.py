@@ -11,7 +11,7 @@ from pyro_stad.data import Batches
 from pyro_stad.density import FlowPrior
 from pyro_stad.divergence.distil import cloud_for
 from pyro_stad.likelihood import Audit, audit
-from pyro_stad.likelihood.audit import errors_against_exact
+from pyro_stad.likelihood.audit import exact_log_prob
 
 __all__ = ["check_prior"]
 
@@ -31,9 +31,11 @@ def check_prior(prior: FlowPrior, points: Tensor, seed: int, figure: Path | None
     generator = torch.Generator().manual_seed(seed)
     likelihood = prior.likelihood
     cloud = cloud_for(likelihood.field, Batches(white), generator)
-    result = audit(likelihood, white, cloud, generator)
+    exact = exact_log_prob(likelihood, white)
+    result = audit(likelihood, white, cloud, generator, exact=exact)
     if figure is not None:
-        _draw(figure, result, *errors_against_exact(likelihood, white))
+        with torch.no_grad():
+            _draw(figure, result, likelihood.log_prob(white) - exact, exact)
     return result
 
 

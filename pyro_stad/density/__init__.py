@@ -6,9 +6,11 @@ from pyro_stad.density.prior import Counts, FlowPrior
 from pyro_stad.density.report import FitReport, Stage
 from pyro_stad.density.save import load
 from pyro_stad.density.settings import BUDGETS, FitSettings
+from pyro_stad.density.tail import FLAGGED, noise_tail
 
 __all__ = [
     "BUDGETS",
+    "FLAGGED",
     "Counts",
     "FitReport",
     "FitSettings",
@@ -17,4 +19,5 @@ __all__ = [
     "Stage",
     "fit",
     "load",
+    "noise_tail",
 ]

@@ -35,6 +35,7 @@ from pyro_stad._checks import (
 from pyro_stad.data import Batches, Bounds, Layout, Standardise, support_of
 from pyro_stad.density.flow import FlowTransform
 from pyro_stad.density.report import FitReport
+from pyro_stad.density.tail import noise_tail
 from pyro_stad.divergence.distil import cloud_for
 from pyro_stad.likelihood import REFERENCES, AbstractLikelihood, Calibration, calibrate
 from pyro_stad.likelihood.calibrate import disagreement
@@ -220,17 +221,15 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
     def tail_probability(self, value: Tensor) -> Tensor:
         """Return how far out ``value`` lies, shape ``(...)``: the chance of a larger noise norm.
 
-        Values below 0.001 mean that the network has hardly seen such points; the distilled
-        divergence, and with it ``log_prob``, is not to be trusted there.
+        Values below 0.001 (``density.FLAGGED``) mean that the network has hardly seen such points;
+        the distilled divergence, and with it ``log_prob``, is not to be trusted there.
 
         Arguments:
             value: points with shape ``(..., D)``.
         """
         x = check_value(value, len(self.names), self._like).reshape(-1, len(self.names))
         with torch.no_grad():
-            x = self.likelihood.pull(self.whiten(x))
-            half = x.new_tensor(0.5 * x.shape[-1])
-            tail = torch.special.gammaincc(half, 0.5 * x.square().sum(-1))
+            tail = noise_tail(self.likelihood.pull(self.whiten(x)))
         return tail.reshape(value.shape[:-1])
 
     def whiten(self, value: Tensor) -> Tensor:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyro_stad._checks import check_choice, check_count, check_positive
 from pyro_stad.likelihood import REFERENCES
 from pyro_stad.training import TrainingSettings
 
 __all__ = ["BUDGETS", "FitSettings"]
+
+
+_CONSISTENCY = TrainingSettings(
+    400, batch_size=128, learning_rate=5e-3, clip_norm=100.0, patience=0
+)
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,7 @@ class FitSettings:
         1000, learning_rate=1e-2, clip_norm=100.0, patience=0
     )
     polish_features: int = 64
-    consistency: TrainingSettings | None = TrainingSettings(
-        400, batch_size=128, learning_rate=5e-3, clip_norm=100.0, patience=0
-    )
+    consistency: TrainingSettings | None = _CONSISTENCY
     grid_tolerance: float = 0.02
     tolerance: float = 0.1
     reference: str = "data"
@@ -80,9 +83,7 @@ BUDGETS: dict[str, FitSettings] = {
         teacher=_QUICK,
         stein=_QUICK,
         polish=_QUICK,
-        consistency=TrainingSettings(
-            200, batch_size=128, learning_rate=5e-3, clip_norm=100.0, patience=0
-        ),
+        consistency=replace(_CONSISTENCY, steps=200),
     ),
     "standard": FitSettings(),
     "thorough": FitSettings(
@@ -90,9 +91,7 @@ BUDGETS: dict[str, FitSettings] = {
         teacher=TrainingSettings(20_000, batch_size=1024, learning_rate=5e-3),
         stein=TrainingSettings(8000, batch_size=1024, clip_norm=100.0, patience=0),
         polish=TrainingSettings(4000, learning_rate=1e-2, clip_norm=100.0, patience=0),
-        consistency=TrainingSettings(
-            2000, batch_size=256, learning_rate=5e-3, clip_norm=100.0, patience=0
-        ),
+        consistency=replace(_CONSISTENCY, steps=2000, batch_size=256),
         audit_points=2000,
     ),
 }

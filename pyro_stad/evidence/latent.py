@@ -35,11 +35,10 @@ from torch.distributions import (
     Uniform,
 )
 
-from pyro_stad.density import FlowPrior
+from pyro_stad.density import FLAGGED, FlowPrior, noise_tail
 
 __all__ = ["LatentProblem", "from_normal"]
 
-TAIL = 1e-3
 _PLATE = "_evidence_draws"
 
 
@@ -197,9 +196,8 @@ class LatentProblem:
         """Return which rows of noise are in the outermost thousandth of a flow prior, ``(N,)``."""
         flagged = torch.zeros(len(u), dtype=torch.bool, device=u.device)
         for columns, features in self.flows:
-            squares = u[:, columns].reshape(len(u), -1, features).square().sum(-1)
-            tail = torch.special.gammaincc(squares.new_tensor(0.5 * features), 0.5 * squares)
-            flagged |= (tail < TAIL).any(-1)
+            tail = noise_tail(u[:, columns].reshape(len(u), -1, features))
+            flagged |= (tail < FLAGGED).any(-1)
         return flagged
 
     def _rows(self, name: str, log_prob: Tensor, points: int) -> Tensor:

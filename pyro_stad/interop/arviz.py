@@ -21,12 +21,11 @@ from pyro.infer import MCMC, Predictive
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_stad.density import FlowPrior
+from pyro_stad.density import FLAGGED, FlowPrior
 from pyro_stad.errors import OutOfDistributionWarning
 
 __all__ = ["to_arviz"]
 
-_TAIL = 1e-3
 _TOLERATED = 0.01
 
 
@@ -87,7 +86,7 @@ def to_arviz(
     tails = _tails(priors, groups["posterior"])
     if tails:
         groups["sample_stats"]["tail_probability"] = torch.stack([*tails.values()]).amin(0)
-        attributes |= {f"{site}_tail": int((tail < _TAIL).sum()) for site, tail in tails.items()}
+        attributes |= {f"{site}_tail": int((tail < FLAGGED).sum()) for site, tail in tails.items()}
     errors = _errors(priors, groups["posterior"])
     if errors is not None:
         groups["sample_stats"]["log_prob_error"] = errors
@@ -243,7 +242,7 @@ def _tails(priors: dict[str, FlowPrior], values: Mapping[str, Any]) -> dict[str,
     for site, prior in priors.items():
         tail = prior.tail_probability(values[site])
         tails[site] = tail.reshape(len(tail), -1).amin(-1)
-        share = (tails[site] < _TAIL).double().mean().item()
+        share = (tails[site] < FLAGGED).double().mean().item()
         if share > _TOLERATED:
             warnings.warn(
                 f"{share:.1%} of the draws of {site!r} lie where its learned prior has hardly "

@@ -2,14 +2,8 @@
 
 from pyro_stad.likelihood.audit import Audit, SteinResidual, audit
 from pyro_stad.likelihood.base import AbstractLikelihood
-from pyro_stad.likelihood.calibrate import (
-    REFERENCES,
-    Calibration,
-    ErrorBound,
-    Trial,
-    calibrate,
-    choose_steps,
-)
+from pyro_stad.likelihood.calibrate import REFERENCES, calibrate, choose_steps
+from pyro_stad.likelihood.calibration import Calibration, ErrorBound, Trial
 from pyro_stad.likelihood.consistency import make_consistent
 from pyro_stad.likelihood.curves import CURVES, AbstractCurve, Coarse, Constant
 from pyro_stad.likelihood.flow_ode import FlowODE
