@@ -12,6 +12,7 @@ from pyro_stad.density import BUDGETS, FitSettings, FlowPrior, fit, load
 from pyro_stad.errors import (
     CheckpointError,
     EvidenceError,
+    EvidenceWarning,
     OutOfDistributionWarning,
     TrainingError,
     TrainingWarning,
@@ -32,6 +33,7 @@ __all__ = [
     "EvidenceComparison",
     "EvidenceError",
     "EvidenceResult",
+    "EvidenceWarning",
     "FitSettings",
     "FlowPrior",
     "OutOfDistributionWarning",

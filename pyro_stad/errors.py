@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["CheckpointError", "OutOfDistributionWarning", "TrainingError", "TrainingWarning"]
+from typing import Any
+
+__all__ = [
+    "CheckpointError",
+    "EvidenceError",
+    "EvidenceWarning",
+    "OutOfDistributionWarning",
+    "TrainingError",
+    "TrainingWarning",
+]
 
 
 class CheckpointError(ValueError):
@@ -10,7 +19,19 @@ class CheckpointError(ValueError):
 
 
 class EvidenceError(RuntimeError):
-    """An estimate of the evidence can't be believed."""
+    """An estimate of the evidence can't be believed.
+
+    Attributes:
+        result: the estimate, if one was made.
+    """
+
+    def __init__(self, message: str, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class EvidenceWarning(UserWarning):
+    """Two estimates of an evidence disagree."""
 
 
 class TrainingError(RuntimeError):

@@ -18,8 +18,8 @@ ALLOWED = {
     "divergence": {"teacher", "data", "ode", "training"},
     "likelihood": {"divergence", "teacher", "ode", "data", "training"},
     "density": {"likelihood", "divergence", "teacher", "ode", "paths", "data", "training"},
-    "evidence": {"density"},
-    "interop": {"density"},
+    "evidence": {"density", "likelihood", "divergence", "teacher", "ode", "paths", "data"},
+    "interop": {"density", "evidence"},
     "demo": {"density"},
     "cli": {"density", "demo", "likelihood", "divergence", "teacher", "ode", "data"},
 }

@@ -68,7 +68,7 @@ class EvidenceComparison:
 
 def compare_evidence(
     *,
-    data: Any = None,
+    data: Any = (),
     prior_probabilities: Mapping[str, float] | None = None,
     options: Mapping[str, Any] | None = None,
     **models: Any,
@@ -76,12 +76,13 @@ def compare_evidence(
     """Compare models of the same data by their evidences.
 
     Arguments:
-        data: what every model is called with: one argument, or a tuple of them.
+        data: what every model is called with: one argument, or a tuple of them; nothing by default.
         prior_probabilities: of the models, by name, of any scale; None means equal.
         options: for ``log_evidence``, such as ``{"particles": 4000}``.
         models: Pyro models by name, or their ``EvidenceResult``.
 
     Raises:
+        TypeError: for what is neither a model nor an evidence.
         ValueError: for fewer than two models, models that observe different data, or prior
             probabilities that don't fit.
 
@@ -100,6 +101,9 @@ def compare_evidence(
     """
     if len(models) < 2:
         raise ValueError(f"at least two models are compared; got {list(models)}")
+    for name, model in models.items():
+        if not callable(model) and not isinstance(model, EvidenceResult):
+            raise TypeError(f"{name} must be a Pyro model or an EvidenceResult; got {model!r}")
     prior = _log_prior(list(models), prior_probabilities)
     arguments = data if isinstance(data, tuple) else (data,)
     results = {

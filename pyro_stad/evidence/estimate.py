@@ -1,29 +1,48 @@
-"""``log_evidence``: one call for every estimator."""
+"""``log_evidence``: one call for every estimator, and one for many objects."""
 
 from __future__ import annotations
 
+import math
+import os
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
-import torch
-
 from pyro_stad._checks import check_choice, check_count, check_seed
+from pyro_stad.errors import EvidenceError, EvidenceWarning
+from pyro_stad.evidence.bridge import bridge
 from pyro_stad.evidence.importance import importance
 from pyro_stad.evidence.latent import LatentProblem
+from pyro_stad.evidence.nested import nested
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.smc import smc
+from pyro_stad.evidence.task import Task
 
 __all__ = ["METHODS", "log_evidence"]
 
-METHODS = {"smc": smc, "importance": importance}
+METHODS: dict[str, Callable[[Task], EvidenceResult]] = {
+    "smc": smc,
+    "importance": importance,
+    "nested": nested,
+    "bridge": bridge,
+}
+_MOST_EXTRAPOLATED = 0.01
+_DISAGREE = 3.0
 
 
 def log_evidence(
     model: Callable[..., Any],
     *args: Any,
     method: str = "auto",
+    draws: Any = None,
     particles: int = 1000,
     repeats: int = 4,
+    correct: bool = True,
+    allow_extrapolation: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: bool = True,
     **kwargs: Any,
@@ -33,9 +52,19 @@ def log_evidence(
     Arguments:
         model: a model with continuous latent sites, which runs in a plate to the left of its own.
         args, kwargs: what the model is called with, its observations among them.
-        method: a name in ``pyro_stad.evidence.METHODS``, or ``"auto"``, which is ``"smc"``.
-        particles: particles of each run.
+        method: a name in ``pyro_stad.evidence.METHODS``; or ``"auto"``: tempered SMC, importance
+            sampling from its particles, and the bridge if there are ``draws``. The one with the
+            least error is taken, and the others are held against it.
+        draws: posterior draws of the model, for the bridge: an ``MCMC`` that has run, ArviZ data,
+            or tensors by site.
+        particles: particles, live points or draws of each run.
         repeats: independent runs, whose spread is the error.
+        correct: whether the bridge, where it used a distilled density, is corrected to the exact
+            trace. Other methods use no density of a flow.
+        allow_extrapolation: whether an evidence is given of which more than one percent comes from
+            where a flow prior has hardly seen a sample.
+        checkpoint: file that SMC resumes from after a kill, to the same answer; nested sampling
+            appends the number of the run and ``.h5``.
         seed: of everything random; the global generator is not touched.
         progress: whether to show a bar.
 
@@ -43,12 +72,18 @@ def log_evidence(
         The estimate, with its error and the posterior draws that it came with.
 
     Raises:
-        EvidenceError: if an estimate was made that can't be believed.
+        CheckpointError: if the checkpoint is damaged, or belongs to other data or settings.
+        EvidenceError: if an estimate was made that can't be believed; it is the error's ``result``.
+        ImportError: for nested sampling without nautilus.
+        TypeError: if the model is not callable, or ``draws`` of no known type.
         ValueError: for a model without latent sites or observations, or with latent sites that are
             discrete or not maps of normal noise; or if the likelihood is zero everywhere.
 
+    Warns:
+        EvidenceWarning: if two methods disagree by more than three standard errors.
+
     Example:
-        >>> import pyro, pyro.distributions as dist
+        >>> import torch, pyro, pyro.distributions as dist
         >>> def model(y):
         ...     x = pyro.sample("x", dist.Normal(0.0, 1.0))
         ...     pyro.sample("y", dist.Normal(x, 0.5), obs=y)
@@ -61,9 +96,51 @@ def log_evidence(
     check_count(particles, "particles", least=100)
     check_count(repeats, "repeats", least=2)
     check_seed(seed)
+    file = None if checkpoint is None else Path(checkpoint)
     problem = LatentProblem(model, *args, **kwargs)
-    generator = torch.Generator(problem.like.device).manual_seed(seed)
-    estimator = METHODS["smc" if method == "auto" else method]
-    return estimator(
-        problem, particles=particles, repeats=repeats, generator=generator, progress=progress
-    )
+    task = Task(problem, particles, repeats, seed, progress, file, draws, correct)
+    result = _auto(task) if method == "auto" else METHODS[method](task)
+    if result.extrapolated > _MOST_EXTRAPOLATED:
+        text = (
+            f"{result.extrapolated:.0%} of the posterior is where a flow prior has hardly seen a "
+            "sample: the evidence is that of its extrapolation"
+        )
+        result = replace(result, warnings=(*result.warnings, text))
+        if not allow_extrapolation:
+            raise EvidenceError(
+                f"{text}. Fit the prior to samples that reach there, or say "
+                "allow_extrapolation=True",
+                result,
+            )
+    return result
+
+
+def _auto(task: Task) -> EvidenceResult:
+    """Estimate by every method that is cheap, take the best, and hold it against the others."""
+    names = ("smc", "importance", *(("bridge",) if task.draws is not None else ()))
+    found: dict[str, EvidenceResult] = {}
+    notes: tuple[str, ...] = ()
+    for name in names:
+        try:
+            found[name] = METHODS[name](task)
+        except EvidenceError as error:
+            # SMC is the one that there must be.
+            if name == "smc":
+                raise
+            notes += (f"{name} was refused: {error}",)
+    for a, b in combinations(found.values(), 2):
+        apart = abs(a.log_z - b.log_z) / math.hypot(a.log_z_err, b.log_z_err)
+        if apart > _DISAGREE:
+            text = (
+                f"{a.method} gives log Z = {a.log_z:.3f} +- {a.log_z_err:.3f}, {b.method} "
+                f"{b.log_z:.3f} +- {b.log_z_err:.3f}: {apart:.1f} standard errors apart"
+            )
+            notes += (text,)
+            warnings.warn(text, EvidenceWarning, stacklevel=3)
+    best = min(found.values(), key=lambda result: result.log_z_err)
+    checks = {
+        name: (result.log_z, result.log_z_err)
+        for name, result in found.items()
+        if result is not best
+    }
+    return replace(best, checks=checks, warnings=(*best.warnings, *notes))

@@ -1,103 +1,38 @@
 r"""A Pyro model as a likelihood of standard normal noise.
 
-Every latent site is a map of standard normal noise: a flow prior by construction, a normal by
-:math:`\mu + L u`, others by their quantiles, :math:`F^{-1}(\Phi(u))`. Site by site, in the order of
-the model, so that priors may depend on earlier sites. With u all the noise of all the sites,
+Every latent site is a map of standard normal noise (:mod:`pyro_stad.evidence.maps`), site by site,
+in the order of the model, so that priors may depend on earlier sites. With u all the noise of all
+the sites,
 
 .. math:: Z = \int p(y|\theta)\, p(\theta)\, d\theta = E_{u \sim N(0, I)}[L(u)],
 
 in which no prior density occurs: of a flow prior it takes the flow, and never its divergence.
-
-The model is run once for many u, in a plate of its own to the left of all others, as Pyro's
-vectorised inference does: observed sites must broadcast over it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-import pyro
 import torch
-from pyro import poutine
-from pyro.distributions import Unit
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import (
-    Distribution,
-    Independent,
-    MultivariateNormal,
-    Normal,
-    TransformedDistribution,
-    Uniform,
-)
 
 from pyro_stad.density import FLAGGED, FlowPrior, noise_tail
+from pyro_stad.errors import EvidenceError
+from pyro_stad.evidence.maps import from_normal
+from pyro_stad.evidence.vectorised import AbstractSetter, VectorisedModel, is_data
 
-__all__ = ["LatentProblem", "from_normal"]
+__all__ = ["LatentProblem"]
 
-_PLATE = "_evidence_draws"
-
-
-def from_normal(fn: Distribution, u: Tensor) -> Tensor:
-    """Carry standard normal ``u`` to draws from ``fn``; both of its batch and event shape.
-
-    Raises:
-        NotImplementedError: if ``fn`` is neither a map of normals nor has quantiles.
-    """
-    if isinstance(fn, Independent):
-        return from_normal(fn.base_dist, u)
-    if isinstance(fn, Normal):
-        return fn.loc + fn.scale * u
-    if isinstance(fn, MultivariateNormal):
-        return fn.loc + (fn.scale_tril @ u[..., None])[..., 0]
-    if isinstance(fn, TransformedDistribution) and _maps_one_to_one(fn):
-        x = from_normal(fn.base_dist, u)
-        for transform in fn.transforms:
-            x = transform(x)
-        return x
-    # The far tails of float arithmetic: quantiles of 0 and 1 may be infinite.
-    smallest = torch.finfo(u.dtype).eps
-    return fn.icdf(torch.special.ndtr(u).clamp(smallest, 1 - smallest))
+_MOST_FAILED = 0.01
 
 
-def _maps_one_to_one(fn: TransformedDistribution) -> bool:
-    """Whether ``fn`` maps noise one to one, and not a uniform, which has quantiles anyway."""
-    base = fn.base_dist
-    while isinstance(base, Independent):
-        base = base.base_dist
-    return not isinstance(base, Uniform) and all(t.bijective for t in fn.transforms)
+class _FromNormal(AbstractSetter):
+    """Sets latent sites from standard normal noise."""
 
-
-class _FromNormal(Messenger):
-    """Set every latent site from the next columns of ``u``, shape ``(N, size)``."""
-
-    def __init__(self, u: Tensor) -> None:
-        super().__init__()
-        self.u = u
-
-    def __enter__(self) -> Any:
-        self.at = 0
-        return super().__enter__()
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if not _is_latent(msg):
-            return
-        fn, points = msg["fn"], len(self.u)
-        shape = fn.batch_shape + fn.event_shape
-        size = math.prod(shape) // points
-        block = self.u[:, self.at : self.at + size]
-        self.at += size
-        msg["value"] = from_normal(fn, block.reshape(shape))
-        msg["done"] = True
-
-
-def _is_latent(site: Any) -> bool:
-    deterministic = site["infer"].get("_deterministic", False)
-    return not (site["is_observed"] or deterministic or site_is_subsample(site))
+    def value(self, name: str, fn: Any) -> Tensor:
+        return from_normal(fn, self.take(fn.batch_shape + fn.event_shape))
 
 
 class LatentProblem:
@@ -108,144 +43,120 @@ class LatentProblem:
         args, kwargs: what it is called with.
 
     Attributes:
+        model: the model, vectorised.
         size: number D of noise variables.
-        data: fingerprint of all observed values, whatever their sites are called.
-        sites: shapes of the latent sites, by name.
-        calls: likelihoods that were evaluated.
+        flows: where flow priors take their noise.
+        calls: likelihoods that were evaluated; ``failed``: those that were NaN.
+        objects: number of data sets, one.
 
     Raises:
+        TypeError: if the model is not callable.
         ValueError: if the model has no latent site, no observation, or a latent site that is
             discrete or not a map of normal noise; the site is named.
     """
 
+    objects = 1
+
     def __init__(self, model: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        self.model, self.args, self.kwargs = model, args, kwargs
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), poutine.block():
-            trace = poutine.trace(model).get_trace(*args, **kwargs)
-        nodes: list[Any] = [s for s in trace.nodes.values() if s["type"] == "sample"]
-        nodes = [site for site in nodes if not site_is_subsample(site)]
-        latent: list[Any] = [site for site in nodes if _is_latent(site)]
-        _check_sites(latent, nodes)
-        self.sites: dict[str, tuple[int, ...]] = {
-            site["name"]: tuple(site["value"].shape) for site in latent
-        }
-        self.size = sum(site["value"].numel() for site in latent)
-        for site in latent:
+        self.model = VectorisedModel(model, args, kwargs)
+        self.like = self.model.like
+        self.data: tuple[str, ...] = (self.model.data,)
+        self.size = sum(site["value"].numel() for site in self.model.latent)
+        for site in self.model.latent:
             _check_map(site)
-        self.flows = _flow_columns(latent)
-        self.data = _fingerprint([site for site in nodes if site["is_observed"]])
-        self.like: Tensor = latent[0]["value"]
-        self.depth = max(len(site["fn"].batch_shape) for site in nodes)
-        self.calls = 0
-        self._check_rows()
+        self.flows = _flows(self.model.latent)
+        self.calls = self.failed = 0
+        self.model.check_rows(self.unchecked, self.size)
 
-    def _check_rows(self) -> None:
-        """Refuse a model whose rows see each other, as one that picks an element of a site does."""
-        generator = torch.Generator().manual_seed(0)
-        u = torch.randn(3, self.size, generator=generator).to(self.like)
-        advice = (
-            "Index from the right, as in theta[..., 0], and declare dimensions of data with "
-            "plates or to_event"
-        )
-        with torch.no_grad():
-            alone = torch.cat([self.log_likelihood(row[None]) for row in u])
-            try:
-                together = self.log_likelihood(u)
-            except RuntimeError as error:
-                raise ValueError(
-                    f"the model runs for one draw, but not for a plate of them. {advice}"
-                ) from error
-        if not torch.allclose(together, alone, rtol=1e-3, atol=1e-3, equal_nan=True):
-            raise ValueError(
-                f"the model does not broadcast over draws: three draws have the log-likelihoods "
-                f"{together.tolist()} together and {alone.tolist()} alone. {advice}"
-            )
-
-    def trace(self, u: Tensor) -> Any:
-        """Return the model's trace at noise ``u``, shape ``(N, D)``."""
-
-        def vectorised() -> None:
-            with pyro.plate(_PLATE, len(u), dim=-1 - self.depth):
-                self.model(*self.args, **self.kwargs)
-
-        with _FromNormal(u):
-            return poutine.trace(vectorised).get_trace()
+    def unchecked(self, u: Tensor, args: tuple[Any, ...] | None = None) -> Tensor:
+        """Return the log-likelihood of noise ``u``, shape ``(N, D)``, whatever it is: ``(N,)``."""
+        trace = self.model.trace(_FromNormal(u), args)
+        sites = self.model.log_probs(trace, len(u), is_data)
+        total = u.new_zeros(len(u))
+        for log_prob in sites.values():
+            total = total + log_prob.reshape(len(u), -1).sum(-1)
+        return total
 
     def log_likelihood(self, u: Tensor) -> Tensor:
         """Return the log-likelihood of noise ``u``, shape ``(N, D)``: ``(N,)``.
 
-        NaN is minus infinity: a point at which the model can't be evaluated has no mass.
+        NaN is counted, and minus infinity: a point at which the model can't be evaluated has no
+        mass.
+
+        Raises:
+            ValueError: if it is infinite.
         """
-        self.calls += len(u)
-        trace = self.trace(u)
-        total = u.new_zeros(len(u))
-        trace.compute_log_prob(lambda name, site: site["is_observed"])
-        for name, site in trace.nodes.items():
-            if site["type"] == "sample" and site["is_observed"]:
-                total = total + self._rows(name, site["log_prob"], len(u))
-        return torch.nan_to_num(total, nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+        return self.checked(self.unchecked(u))
+
+    def of_objects(self, which: Tensor, u: Tensor) -> Tensor:
+        """Return the log-likelihoods of objects, of which there is one: ``(1, N)``."""
+        return self.log_likelihood(u[0])[None]
+
+    def checked(self, fit: Tensor) -> Tensor:
+        """Count log-likelihoods, and replace NaN."""
+        self.calls += fit.numel()
+        self.failed += int(torch.isnan(fit).sum())
+        if bool((fit == math.inf).any()):
+            raise ValueError(
+                "the log-likelihood is infinite at some draws from the prior, so that there is no "
+                "evidence; let the model's observations have a scale above zero"
+            )
+        return torch.nan_to_num(fit, nan=-math.inf, neginf=-math.inf)
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return what is to be said of likelihoods that could not be evaluated.
+
+        Raises:
+            EvidenceError: if they are more than one percent.
+        """
+        if not self.failed:
+            return ()
+        text = f"{self.failed:,} of {self.calls:,} likelihoods were NaN, and count as zero"
+        if self.failed > _MOST_FAILED * self.calls:
+            raise EvidenceError(f"{text}: the evidence would be that of another model")
+        return (text,)
+
+    def network_calls(self, likelihoods: int) -> int | None:
+        """Return the network calls, row by row, of so many likelihoods; None if they vary."""
+        calls = [flow.calls for flow in self.flows]
+        return None if None in calls else likelihoods * sum(calls)  # type: ignore[arg-type]
 
     def values(self, u: Tensor) -> dict[str, Tensor]:
         """Return the latent sites at noise ``u``, each ``(N, ...)``."""
-        nodes = self.trace(u).nodes
-        return {
-            name: nodes[name]["value"].reshape(len(u), *shape) for name, shape in self.sites.items()
-        }
+        return self.model.values(self.model.trace(_FromNormal(u)), len(u))
+
+    def pointwise(self, u: Tensor) -> dict[str, Tensor]:
+        """Return the log-likelihoods of the observed sites at noise ``u``, each ``(N, ...)``."""
+        trace = self.model.trace(_FromNormal(u))
+        return self.model.log_probs(trace, len(u), is_data)
 
     def extrapolated(self, u: Tensor) -> Tensor:
         """Return which rows of noise are in the outermost thousandth of a flow prior, ``(N,)``."""
         flagged = torch.zeros(len(u), dtype=torch.bool, device=u.device)
-        for columns, features in self.flows:
-            tail = noise_tail(u[:, columns].reshape(len(u), -1, features))
+        for flow in self.flows:
+            tail = noise_tail(u[:, flow.columns].reshape(len(u), -1, flow.features))
             flagged |= (tail < FLAGGED).any(-1)
         return flagged
 
-    def _rows(self, name: str, log_prob: Tensor, points: int) -> Tensor:
-        """Sum all dimensions but that of the draws."""
-        missing = self.depth + 1 - log_prob.ndim
-        log_prob = log_prob.reshape((1,) * missing + tuple(log_prob.shape))
-        if log_prob.shape[0] != points:
-            raise ValueError(
-                f"site {name!r} has a log-likelihood of shape {tuple(log_prob.shape)}, expected "
-                f"{points} draws in its first dimension: the model must broadcast over a plate "
-                "to the left of its own"
-            )
-        return log_prob.reshape(points, -1).sum(-1)
+
+class _Flow(NamedTuple):
+    """A site whose prior is a flow: its columns of noise, its features, its calls for one draw."""
+
+    columns: slice
+    features: int
+    calls: int | None
 
 
-def _flow_columns(latent: list[Any]) -> list[tuple[slice, int]]:
-    """Return the columns of noise that flow priors take, and their numbers of features."""
+def _flows(latent: list[Any]) -> list[_Flow]:
     found, at = [], 0
     for site in latent:
-        size = site["value"].numel()
-        if isinstance(site["fn"], FlowPrior):
-            found.append((slice(at, at + size), len(site["fn"].names)))
+        size, fn = site["value"].numel(), site["fn"]
+        if isinstance(fn, FlowPrior):
+            features, calls = len(fn.names), fn.likelihood.solver.sequential_calls()
+            calls = calls and calls * size // features
+            found.append(_Flow(slice(at, at + size), features, calls))
         at += size
     return found
-
-
-def _fingerprint(observed: list[Any]) -> str:
-    """Return a digest of observed values; what only adds a factor observes nothing."""
-    values = [
-        torch.as_tensor(site["value"]).detach().double().cpu().reshape(-1)
-        for site in observed
-        if not isinstance(site["fn"], Unit)
-    ]
-    data = torch.cat([torch.zeros(0, dtype=torch.float64), *values]).sort().values
-    return hashlib.sha256(data.numpy().tobytes()).hexdigest()
-
-
-def _check_sites(latent: list[Any], nodes: list[Any]) -> None:
-    if not latent:
-        raise ValueError("the model has no latent site, so that there is nothing to integrate")
-    if len(latent) == len(nodes):
-        raise ValueError("the model observes nothing, so that its evidence is one")
-    for site in latent:
-        if site["fn"].support.is_discrete:
-            raise ValueError(
-                f"latent site {site['name']!r} is discrete ({type(site['fn']).__name__}); sum it "
-                "out in the model"
-            )
 
 
 def _check_map(site: Any) -> None:

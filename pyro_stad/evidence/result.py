@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -18,12 +20,20 @@ class EvidenceResult:
         method: the estimator.
         repeats: log Z of every run.
         likelihood_calls: points at which the likelihood was evaluated.
+        network_calls: network evaluations that those took, point by point; None if they vary.
+        formula_err: the standard error by the formula of a single run, beside that of their
+            spread, or None for an estimator without any.
+        ess: effective sample size of what the estimate is made of.
         khat: Pareto shape of importance weights, or None for an estimator without any.
         data: fingerprint of all that the model observed.
         extrapolated: share of the posterior draws at which a flow prior is in its outermost
             thousandth, where it has hardly seen a sample.
+        correction: ``(value, error)`` of what took the distilled density to the exact trace, in
+            nats, which is in ``log_z``; None where no distilled density was used.
+        checks: ``(log_z, log_z_err)`` by the other methods that were tried, by name.
         warnings: what may be wrong.
         draws: posterior draws by site, each ``(N, ...)``, of equal weight.
+        log_likelihood: log-likelihoods of the observed sites at the draws, each ``(N, ...)``.
     """
 
     log_z: float
@@ -31,19 +41,51 @@ class EvidenceResult:
     method: str
     repeats: tuple[float, ...]
     likelihood_calls: int
+    network_calls: int | None = 0
+    formula_err: float | None = None
+    ess: float = math.nan
     khat: float | None = None
     data: str = ""
     extrapolated: float = 0.0
+    correction: tuple[float, float] | None = None
+    checks: dict[str, tuple[float, float]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     draws: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    log_likelihood: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def summary(self) -> str:
         """Return the estimate as a few lines of text."""
         runs = ", ".join(f"{value:.3f}" for value in self.repeats)
+        formula = (
+            "" if self.formula_err is None else f"; of one run, by formula: {self.formula_err:.3f}"
+        )
+        calls = "varying" if self.network_calls is None else f"{self.network_calls:,}"
+        shape = "" if self.khat is None else f", Pareto k-hat {self.khat:.2f}"
         lines = [
             f"log Z = {self.log_z:.3f} +- {self.log_z_err:.3f} ({self.method})",
-            f"  {len(self.repeats)} runs: {runs}",
-            f"  {self.likelihood_calls:,} likelihoods"
-            + ("" if self.khat is None else f", Pareto k-hat {self.khat:.2f}"),
+            f"  {len(self.repeats)} runs: {runs}{formula}",
+            f"  {self.likelihood_calls:,} likelihoods, {calls} network calls, "
+            f"effective sample size {self.ess:.0f}{shape}",
         ]
+        if self.correction is not None:
+            value, error = self.correction
+            lines.append(f"  exact trace instead of the distilled one: {value:+.3f} +- {error:.3f}")
+        lines += [f"  by {name}: {z:.3f} +- {err:.3f}" for name, (z, err) in self.checks.items()]
+        if self.extrapolated:
+            lines.append(f"  {self.extrapolated:.1%} of the posterior where a flow extrapolates")
         return "\n".join([*lines, *(f"  warning: {text}" for text in self.warnings)])
+
+    def attributes(self) -> dict[str, Any]:
+        """Return all but draws as numbers and texts, as attributes of a file can be."""
+        numbers = ("log_z", "log_z_err", "ess", "extrapolated", "likelihood_calls")
+        known = {name: getattr(self, name) for name in numbers}
+        for name in ("network_calls", "formula_err", "khat"):
+            if getattr(self, name) is not None:
+                known[name] = getattr(self, name)
+        if self.correction is not None:
+            known["correction"], known["correction_err"] = self.correction
+        for name, (log_z, error) in self.checks.items():
+            known |= {f"log_z_{name}": log_z, f"log_z_err_{name}": error}
+        texts = {"evidence_method": self.method, "evidence_data": self.data}
+        repeats = {"log_z_repeats": list(self.repeats)}
+        return {**known, **texts, **repeats, "evidence_warnings": "; ".join(self.warnings)}

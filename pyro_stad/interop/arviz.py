@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pyro_stad.density import FLAGGED, FlowPrior
 from pyro_stad.errors import OutOfDistributionWarning
+from pyro_stad.evidence import EvidenceResult
 
 __all__ = ["to_arviz"]
 
@@ -30,7 +31,7 @@ _TOLERATED = 0.01
 
 
 def to_arviz(
-    source: MCMC | Mapping[str, Tensor],
+    source: MCMC | Mapping[str, Tensor] | EvidenceResult,
     *,
     model: Callable[..., Any] | None = None,
     args: tuple[Any, ...] = (),
@@ -45,7 +46,8 @@ def to_arviz(
     """Convert draws to ArviZ's ``InferenceData`` (0.x) or ``DataTree`` (1.x).
 
     Arguments:
-        source: a Pyro ``MCMC`` that has run, or draws by site with shape ``(chains * draws, ...)``.
+        source: a Pyro ``MCMC`` that has run, draws by site with shape ``(chains * draws, ...)``, or
+            an estimate of the evidence, whose numbers become attributes of the posterior.
         model: the model that was sampled, in the form that the kernel saw (reparametrised or not).
         args, kwargs: its arguments, with the observed data.
         prior: the learned prior of a site, or priors by site, for names, tail probabilities and
@@ -71,7 +73,8 @@ def to_arviz(
         OutOfDistributionWarning: if more than one percent of the draws lie where a learned prior
             has hardly seen samples.
     """
-    draws, num_chains = _draws(source, num_chains)
+    evidence = source if isinstance(source, EvidenceResult) else None
+    draws, num_chains = _draws(source if evidence is None else evidence.draws, num_chains)
     count = len(next(iter(draws.values())))
     replay = _Replay()
     if model is not None:
@@ -82,6 +85,8 @@ def to_arviz(
     if model is not None:
         groups["sample_stats"]["lp"] = replay.joint + _learned_log_prob(replay, count)
         groups["log_likelihood"] = replay.log_likelihood
+    elif evidence is not None:
+        groups["log_likelihood"] = dict(evidence.log_likelihood)
     attributes = _counts(priors)
     tails = _tails(priors, groups["posterior"])
     if tails:
@@ -100,7 +105,10 @@ def to_arviz(
         shaped["observed_data"] = {k: _numpy(v) for k, v in replay.observed.items()}
     labels, axes = _names(priors, groups["posterior"], dict(coords or {}), dict(dims or {}))
     shaped = {name: group for name, group in shaped.items() if group}
-    return _assemble(shaped, labels, axes, attributes, module)
+    data = _assemble(shaped, labels, axes, attributes, module)
+    if evidence is not None:
+        data["posterior"].attrs.update(evidence.attributes())
+    return data
 
 
 @dataclass
@@ -115,7 +123,7 @@ class _Replay:
     priors: dict[str, FlowPrior] = field(default_factory=dict)
 
 
-def _draws(source: MCMC | Mapping[str, Tensor], num_chains: int) -> tuple[dict[str, Tensor], int]:
+def _draws(source: Any, num_chains: int) -> tuple[dict[str, Tensor], int]:
     """Return draws ``(chains * draws, ...)``, chain by chain, and the number of chains."""
     if isinstance(source, MCMC):
         if not source._samples:

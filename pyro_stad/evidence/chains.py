@@ -1,0 +1,71 @@
+"""Posterior draws that the user has: from Pyro's MCMC, ArviZ, or a dictionary, chain by chain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pyro.infer import MCMC
+from torch import Tensor
+
+__all__ = ["chains_of"]
+
+_FEWEST = 100
+
+
+def chains_of(source: Any, sites: Mapping[str, tuple[int, ...]], like: Tensor) -> dict[str, Tensor]:
+    """Return draws of latent sites, each ``(chains, draws, ...)``.
+
+    Arguments:
+        source: an ``MCMC`` that has run, an ArviZ ``InferenceData`` or ``DataTree`` with a
+            posterior, or a dictionary of draws by site, each ``(draws, ...)``.
+        sites: shapes of the latent sites by name.
+        like: a tensor of the dtype and device that is wanted.
+
+    Raises:
+        TypeError: if it is none of them.
+        ValueError: if sites are missing, of another shape, not finite, or too few.
+    """
+    found = _by_site(source)
+    missing = [name for name in sites if name not in found]
+    if missing:
+        raise ValueError(
+            f"`draws` has no {missing}, which the model samples; it has {sorted(found)}. Draws of "
+            "a reparametrised model belong to that model"
+        )
+    draws = {name: found[name].to(like) for name in sites}
+    for name, shape in sites.items():
+        value = draws[name]
+        if tuple(value.shape[2:]) != shape:
+            raise ValueError(
+                f"`draws` of {name!r} must have shape (chains, draws) + {shape}; got "
+                f"{tuple(value.shape)}"
+            )
+        if not torch.isfinite(value).all():
+            raise ValueError(f"`draws` of {name!r} are not all finite")
+    sizes = {tuple(value.shape[:2]) for value in draws.values()}
+    chains, count = next(iter(sizes))
+    if len(sizes) > 1 or count < 4 or chains * count < _FEWEST:
+        raise ValueError(
+            f"`draws` must be at least {_FEWEST}, equally many of every site; got (chains, draws) "
+            f"of {sorted(sizes)}"
+        )
+    return draws
+
+
+def _by_site(source: Any) -> dict[str, Tensor]:
+    if isinstance(source, MCMC):
+        if not source._samples:
+            raise ValueError("`draws` is an MCMC that has not run; call mcmc.run(...) first")
+        return source.get_samples(group_by_chain=True)
+    if isinstance(source, Mapping) and all(isinstance(v, Tensor) for v in source.values()):
+        return {name: value.detach()[None] for name, value in source.items()}
+    try:
+        posterior = source["posterior"]
+        return {str(name): torch.as_tensor(posterior[name].values) for name in posterior.data_vars}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise TypeError(
+            f"`draws` must be an MCMC, ArviZ data with a posterior, or tensors by site; got "
+            f"{type(source).__name__}"
+        ) from error

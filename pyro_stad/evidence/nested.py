@@ -1,0 +1,96 @@
+r"""The evidence by nested sampling in the unit cube, with nautilus.
+
+Noise is :math:`u = \Phi^{-1}(c)` of a point c of the cube, so that any model of this package is a
+likelihood there. nautilus learns where it is large with small networks, and draws from importance
+shells; the likelihood is evaluated in batches.
+
+References:
+    Skilling (2006), Nested sampling for general Bayesian computation; Lange (2023), nautilus:
+    boosting Bayesian importance nested sampling with deep learning.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyro_stad.evidence.posterior import described
+from pyro_stad.evidence.result import EvidenceResult
+from pyro_stad.evidence.task import Task
+
+__all__ = ["nested"]
+
+_EFFECTIVE = 2000
+_EDGE = 1e-15  # noise of eight standard deviations
+
+
+def nested(task: Task) -> EvidenceResult:
+    """Estimate the evidence of a task by nested sampling; N live points in each of R runs.
+
+    Raises:
+        ImportError: if nautilus is not installed.
+    """
+    problem, runs = task.problem, []
+    for repeat in range(task.repeats):
+        runs.append(_run(task, task.seed + repeat, _file(task.checkpoint, repeat)))
+    log_z = torch.tensor([float(run.log_z) for run in runs], dtype=torch.float64)
+    effective = [float(run.n_eff) for run in runs]
+    formula = float(np.mean([n**-0.5 for n in effective]))
+    spread = log_z.std().item() if len(runs) > 1 else 0.0
+    calls = sum(int(run.n_like) for run in runs)
+    noise = [torch.as_tensor(run.posterior(equal_weight=True)[0]) for run in runs]
+    return EvidenceResult(
+        log_z=(torch.logsumexp(log_z, 0) - math.log(len(runs))).item(),
+        log_z_err=max(spread, formula) / math.sqrt(len(runs)),
+        method="nested",
+        repeats=tuple(log_z.tolist()),
+        likelihood_calls=calls,
+        network_calls=problem.network_calls(calls),
+        formula_err=formula,
+        ess=sum(effective),
+        data=problem.data[0],
+        **described(problem, torch.cat(noise).to(problem.like)),
+    )
+
+
+def _run(task: Task, seed: int, file: Path | None) -> Any:
+    try:
+        from nautilus import Sampler
+    except ImportError as missing:
+        raise ImportError(
+            "method='nested' needs nautilus: pip install 'pyro-stad[evidence]'"
+        ) from missing
+    problem = task.problem
+
+    def log_likelihood(noise: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            fit = problem.log_likelihood(torch.as_tensor(noise).to(problem.like))
+        return fit.double().cpu().numpy()
+
+    sampler = Sampler(
+        _noise_of_cube,
+        log_likelihood,
+        n_dim=problem.size,
+        n_live=task.particles,
+        vectorized=True,
+        pass_dict=False,
+        seed=seed,
+        filepath=file,
+        resume=True,
+    )
+    sampler.run(n_eff=_EFFECTIVE, discard_exploration=True, verbose=task.progress)
+    return sampler
+
+
+def _noise_of_cube(cube: np.ndarray) -> np.ndarray:
+    inside = torch.as_tensor(cube, dtype=torch.float64).clamp(_EDGE, 1 - _EDGE)
+    return torch.special.ndtri(inside).numpy()
+
+
+def _file(checkpoint: Path | None, repeat: int) -> Path | None:
+    """Return the file of one run: nautilus takes one for each, and wants to see HDF5."""
+    return checkpoint and checkpoint.with_name(f"{checkpoint.name}.{repeat}.h5")

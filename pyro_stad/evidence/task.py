@@ -1,0 +1,63 @@
+"""What an estimator is given: a problem, how much to spend on it, and what is shared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyro_stad.evidence.latent import LatentProblem
+from pyro_stad.evidence.tempering import Runs, temper
+
+__all__ = ["Task"]
+
+_STREAM = 0x5DEECE66  # of the 32 bits that torch looks at
+
+
+@dataclass
+class Task:
+    """An evidence to be estimated.
+
+    Attributes:
+        problem: likelihood of standard normal noise.
+        particles: particles, draws or live points N of each run.
+        repeats: runs R.
+        seed: of everything random.
+        progress: whether to show a bar.
+        checkpoint: file that a killed run resumes from, or None.
+        draws: posterior draws that the user has, or None.
+        correct: whether a distilled density is corrected to the exact trace.
+    """
+
+    problem: LatentProblem
+    particles: int
+    repeats: int
+    seed: int
+    progress: bool
+    checkpoint: Path | None = None
+    draws: Any = None
+    correct: bool = True
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        """Source of randomness, on the problem's device.
+
+        Of a stream of its own: with the seed that users have simulated their data or draws with, it
+        would make the very same numbers again.
+        """
+        return torch.Generator(self.problem.like.device).manual_seed(self.seed ^ _STREAM)
+
+    @cached_property
+    def runs(self) -> Runs:
+        """Tempered runs, made once for all estimators that start from them."""
+        return temper(
+            self.problem,
+            self.particles,
+            self.repeats,
+            self.generator,
+            progress=self.progress,
+            checkpoint=self.checkpoint,
+        )

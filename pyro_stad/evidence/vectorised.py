@@ -1,0 +1,220 @@
+"""A Pyro model that runs once for many draws of its latent sites.
+
+It runs in a plate of its own to the left of all others, as Pyro's vectorised inference does, so
+that observed sites must broadcast over draws; a model that does not is found out here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Unit
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+__all__ = ["AbstractSetter", "VectorisedModel", "is_data", "is_latent"]
+
+_PLATE = "_evidence_draws"
+_ADVICE = (
+    "Index from the right, as in theta[..., 0], and declare dimensions of data with plates or "
+    "to_event"
+)
+
+
+class AbstractSetter(Messenger, ABC):
+    """Sets every latent site, in the order of the model, from the next columns of ``rows``.
+
+    Arguments:
+        rows: shape ``(N, size)``, one row for each draw.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        super().__init__()
+        self.rows = rows
+
+    @abstractmethod
+    def value(self, name: str, fn: Any) -> Tensor:
+        """Return the value of a site with law ``fn``."""
+
+    def take(self, shape: torch.Size) -> Tensor:
+        """Return the next columns, for all draws, with ``shape``."""
+        size = math.prod(shape) // len(self.rows)
+        block = self.rows[:, self.at : self.at + size]
+        self.at += size
+        return block.reshape(shape)
+
+    def __enter__(self) -> Any:
+        self.at = 0
+        return super().__enter__()
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_latent(msg):
+            msg["value"] = self.value(msg["name"], msg["fn"])
+            msg["done"] = True
+
+
+class VectorisedModel:
+    """A model with its arguments.
+
+    Arguments:
+        model: a Pyro model whose latent sites are continuous.
+        args, kwargs: what it is called with.
+
+    Attributes:
+        latent: its latent sites, as a first run had them.
+        sites: their shapes, by name.
+        data: fingerprint of all observed values, whatever their sites are called.
+        like: a value of a latent site, for dtype and device.
+
+    Raises:
+        TypeError: if the model is not callable.
+        ValueError: if the model has no latent site, no observation, a discrete latent site, a prior
+            that can't be drawn from, or a subsample of the data.
+    """
+
+    def __init__(
+        self, model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if not callable(model):
+            raise TypeError(f"`model` must be a Pyro model, a callable; got {model!r}")
+        self.model, self.args, self.kwargs = model, args, kwargs
+        sites = _first_run(model, args, kwargs)
+        self.latent = [site for site in sites if is_latent(site)]
+        self.observed = [site for site in sites if is_data(site)]
+        _check_sites(self.latent, self.observed)
+        self.sites: dict[str, tuple[int, ...]] = {
+            site["name"]: tuple(site["value"].shape) for site in self.latent
+        }
+        self.data = _fingerprint(self.observed)
+        self.like: Tensor = self.latent[0]["value"]
+        self.depth = max(len(site["fn"].batch_shape) for site in sites)
+
+    def trace(self, setter: AbstractSetter, args: tuple[Any, ...] | None = None) -> Any:
+        """Return the trace of all draws of ``setter``; ``args`` take the place of the model's."""
+        points = len(setter.rows)
+
+        def vectorised() -> None:
+            with pyro.plate(_PLATE, points, dim=-1 - self.depth):
+                self.model(*(self.args if args is None else args), **self.kwargs)
+
+        # Checked by its first run. A draw that has no likelihood is to be counted, not to raise.
+        with setter, pyro.validation_enabled(False):
+            return poutine.trace(vectorised).get_trace()
+
+    def log_probs(self, trace: Any, points: int, which: Callable[[Any], bool]) -> dict[str, Tensor]:
+        """Return the log-probabilities of sites of a trace, each ``(points, ...)``.
+
+        Those of others are not computed: a learned prior's would take its divergence.
+        """
+        names = [
+            name
+            for name, site in trace.nodes.items()
+            if site["type"] == "sample" and not site_is_subsample(site) and which(site)
+        ]
+        with pyro.validation_enabled(False):
+            trace.compute_log_prob(lambda name, _: name in names)
+        return {name: self._rows(name, trace.nodes[name]["log_prob"], points) for name in names}
+
+    def values(self, trace: Any, points: int) -> dict[str, Tensor]:
+        """Return the latent sites of a trace, each ``(points, ...)``."""
+        return {
+            name: trace.nodes[name]["value"].reshape(points, *shape)
+            for name, shape in self.sites.items()
+        }
+
+    def check_rows(self, log_density: Callable[[Tensor], Tensor], size: int) -> None:
+        """Refuse a model whose rows see each other, as one that picks an element of a site does."""
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.randn(3, size, generator=generator).to(self.like)
+        with torch.no_grad():
+            alone = torch.cat([log_density(row[None]) for row in rows])
+            try:
+                together = log_density(rows)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"the model runs for one draw, but not for a plate of them. {_ADVICE}"
+                ) from error
+        if not torch.allclose(together, alone, rtol=1e-3, atol=1e-3, equal_nan=True):
+            raise ValueError(
+                f"the model does not broadcast over draws: three draws have the log-likelihoods "
+                f"{together.tolist()} together and {alone.tolist()} alone. {_ADVICE}"
+            )
+
+    def _rows(self, name: str, log_prob: Tensor, points: int) -> Tensor:
+        missing = self.depth + 1 - log_prob.ndim
+        log_prob = log_prob.reshape((1,) * missing + tuple(log_prob.shape))
+        if log_prob.shape[0] != points:
+            raise ValueError(
+                f"site {name!r} has a log-likelihood of shape {tuple(log_prob.shape)}, expected "
+                f"{points} draws in its first dimension: the model must broadcast over a plate "
+                "to the left of its own"
+            )
+        return log_prob
+
+
+def _fingerprint(observed: list[Any]) -> str:
+    """Return a digest of observed values; what only adds a factor observes nothing."""
+    values = [
+        torch.as_tensor(site["value"]).detach().double().cpu().reshape(-1)
+        for site in observed
+        if not isinstance(site["fn"], Unit)
+    ]
+    data = torch.cat([torch.zeros(0, dtype=torch.float64), *values]).sort().values
+    return hashlib.sha256(data.numpy().tobytes()).hexdigest()
+
+
+def is_latent(site: Any) -> bool:
+    """Whether a sample site is to be integrated over."""
+    return not (site["is_observed"] or _is_computed(site) or site_is_subsample(site))
+
+
+def is_data(site: Any) -> bool:
+    """Whether a sample site is an observation."""
+    return bool(site["is_observed"]) and not (_is_computed(site) or site_is_subsample(site))
+
+
+def _is_computed(site: Any) -> bool:
+    """Whether a site is deterministic, as what a reparametrisation leaves of the original is."""
+    return bool(site["infer"].get("_deterministic") or getattr(site["fn"], "_mask", None) is False)
+
+
+def _first_run(model: Callable[..., Any], args: Any, kwargs: Any) -> list[Any]:
+    """Return the sample sites of one run of the model, subsamples of plates apart."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), poutine.block():
+            torch.manual_seed(0)
+            trace = poutine.trace(model).get_trace(*args, **kwargs)
+    except NotImplementedError as error:
+        raise ValueError(
+            "the model has a prior that can't be drawn from, as ImproperUniform can't; an "
+            f"evidence needs proper priors ({error})"
+        ) from error
+    nodes: list[Any] = [s for s in trace.nodes.values() if s["type"] == "sample"]
+    for site in nodes:
+        if site_is_subsample(site) and site["value"].numel() < site["fn"].size:
+            raise ValueError(
+                f"plate {site['name']!r} takes a subsample of {site['value'].numel()} of "
+                f"{site['fn'].size}; an evidence needs all of the data, without subsample_size"
+            )
+    return [site for site in nodes if not site_is_subsample(site)]
+
+
+def _check_sites(latent: list[Any], observed: list[Any]) -> None:
+    if not latent:
+        raise ValueError("the model has no latent site, so that there is nothing to integrate")
+    if not observed:
+        raise ValueError("the model observes nothing, so that its evidence is one")
+    for site in latent:
+        if site["fn"].support.is_discrete:
+            raise ValueError(
+                f"latent site {site['name']!r} is discrete ({type(site['fn']).__name__}); sum it "
+                "out in the model"
+            )
