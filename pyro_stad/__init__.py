@@ -22,6 +22,7 @@ from pyro_stad.evidence import (
     EvidenceResult,
     compare_evidence,
     log_evidence,
+    log_evidences,
 )
 from pyro_stad.interop import to_arviz
 from pyro_stad.teacher import from_denoiser, from_noise, from_score, from_velocity
@@ -50,6 +51,7 @@ __all__ = [
     "likelihood",
     "load",
     "log_evidence",
+    "log_evidences",
     "paths",
     "to_arviz",
 ]

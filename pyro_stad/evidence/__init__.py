@@ -3,6 +3,7 @@
 from pyro_stad.evidence.compare import EvidenceComparison, compare_evidence
 from pyro_stad.evidence.estimate import METHODS, log_evidence
 from pyro_stad.evidence.latent import LatentProblem
+from pyro_stad.evidence.population import log_evidences
 from pyro_stad.evidence.result import EvidenceResult
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "LatentProblem",
     "compare_evidence",
     "log_evidence",
+    "log_evidences",
 ]

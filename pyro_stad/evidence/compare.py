@@ -3,10 +3,13 @@ r"""Models compared by their evidences.
 With evidences :math:`Z_m` of the same data and prior model probabilities :math:`p_m`, the posterior
 ones are :math:`p_m Z_m / \sum_k p_k Z_k`, and the Bayes factor of a model against the best one is
 :math:`Z_m / Z_{best}`. Errors of log Z are taken as normal and independent: a posterior probability
-is quoted with its standard deviation under them.
+is quoted with its standard deviation under them. Beside them stands ArviZ's estimate of the
+expected log predictive density, by leave-one-out cross-validation on the posterior draws, where the
+data come in pieces: it asks how well new data are predicted, and depends far less on the priors.
 
 References:
-    Kass and Raftery (1995), Bayes Factors.
+    Kass and Raftery (1995), Bayes Factors; Vehtari, Gelman and Gabry (2017), Practical Bayesian
+    model evaluation using leave-one-out cross-validation and WAIC.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ class EvidenceComparison:
         log_bayes_factor_errs: their standard errors; zero for the best itself.
         probabilities: posterior probabilities of the models.
         probability_errs: their standard deviations under the errors of log Z.
+        elpd_loo: ``(value, standard error)`` of the expected log predictive density by
+            leave-one-out, or None where the data are one piece, or no draws are known.
     """
 
     results: dict[str, EvidenceResult]
@@ -43,6 +48,7 @@ class EvidenceComparison:
     log_bayes_factor_errs: dict[str, float]
     probabilities: dict[str, float]
     probability_errs: dict[str, float]
+    elpd_loo: dict[str, tuple[float, float] | None]
 
     @property
     def best(self) -> str:
@@ -52,18 +58,54 @@ class EvidenceComparison:
     def summary(self) -> str:
         """Return the comparison as a table."""
         width = max(len("model"), *map(len, self.results))
-        lines = [
-            f"{'model':<{width}}  {'log Z':>18}  {'log Bayes factor':>18}  {'probability':>17}"
-        ]
+        header = ("log Z", "log Bayes factor", "probability", "elpd (LOO)")
+        lines = [f"{'model':<{width}}  " + "  ".join(f"{cell:>19}" for cell in header)]
         for name, result in self.results.items():
+            loo = self.elpd_loo[name]
             cells = (
                 f"{result.log_z:.3f} +- {result.log_z_err:.3f}",
                 f"{self.log_bayes_factors[name]:.3f} +- {self.log_bayes_factor_errs[name]:.3f}",
                 f"{self.probabilities[name]:.4f} +- {self.probability_errs[name]:.4f}",
+                "-" if loo is None else f"{loo[0]:.2f} +- {loo[1]:.2f}",
             )
-            lines.append(f"{name:<{width}}  {cells[0]:>18}  {cells[1]:>18}  {cells[2]:>17}")
+            lines.append(f"{name:<{width}}  " + "  ".join(f"{cell:>19}" for cell in cells))
         notes = [f"  {n}: {text}" for n, r in self.results.items() for text in r.warnings]
         return "\n".join([*lines, *notes])
+
+    def figure(self) -> Any:
+        """Return a matplotlib figure: posterior probabilities, and log Bayes factors, with errors.
+
+        Raises:
+            ImportError: if matplotlib is not installed.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as missing:
+            raise ImportError("a figure needs matplotlib: pip install matplotlib") from missing
+        names = list(self.results)[::-1]
+        sheet = Figure(figsize=(8, 1.2 + 0.35 * len(names)), layout="constrained")
+        left, right = sheet.subplots(1, 2, sharey=True)
+        errors = {"capsize": 3, "ecolor": "#444444"}
+        left.barh(
+            names,
+            [self.probabilities[name] for name in names],
+            xerr=[self.probability_errs[name] for name in names],
+            color="#0b6e4f",
+            error_kw=errors,
+        )
+        left.set_xlim(0, 1)
+        left.set_xlabel("posterior probability")
+        right.errorbar(
+            [self.log_bayes_factors[name] for name in names],
+            names,
+            xerr=[self.log_bayes_factor_errs[name] for name in names],
+            fmt="o",
+            color="#2b5c9e",
+            capsize=3,
+        )
+        right.axvline(0, color="black", linewidth=0.8)
+        right.set_xlabel("log Bayes factor against the best, nat")
+        return sheet
 
 
 def compare_evidence(
@@ -124,7 +166,22 @@ def compare_evidence(
     combined = (errors.square() + errors[0] ** 2).sqrt()
     combined[0] = 0.0
     columns = (log_z - log_z[0], combined, torch.softmax(log_z + weights, -1), spread)
-    return EvidenceComparison(results, *(dict(zip(names, c.tolist())) for c in columns))
+    factors, factor_errs, probabilities, errs = (dict(zip(names, c.tolist())) for c in columns)
+    loo = {name: _elpd_loo(result) for name, result in results.items()}
+    return EvidenceComparison(results, factors, factor_errs, probabilities, errs, loo)
+
+
+def _elpd_loo(result: EvidenceResult) -> tuple[float, float] | None:
+    """Return the leave-one-out estimate from the draws of a result, all observed sites joint."""
+    pieces = [v.reshape(len(v), -1).double().cpu() for v in result.log_likelihood.values()]
+    if not pieces or sum(piece.shape[1] for piece in pieces) < 2:
+        return None
+    import arviz  # slow to import, and not needed elsewhere
+
+    log_likelihood = torch.cat(pieces, dim=1).mT
+    weights, _ = arviz.psislw(-log_likelihood.numpy())
+    each = torch.logsumexp(torch.as_tensor(weights) + log_likelihood, 1)
+    return each.sum().item(), (len(each) * each.var()).sqrt().item()
 
 
 def _log_prior(names: list[str], given: Mapping[str, float] | None) -> dict[str, float]:

@@ -59,7 +59,7 @@ def importance(task: Task) -> EvidenceResult:
         )
     smoothed = torch.as_tensor(smooth).exp().to(u.device)
     chosen = torch.multinomial(smoothed, len(share), replacement=True, generator=generator)
-    calls = task.runs.calls + len(share)
+    calls = int(task.runs.calls[0]) + len(share)
     return EvidenceResult(
         log_z=(torch.logsumexp(runs, 0) - math.log(len(runs))).item(),
         log_z_err=math.sqrt(max(relative, runs.var().item() / len(runs))),

@@ -53,7 +53,7 @@ def nested(task: Task) -> EvidenceResult:
         formula_err=formula,
         ess=sum(effective),
         data=problem.data[0],
-        **described(problem, torch.cat(noise).to(problem.like)),
+        **described(problem, torch.cat(noise)[:, : problem.size].to(problem.like)),
     )
 
 
@@ -68,13 +68,15 @@ def _run(task: Task, seed: int, file: Path | None) -> Any:
 
     def log_likelihood(noise: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            fit = problem.log_likelihood(torch.as_tensor(noise).to(problem.like))
+            rows = torch.as_tensor(noise[:, : problem.size]).to(problem.like)
+            fit = problem.log_likelihood(rows)
         return fit.double().cpu().numpy()
 
     sampler = Sampler(
         _noise_of_cube,
         log_likelihood,
-        n_dim=problem.size,
+        # nautilus wants two coordinates; a second one that nobody reads changes no integral.
+        n_dim=max(problem.size, 2),
         n_live=task.particles,
         vectorized=True,
         pass_dict=False,

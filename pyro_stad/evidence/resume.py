@@ -25,7 +25,7 @@ def store(path: Path, runs: Runs) -> None:
     write_tensors(
         path,
         {**tensors, "generator": runs.generator.get_state(), "probe": _probe(runs)},
-        {**_identity(runs), "calls": runs.calls},
+        _identity(runs),
     )
 
 
@@ -54,7 +54,6 @@ def restore(path: Path, runs: Runs) -> bool:
     for name in runs.STATE:
         setattr(runs, name, tensors[name].to(runs.u.device))
     runs.generator.set_state(tensors["generator"])
-    runs.calls = int(found["calls"])
     return True
 
 

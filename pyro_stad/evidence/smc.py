@@ -16,9 +16,9 @@ from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.task import Task
 from pyro_stad.evidence.tempering import Runs
 
-__all__ = ["of_runs", "smc"]
+__all__ = ["STUCK", "of_runs", "smc"]
 
-_STUCK = (
+STUCK = (
     "particles still remembered where they were resampled when their moves ended; take more of them"
 )
 
@@ -26,13 +26,14 @@ _STUCK = (
 def smc(task: Task) -> EvidenceResult:
     """Estimate the evidence of a task by tempered SMC."""
     problem, runs = task.problem, task.runs
+    calls = int(runs.calls[0])
     found = described(problem, runs.u[0].flatten(0, 1))
-    warnings = ((_STUCK,) if runs.stuck[0] else ()) + found.pop("warnings")
+    warnings = ((STUCK,) if runs.stuck[0] else ()) + found.pop("warnings")
     return EvidenceResult(
         **of_runs(runs, 0),
         method="smc",
-        likelihood_calls=runs.calls,
-        network_calls=problem.network_calls(runs.calls),
+        likelihood_calls=calls,
+        network_calls=problem.network_calls(calls),
         data=problem.data[0],
         warnings=warnings,
         **found,

@@ -8,13 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pyro_stad.evidence.latent import LatentProblem
 from pyro_stad.evidence.tempering import Runs, temper
 
-__all__ = ["Task"]
+__all__ = ["Task", "generator_of"]
 
 _STREAM = 0x5DEECE66  # of the 32 bits that torch looks at
+
+
+def generator_of(like: Tensor, seed: int) -> torch.Generator:
+    """Return a source of randomness on the device of ``like``.
+
+    Of a stream of its own: with the seed that users have simulated their data or draws with, it
+    would make the very same numbers again.
+    """
+    return torch.Generator(like.device).manual_seed(seed ^ _STREAM)
 
 
 @dataclass
@@ -43,12 +53,8 @@ class Task:
 
     @cached_property
     def generator(self) -> torch.Generator:
-        """Source of randomness, on the problem's device.
-
-        Of a stream of its own: with the seed that users have simulated their data or draws with, it
-        would make the very same numbers again.
-        """
-        return torch.Generator(self.problem.like.device).manual_seed(self.seed ^ _STREAM)
+        """Source of randomness, on the problem's device."""
+        return generator_of(self.problem.like, self.seed)
 
     @cached_property
     def runs(self) -> Runs:

@@ -127,16 +127,16 @@ class Runs:
         stuck: whether particles still remembered their start when their moves ended, ``(B,)``.
         log_z, variance: log Z so far, and its variance by the single-run formula, ``(B, R)``.
         effective: effective sample size of the last weights, ``(B,)``.
-        calls: likelihoods that these runs took.
+        calls: likelihoods that these runs took, ``(B,)``.
     """
 
-    STATE = ("u", "fit", "beta", "scale", "stuck", "log_z", "variance", "effective")
+    STATE = ("u", "fit", "beta", "scale", "stuck", "log_z", "variance", "effective", "calls")
 
     def __init__(
         self, problem: Problem, particles: int, repeats: int, generator: torch.Generator
     ) -> None:
         self.problem, self.generator = problem, generator
-        self.particles, self.repeats, self.calls = particles, repeats, 0
+        self.particles, self.repeats = particles, repeats
         objects, double = problem.objects, {"dtype": torch.float64, "device": problem.like.device}
         self.u = problem.like.new_zeros(objects, repeats, particles, problem.size)
         self.fit = problem.like.new_zeros(objects, repeats, particles)
@@ -144,6 +144,7 @@ class Runs:
         self.scale = torch.full_like(self.beta, 0.7)
         self.stuck = torch.zeros_like(self.beta, dtype=torch.bool)
         self.effective = torch.zeros_like(self.beta)
+        self.calls = torch.zeros_like(self.beta, dtype=torch.int64)
         self.log_z = torch.zeros(objects, repeats, **double)  # type: ignore[call-overload]
         self.variance = torch.zeros_like(self.log_z)
 
@@ -214,7 +215,7 @@ class Runs:
 
     def _log_likelihood(self, which: Tensor, u: Tensor) -> Tensor:
         rows = self.problem.of_objects(which, u.flatten(1, 2)).reshape(u.shape[:-1])
-        self.calls += rows.numel()
+        self.calls[which] += rows[0].numel()
         return rows
 
     def _normal(self, shape: torch.Size) -> Tensor:

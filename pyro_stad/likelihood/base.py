@@ -115,17 +115,25 @@ class AbstractLikelihood(nn.Module, ABC):
         chunk_size = max(self.chunk_size // per_row, multiple)
         if len(x) <= chunk_size:
             return _padded(function, x, multiple)
-        outputs = []
-        for chunk in x.split(chunk_size):
-            if torch.is_grad_enabled() and x.requires_grad:
-                rows = checkpoint(
+        chunks = x.split(chunk_size)
+        if torch.is_grad_enabled() and x.requires_grad:
+            return torch.cat([
+                checkpoint(
                     _padded, function, chunk, multiple,
                     use_reentrant=False, preserve_rng_state=False,
-                )  # fmt: skip
-                outputs.append(rows)
-            else:
-                outputs.append(_padded(function, chunk, multiple))
-        return torch.cat(outputs)
+                )
+                for chunk in chunks
+            ])  # fmt: skip
+        # Into one tensor, made before the chunks' own large ones: thousands of small results
+        # between those would keep the allocator from giving anything back.
+        first = _padded(function, chunks[0], multiple)
+        values = first.new_empty(len(x), *first.shape[1:])
+        values[: len(first)] = first
+        del first
+        for index, chunk in enumerate(chunks[1:], start=1):
+            at = index * chunk_size
+            values[at : at + len(chunk)] = _padded(function, chunk, multiple)
+        return values
 
 
 def _padded(function: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> Tensor:

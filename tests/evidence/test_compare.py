@@ -46,6 +46,42 @@ def test_bayes_factors_and_probabilities_are_those_of_the_closed_form():
     assert len({len(line) for line in found.summary().splitlines()}) == 1
 
 
+def of_rows(spread):
+    def model(y):
+        x = pyro.sample("x", dist.Normal(0.0, spread))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+    return model
+
+
+def test_leave_one_out_stands_beside_the_evidence():
+    """Ten data, one mean: what is left out is normal, given the others, in closed form."""
+    y = torch.randn(10, generator=torch.Generator().manual_seed(1))
+    found = compare_evidence(near=of_rows(1.0), far=of_rows(30.0), data=y, options=QUIET)
+    for name, spread in (("near", 1.0), ("far", 30.0)):
+        precision = 1 / spread**2 + 9
+        means = (y.sum() - y) / precision
+        each = dist.Normal(means, (1 + 1 / precision) ** 0.5).log_prob(y)
+        value, error = found.elpd_loo[name]
+        # Ten pieces, whose errors are common: each the mean of weights, on a thousand draws.
+        assert value == pytest.approx(each.sum().item(), abs=0.15)
+        assert error == pytest.approx((10 * each.var()).sqrt().item(), rel=0.05)
+    assert f"{value:.2f} +- {error:.2f}" in found.summary()
+    # The evidence asks for the prior too: 30 times wider, 3.4 nat.
+    assert -3.6 < found.log_bayes_factors["far"] < -2.8
+
+
+def test_a_figure_shows_every_model(tmp_path):
+    found = compare_evidence(a=result(-3.0), b=result(-4.0), c=result(-9.0))
+    assert found.elpd_loo == {"a": None, "b": None, "c": None}
+    sheet = found.figure()
+    sheet.savefig(tmp_path / "comparison.png")
+    left, right = sheet.axes
+    assert [bar.get_width() for bar in left.patches] == list(found.probabilities.values())[::-1]
+    assert {label.get_text() for label in left.get_yticklabels()} == {"a", "b", "c"}
+
+
 def result(value, error=0.1, data="same"):
     return EvidenceResult(value, error, "smc", (value,), 0, data=data)
 
@@ -108,3 +144,17 @@ def test_the_same_data_in_other_sites_are_the_same_data():
 def test_what_can_not_be_compared(models, options, message):
     with pytest.raises(ValueError, match=message):
         pyro_stad.compare_evidence(data=Y, options={"particles": 200, **QUIET}, **options, **models)
+
+
+def test_what_is_neither_model_nor_evidence():
+    with pytest.raises(TypeError, match="b must be a Pyro model or an EvidenceResult; got 'x'"):
+        compare_evidence(a=with_spread(1.0), b="x")
+
+
+def test_models_of_their_own_data_are_called_without():
+    def model():
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(x, 1.0), obs=torch.tensor(0.3))
+
+    found = compare_evidence(a=model, b=model, options={"particles": 200, **QUIET})
+    assert found.probabilities["a"] == pytest.approx(0.5, abs=0.1)

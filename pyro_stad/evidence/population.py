@@ -1,0 +1,139 @@
+"""Many objects, one model: their evidences side by side.
+
+The model is written for one object. Its likelihood is mapped over the objects, so that particles of
+all of them are one batch, and :mod:`pyro_stad.evidence.tempering` gives each its own temperatures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_stad._checks import check_count, check_seed
+from pyro_stad.evidence.latent import LatentProblem
+from pyro_stad.evidence.posterior import described
+from pyro_stad.evidence.result import EvidenceResult
+from pyro_stad.evidence.smc import STUCK, of_runs
+from pyro_stad.evidence.task import generator_of
+from pyro_stad.evidence.tempering import temper
+
+__all__ = ["Population", "log_evidences"]
+
+_ROWS = 16_384
+
+
+def log_evidences(
+    model: Callable[..., Any],
+    *args: Tensor,
+    particles: int = 500,
+    repeats: int = 4,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[EvidenceResult]:
+    """Estimate the log-evidence of a model for each of many objects, by tempered SMC at once.
+
+    Arguments:
+        model: a model of one object, as ``log_evidence`` takes it, all of whose operations
+            ``torch.func.vmap`` can map.
+        args: what it is called with, tensors of which every object has one row, ``(B, ...)``.
+        particles, repeats, seed, progress: as for ``log_evidence``.
+
+    Returns:
+        The estimates, in the order of the objects. The share that a flow prior extrapolates is in
+        each, and in its warnings; nothing is refused.
+
+    Raises:
+        TypeError: if the model is not callable, or an argument not a tensor.
+        ValueError: as ``log_evidence``; or for tensors of different length, or a model that can't
+            be mapped.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> def model(y):
+        ...     x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        ...     pyro.sample("y", dist.Normal(x, 0.5), obs=y)
+        >>> found = log_evidences(model, torch.tensor([0.0, 1.0, 2.0]), progress=False)
+        >>> [found[i].log_z > found[i + 1].log_z for i in range(2)]
+        [True, True]
+    """
+    check_count(particles, "particles", least=100)
+    check_count(repeats, "repeats", least=2)
+    check_seed(seed)
+    population = Population(model, args)
+    generator = generator_of(population.like, seed)
+    runs = temper(population, particles, repeats, generator, progress=progress)
+    common, found = population.first.warnings(), []
+    for index in range(population.objects):
+        problem = population.problem(index)
+        calls = int(runs.calls[index])
+        posterior = described(problem, runs.u[index].flatten(0, 1))
+        notes = ((STUCK,) if runs.stuck[index] else ()) + common + posterior.pop("warnings")
+        found.append(
+            EvidenceResult(
+                **of_runs(runs, index),
+                method="smc",
+                likelihood_calls=calls,
+                network_calls=problem.network_calls(calls),
+                data=population.data[index],
+                warnings=notes,
+                **posterior,
+            )
+        )
+    return found
+
+
+class Population:
+    """The log-likelihoods of many objects as functions of standard normal noise.
+
+    Arguments:
+        model: a model of one object.
+        args: its arguments, with one row for each object.
+    """
+
+    def __init__(self, model: Callable[..., Any], args: tuple[Tensor, ...]) -> None:
+        self.model, self.args = model, args
+        self.objects = _objects(args)
+        self.first = LatentProblem(model, *(a[0] for a in args))
+        self.size, self.like, self.calls = self.first.size, self.first.like, 0
+        self.data = tuple(self.problem(i).data[0] for i in range(self.objects))
+
+    def problem(self, index: int) -> LatentProblem:
+        """Return the problem of one object."""
+        return LatentProblem(self.model, *(a[index] for a in self.args))
+
+    def of_objects(self, which: Tensor, u: Tensor) -> Tensor:
+        """Return the log-likelihoods ``(b, N)`` of objects ``which``, ``(b,)``, at ``(b, N, D)``.
+
+        Raises:
+            ValueError: if the model can't be mapped over objects.
+        """
+        rows = [a[which] for a in self.args]
+        chunk = max(1, _ROWS // u.shape[1])
+        try:
+            fit = torch.vmap(
+                lambda noise, *args: self.first.unchecked(noise, args), chunk_size=chunk
+            )(u, *rows)
+        except RuntimeError as error:
+            raise ValueError(
+                "the model can't be mapped over objects by torch.vmap; call log_evidence for each "
+                f"of them ({error})"
+            ) from error
+        self.calls += fit.numel()
+        return self.first.checked(fit)
+
+
+def _objects(args: tuple[Any, ...]) -> int:
+    for a in args:
+        if not isinstance(a, Tensor) or a.ndim == 0:
+            raise TypeError(
+                f"every argument must be a tensor with one row for each object; got {a!r}"
+            )
+    lengths = {len(a) for a in args}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(
+            f"arguments must have as many rows as there are objects; got {sorted(lengths)}"
+        )
+    return lengths.pop()

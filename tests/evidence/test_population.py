@@ -1,0 +1,82 @@
+"""Many objects at once: each with the evidence that it has alone."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_stad import log_evidence, log_evidences
+from pyro_stad.evidence.population import Population
+from tests.evidence.test_evidence import known
+
+QUIET = {"progress": False}
+
+
+def test_normals_of_many_objects_have_their_closed_forms():
+    """Objects from the middle of the prior to six of its widths away: other temperatures each."""
+    model, _, _ = known("normal, D = 2")
+    y = torch.linspace(0, 6, 7)[:, None] * torch.ones(2)
+    truth = dist.Normal(0.0, 1.25**0.5).log_prob(y).sum(-1)
+    found = log_evidences(model, y, **QUIET)
+    for result, wanted in zip(found, truth):
+        assert abs(result.log_z - wanted) < 4 * result.log_z_err < 0.5
+    # Posterior means are 0.8 y.
+    means = torch.stack([result.draws["x"].mean(0) for result in found])
+    assert (means - 0.8 * y).abs().max() < 0.1
+    assert found[6].likelihood_calls > found[0].likelihood_calls
+    assert len({result.data for result in found}) == 7
+
+
+def test_likelihoods_are_those_of_one_object_at_a_time():
+    model, data, _ = known("mixture flow, D = 5")
+    y = torch.stack([data[0], -data[0], 0 * data[0]])
+    population = Population(model, (y,))
+    u = torch.randn(3, 7, population.size)
+    which = torch.tensor([2, 0])
+    got = population.of_objects(which, u[which])
+    for row, index in enumerate(which.tolist()):
+        alone = population.problem(index).log_likelihood(u[index])
+        torch.testing.assert_close(got[row], alone, rtol=1e-10, atol=1e-10)
+
+
+def test_a_learned_prior_for_many(tiny_prior):
+    def model(y):
+        x = pyro.sample("x", tiny_prior)
+        pyro.sample("y", dist.Normal(x, 1.0).to_event(1), obs=y)
+
+    y = tiny_prior.sample((4,))
+    together = log_evidences(model, y, particles=300, **QUIET)
+    for one, result in zip(y, together):
+        alone = log_evidence(model, one, particles=300, **QUIET)
+        apart = abs(alone.log_z - result.log_z)
+        assert apart < 4 * math.hypot(alone.log_z_err, result.log_z_err)
+
+
+def test_arguments_that_do_not_fit():
+    model, data, _ = known("normal, D = 2")
+    with pytest.raises(TypeError, match="a tensor with one row for each object; got 3.0"):
+        log_evidences(model, 3.0, **QUIET)
+    with pytest.raises(ValueError, match=r"as many rows as there are objects; got \[2, 3\]"):
+        log_evidences(lambda a, b: None, torch.zeros(2), torch.zeros(3), **QUIET)
+
+
+def test_a_model_that_can_not_be_mapped_says_so():
+    def model(y):
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        # A branch on data.
+        scale = 1.0 if y > 0 else 2.0
+        pyro.sample("y", dist.Normal(x, scale), obs=y)
+
+    with pytest.raises(ValueError, match="can't be mapped over objects by torch.vmap"):
+        log_evidences(model, torch.tensor([-1.0, 1.0]), **QUIET)
+
+
+def test_an_impossible_object_is_named():
+    def model(y):
+        x = pyro.sample("x", dist.Uniform(torch.tensor(0.0), 1.0))
+        pyro.factor("inside", torch.where(x < y, 0.0, -math.inf))
+
+    with pytest.raises(ValueError, match="the likelihood of object 1 is zero at all of 200 draws"):
+        log_evidences(model, torch.tensor([0.5, -1.0]), particles=200, **QUIET)
