@@ -37,7 +37,7 @@ docs: venv
 	@echo "open docs/_build/html/index.html"
 
 bench: venv
-	$(BIN)/pip install --quiet -e '.[bench]'
+	$(BIN)/pip install --quiet -e '.[bench,evidence]'
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/oracle.py
 	$(BIN)/python benchmarks/identity.py
@@ -50,17 +50,20 @@ bench: venv
 
 # The benchmarks that train or sample for long: an hour and a half.
 bench-long: venv
-	$(BIN)/pip install --quiet -e '.[bench]'
+	$(BIN)/pip install --quiet -e '.[bench,evidence]'
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/nuts.py
 	$(BIN)/python benchmarks/evidence.py
+	$(BIN)/python benchmarks/evidence_cost.py
+	$(BIN)/python benchmarks/sequential.py
+	$(BIN)/python benchmarks/digits.py
 	$(BIN)/python benchmarks/distillation.py --teachers vp ot --features 16 32
 	$(BIN)/python benchmarks/distillation.py --teachers vp ot --features 2 8 --name distillation_low
 	$(BIN)/python benchmarks/distillation.py --teachers cnf --name distillation_cnf
 	$(BIN)/python benchmarks/tables.py
 
 bench-quick: venv
-	$(BIN)/pip install --quiet -e '.[bench]'
+	$(BIN)/pip install --quiet -e '.[bench,evidence]'
 	$(BIN)/python benchmarks/latency.py --features 4 --repeats 11 --name quick_latency
 	$(BIN)/python benchmarks/oracle.py --features 2 --name quick_oracle
 	$(BIN)/python benchmarks/identity.py --steps 300 --name quick_identity

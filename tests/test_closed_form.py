@@ -1,6 +1,7 @@
 """The demonstration's truth: the conjugate regression against its own draws and against Bayes."""
 
 import torch
+from pyro.distributions import MultivariateStudentT
 
 from pyro_stad.demo.closed_form import NormalInverseGamma
 
@@ -51,3 +52,16 @@ def test_posterior_is_prior_times_likelihood():
         likelihood = -0.5 * (residual @ residual) / (2 * log_sigma).exp() - 40 * log_sigma
         expected.append(log_density(weak, beta, log_sigma) + likelihood)
     torch.testing.assert_close(found[0] - found[1], expected[0] - expected[1])
+
+
+def test_the_evidence_is_that_of_a_student_t_and_adds_up():
+    weak, design, response = problem()
+    covariance = (torch.eye(40) + design @ design.mT) * weak.rate / weak.shape
+    law = MultivariateStudentT(
+        torch.tensor(2 * weak.shape), torch.zeros(40), torch.linalg.cholesky(covariance)
+    )
+    whole = weak.log_marginal(design, response)
+    assert abs(whole - law.log_prob(response).item()) < 1e-9
+    first = weak.log_marginal(design[:15], response[:15])
+    after = weak.update(design[:15], response[:15])
+    assert abs(first + after.log_marginal(design[15:], response[15:]) - whole) < 1e-9

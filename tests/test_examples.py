@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = {
     "quickstart": ["--budget", "tiny", "--draws", "6"],
     "prior_from_csv": ["--budget", "tiny"],
+    "digits": ["--budget", "tiny", "--classes", "0", "1", "--images", "3", "--particles", "100"],
     "bounds_and_plates": ["--budget", "tiny", "--objects", "3", "--draws", "6"],
 }
 BENCHMARKS = {

@@ -14,6 +14,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,18 @@ class NormalInverseGamma:
         after = mean @ precision @ mean
         rate = self.rate + 0.5 * float(response @ response + before - after)
         return NormalInverseGamma(mean, precision, self.shape + 0.5 * len(response), rate)
+
+    def log_marginal(self, design: Tensor, response: Tensor) -> float:
+        r"""Return the log-evidence of data, :math:`\log p(y)` under this law as the prior.
+
+        .. math:: \log\frac{\Gamma(a')\, b^a}{\Gamma(a)\, b'^{a'}}
+            + \tfrac12 \log\frac{|\Lambda|}{|\Lambda'|} - \tfrac n2 \log 2\pi
+        """
+        after = self.update(design, response)
+        gamma = math.lgamma(after.shape) - math.lgamma(self.shape)
+        rates = self.shape * math.log(self.rate) - after.shape * math.log(after.rate)
+        volumes = 0.5 * (torch.logdet(self.precision) - torch.logdet(after.precision)).item()
+        return gamma + rates + volumes - 0.5 * len(response) * math.log(2 * math.pi)
 
     def sample(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return draws of ``coefficients``, ``(count, P)``, and ``log_sigma``, ``(count,)``."""

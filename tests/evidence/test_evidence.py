@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -317,3 +318,22 @@ def test_weights_that_can_not_be_believed_are_refused():
     result = log_evidence(model, y, particles=500, progress=False)
     assert result.method == "smc"
     assert any("importance was refused" in text for text in result.warnings)
+
+
+def test_forty_modes_far_apart(shared_data):
+    """The mixture of the Boltzmann-generator literature under a uniform prior: log Z is zero."""
+    stored = np.load(shared_data / "evidence" / "gmm40.npz")
+    means, spread = torch.tensor(stored["locs"], dtype=torch.float64), float(stored["scale"])
+    half = means.abs().max().item() + 8 * spread
+
+    def model():
+        x = pyro.sample("x", dist.Uniform(-half, half).expand([2]).to_event(1))
+        modes = dist.Normal(means, spread).to_event(1).log_prob(x[..., None, :])
+        # Over the prior's density, so that the evidence is one.
+        pyro.factor("mixture", modes.logsumexp(-1) - math.log(40) + 2 * math.log(2 * half))
+
+    result = log_evidence(model, particles=2000, progress=False)
+    assert abs(result.log_z) < 4 * result.log_z_err < 0.3
+    # All forty are found: each draw belongs to the mode that is nearest.
+    nearest = torch.cdist(result.draws["x"], means).argmin(1)
+    assert len(nearest.unique()) == 40

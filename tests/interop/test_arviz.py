@@ -11,7 +11,7 @@ from pyro.infer import MCMC, NUTS
 from pyro.infer.autoguide.initialization import init_to_sample
 from pyro.infer.reparam import TransformReparam
 
-from pyro_stad import OutOfDistributionWarning, to_arviz
+from pyro_stad import OutOfDistributionWarning, log_evidence, to_arviz
 
 Y = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
 
@@ -134,3 +134,27 @@ def test_bad_sources_are_named(name, tiny_prior):
     call, error, message = BAD[name]
     with pytest.raises(error, match=message):
         call(tiny_prior)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_an_evidence_keeps_its_numbers(module, tiny_prior):
+    module = pytest.importorskip(module)
+    y = tiny_prior.sample((20,)).mean(0)
+
+    def model(y):
+        x = pyro.sample("theta", tiny_prior)
+        with pyro.plate("coordinates", 3):
+            pyro.sample("y", dist.Normal(x[..., 1], 1.0), obs=y)
+
+    found = log_evidence(model, y, particles=200, progress=False)
+    data = to_arviz(found, prior={"theta": tiny_prior}, module=module)
+    assert data["posterior"]["theta"].shape == (1, 800, 3)
+    assert list(data["posterior"]["theta_name"].values) == ["scale", "shift", "slope"]
+    assert data["log_likelihood"]["y"].shape == (1, 800, 3)
+    numbers = data["posterior"].attrs
+    assert numbers["log_z"] == found.log_z
+    assert numbers["log_z_err"] == found.log_z_err
+    assert numbers["evidence_method"] == found.method
+    ((other, check),) = found.checks.items()
+    assert numbers[f"log_z_{other}"] == check[0]
+    assert numbers["evidence_data"] == found.data

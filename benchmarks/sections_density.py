@@ -1,0 +1,315 @@
+"""Sections of docs/benchmarks.md: the divergence, the density, and inference with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from common import RESULTS
+from figures import draw_distillation, draw_error_in_time, draw_scaling
+from page import read, section, source, table
+
+
+def distillation_rows(measured: list[dict[str, Any]]) -> str:
+    rows = [
+        [
+            row["teacher"],
+            str(row["features"]),
+            f"{row['stein']['sd']:.3f} ({row['stein']['bias']:+.3f})",
+            f"{row['stein_and_polish']['sd']:.3f} ({row['stein_and_polish']['bias']:+.3f})",
+            f"{row['hutchinson_one_probe']['sd']:.2f}",
+            f"{row['exact_against_truth']['sd']:.2f} ({row['exact_against_truth']['bias']:+.2f})",
+            f"{row['stein_and_polish']['seconds']:.0f}",
+        ]
+        for row in measured
+    ]
+    header = [
+        "teacher",
+        "D",
+        "Stein: sd (bias)",
+        "Stein and polish: sd (bias)",
+        "one Hutchinson probe: sd",
+        "exact trace against the truth: sd (bias)",
+        "seconds of distillation",
+    ]
+    return table(header, rows)
+
+
+def objective_rows(measured: list[dict[str, Any]]) -> str:
+    rows = []
+    for row in measured:
+        for name, curve in row["curves"].items():
+            if name != "stein and polish" and len(row["curves"]) > 2:
+                end = curve[-1]
+                errors = f"{end['sd']:.3f} ({end['bias']:+.3f})"
+                rows.append([row["teacher"], str(row["features"]), name, errors])
+    return table(["teacher", "D", "objective", "sd (bias)"], rows)
+
+
+@section
+def distillation() -> str:
+    results = [read(path.stem) for path in RESULTS.glob("distillation*.json")]
+    results.sort(key=lambda result: result["provenance"]["date"])
+    # A later run replaces what it repeats of an earlier one.
+    latest = {(r["features"], r["teacher"]): r for result in results for r in result["rows"]}
+    order = {name: index for index, name in enumerate(("vp", "ot", "cnf"))}
+    measured = [latest[key] for key in sorted(latest, key=lambda key: (key[0], order[key[1]]))]
+    draw_distillation(measured)
+    sources = "\n\n".join(source("distillation", result) for result in results)
+    return (
+        "## Distilled divergence against the exact trace\n\n"
+        "Error of log p in nats on 1,000 held-out points of five-component mixtures, against the "
+        f"exact trace of the same teacher on the same grid, {results[0]['solver']}. Trunks of "
+        "three layers of 128. The probe's error is the root mean square over 16 seeds. The last "
+        "error is the teacher's own, against the closed-form density of the data without noise.\n\n"
+        f"{distillation_rows(measured)}\n\n"
+        "Other objectives, for as many steps as the Stein objective got:\n\n"
+        f"{objective_rows(measured)}\n\n"
+        f"![Error against training time](distillation.png)\n\n{sources}\n"
+    )
+
+
+@section
+def error_in_time() -> str:
+    result = read("error_in_time")
+    draw_error_in_time(result)
+    return (
+        "## Where the divergence is off\n\n"
+        f"A mixture in {result['features']} dimensions, trained as by the standard budget: error "
+        "of the distilled divergence against the exact trace, and the spread of the exact one.\n\n"
+        f"![Error against time](error_in_time.png)\n\n{source('error_in_time', result)}\n"
+    )
+
+
+@section
+def cost() -> str:
+    result = read("cost")
+    rows = [
+        [
+            str(row["features"]),
+            f"{row['stein_over_hutchinson']:.2f}",
+            f"1/{1 / row['stein_over_exact']:.1f}",
+            f"{row['seconds']['stein'] / row['seconds']['flow alone']:.2f}",
+            f"{row['seconds']['hutch++ 6'] / row['seconds']['hutchinson']:.2f}",
+        ]
+        for row in result["rows"]
+    ]
+    header = [
+        "D",
+        "Stein / one Hutchinson probe",
+        "Stein / exact trace",
+        "Stein / flow without a density",
+        "Hutch++ (6) / one Hutchinson probe",
+    ]
+    return (
+        "## What a call costs\n\n"
+        f"Ratios of times of log p of {result['rows'][0]['batch']} points, {result['solver']}.\n\n"
+        f"{table(header, rows)}\n\n{source('cost', result)}\n"
+    )
+
+
+@section
+def scaling() -> str:
+    result = read("scaling")
+    calls, slopes = result["rows"], result["slopes"]
+    names = list(slopes)
+    rows = [
+        [str(row["features"]), *(f"{row['over_velocity'][name]:.1f}" for name in names)]
+        for row in calls
+    ]
+    rows.append(["slope of what is added", *(f"{slopes[name]:.2f}" for name in names)])
+    points = [
+        [
+            f"{row['points']:,}",
+            row["way"],
+            f"{row['microseconds_per_point']:.0f}",
+            f"{row['gigabytes']:.2f}",
+            "yes" if row["bitwise"] else "no",
+        ]
+        for row in result["points"]
+    ]
+    header = ["points", "density", "microseconds a point", "most memory so far, GB", "bitwise"]
+    draw_scaling(result)
+    return (
+        "## How cost grows\n\n"
+        "Velocity and divergence, one call, 64 points, over the velocity alone; and the slope in D "
+        "of what the divergence adds, from D = 16 on.\n\n"
+        f"{table(['D', *names], rows)}\n\n![Cost against D and batch](scaling.png)\n\n"
+        "Log-density of many points in 16 dimensions; bitwise: the first and last hundred are what "
+        f"they are on their own.\n\n{table(header, points)}\n\n{source('scaling', result)}\n"
+    )
+
+
+@section
+def accuracy() -> str:
+    results = [read(path.stem) for path in RESULTS.glob("accuracy*.json")]
+    results.sort(key=lambda result: result["provenance"]["date"])
+    # A later run replaces what it repeats of an earlier one.
+    latest = {row["problem"]: row for result in results for row in result["rows"]}
+    rows = []
+    for row in latest.values():
+        cells = []
+        for found in row["densities"].values():
+            cell = f"{found['log_likelihood']:.3f}"
+            cells.append(
+                f"{cell}, {found['sd']:.2f} ({found['bias']:+.2f})" if "sd" in found else cell
+            )
+        gain = f"{row['gain_over_peer']:+.3f} +- {row['gain_error']:.3f}"
+        curve = row["likelihood"].removeprefix("SteinPath(Stein(TrunkHead), ").removesuffix(")")
+        size = f"{row['rows']:,} x {row['features']}"
+        rows.append([row["problem"], size, f"{row['seconds']:.0f}", curve, *cells, gain])
+    known = [
+        [
+            row["problem"],
+            f"{row['bound']['median']:.2f}",
+            f"{row['bound']['coverage']:.3f}",
+            f"{row['bound']['rank_exact']:.2f}",
+            f"{row['bound']['rank_truth']:.2f}" if "rank_truth" in row["bound"] else "-",
+        ]
+        for row in latest.values()
+    ]
+    bounds = ["data", "median bound", "coverage", "rank, exact trace", "rank, truth"]
+    names = list(next(iter(latest.values()))["densities"])
+    header = ["data", "rows x D", "seconds", "density", *names, "gain over NSF"]
+    sources = " ".join(source("accuracy", result) for result in results)
+    versions = ", ".join(f"{k} {v}" for k, v in results[-1]["provenance"]["peers"].items())
+    return (
+        "## How well the law is learned\n\n"
+        "Mean held-out log-density in nats; for mixtures also sd (bias) of its error against the "
+        "truth. As many seconds of training for `fit`, calibration included, as for the spline "
+        f"flow; {versions}.\n\n{table(header, rows)}\n\n"
+        "What `log_prob_error`, a bound for 95 percent of data, is worth on the same held-out "
+        "rows: its median, the share of errors against the exact trace within it, and its rank "
+        "correlation with the sizes of the errors against the exact trace and against the truth."
+        f"\n\n{table(bounds, known)}\n\n{sources}\n"
+    )
+
+
+@section
+def latency() -> str:
+    result = read("latency")
+    sizes = [row["features"] for row in result["rows"]]
+    names = list(result["rows"][0]["over_normal"])
+    rows = [
+        [name, *(f"{row['over_normal'][name]:.1f}" for row in result["rows"])] for name in names
+    ]
+    header = ["log-density", *(f"D = {features}" for features in sizes)]
+    versions = ", ".join(f"{k} {v}" for k, v in result["peers"].items())
+    return (
+        "## What a leapfrog step pays\n\n"
+        "Time of value and gradient at one point, over that of a multivariate normal. Networks of "
+        f"default size, untrained; {versions}.\n\n"
+        f"{table(header, rows)}\n\n{source('latency', result)}\n"
+    )
+
+
+@section
+def nuts() -> str:
+    results = [read(path.stem) for path in RESULTS.glob("nuts*.json")]
+    results.sort(key=lambda result: result["provenance"]["date"])
+    rows = [
+        [
+            row["posterior"],
+            row["prior"],
+            row["likelihood"],
+            f"{row['effective']:.0f}",
+            str(row["divergences"]),
+            f"{row['over_normal']:.2f}",
+            f"{row['over_law']:.2f}",
+        ]
+        for result in results
+        for row in result["rows"]
+    ]
+    sources = " ".join(source("nuts", result) for result in results)
+    header = ["posterior", "prior", "density", "ESS", "divergences"]
+    header += ["time per ESS, over a normal", "over the law itself"]
+    return (
+        "## What an effective sample costs\n\n"
+        "NUTS with the learned prior, by both routes, beside a multivariate normal of the same "
+        "moments, whose posterior is another one, and beside the law of the samples in closed "
+        "form. Smallest bulk effective sample size.\n\n"
+        f"{table(header, rows)}\n\n{sources}\n"
+    )
+
+
+@section
+def fit_budget() -> str:
+    result = read("fit_budget")
+    row = result["rows"][0]
+    audit = row["calibration"]["audit"]
+    return (
+        "## What a fit costs\n\n"
+        f"The default fit of {row['samples']:,} samples in {row['features']} dimensions, audit "
+        f"included: {row['seconds']:.0f} s. Against the exact trace on held-out samples: bias "
+        f"{audit['bias']:+.3f}, sd {audit['sd']:.3f} nat; normaliser {audit['normaliser']:.3f} "
+        f"+- {audit['normaliser_error']:.3f}.\n\n{source('fit_budget', result)}\n"
+    )
+
+
+@section
+def demo() -> str:
+    result = read("demo")
+    summary = result["rows"][0]
+    rows = []
+    for name, answer in summary["answers"].items():
+        errors = [f"{answer['worst_mean_error']:.3f}", f"{answer['worst_sd_error']:.1%}"]
+        sampled = "r_hat" in answer
+        rows.append(
+            [
+                name,
+                *errors,
+                f"{answer['r_hat']:.4f}" if sampled else "-",
+                f"{answer['ess_bulk']:.0f}" if sampled else "-",
+                str(answer["divergences"]) if sampled else "-",
+            ]
+        )
+    header = ["answer", "worst mean, posterior sd", "worst sd", "R-hat", "ESS", "divergences"]
+    return (
+        "## What a learned prior does to a posterior\n\n"
+        "The demo: errors against the closed-form posterior of all patients, worst of "
+        f"{len(summary['parameters'])} parameters; {sum(summary['seconds'].values()):.0f} s.\n\n"
+        f"{table(header, rows)}\n\n{source('demo', result)}\n"
+    )
+
+
+@section
+def identity() -> str:
+    result = read("identity")
+    rows = [
+        [
+            row["objective"],
+            str(row["features"]),
+            f"{row['relative_error_of_mean']:+.2%}",
+            f"{row['relative_sd']:.2%}",
+        ]
+        for row in result["rows"]
+    ]
+    header = ["objective", "D", "error of the mean", "sd over points"]
+    return (
+        "## The divergence of v = x under N(0, I) is D\n\n"
+        "The test that tells the right loss from the tempting wrong one. Relative to D.\n\n"
+        f"{table(header, rows)}\n\n{source('identity', result)}\n"
+    )
+
+
+@section
+def oracle() -> str:
+    result = read("oracle")
+    rows = [
+        [
+            row["path"],
+            str(row["features"]),
+            "Gaussian" if row["components"] == 1 else "mixture",
+            f"{row['worst']:.1e}",
+            f"{row['blur_bias']:+.1e}",
+            f"{row['blur_sd']:.1e}",
+        ]
+        for row in result["rows"]
+    ]
+    header = ["path", "D", "law", "worst error", "bias of the blur", "sd of the blur"]
+    return (
+        "## Exact trace against closed forms\n\n"
+        "Exact field and exact trace in float64: the largest error of log p in nats over 64 "
+        "points, against the closed-form density at the path's data end; and what the blur of that "
+        "end costs, against the density of the data without noise.\n\n"
+        f"{table(header, rows)}\n\n{source('oracle', result)}\n"
+    )
