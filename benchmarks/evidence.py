@@ -13,11 +13,23 @@ import statistics
 import time
 from typing import Any
 
+import pyro
 import torch
 from common import arguments, provenance, write
+from pyro.infer import MCMC, NUTS
+from torch import Tensor
 
 from pyro_stad import EvidenceError, log_evidence
 from pyro_stad.evidence.analytic import PROBLEMS
+
+
+def chains(model: Any, data: tuple[Tensor, ...], seed: int) -> MCMC:
+    """Return a chain of Pyro's NUTS, for the bridge."""
+    pyro.set_rng_seed(seed)
+    kernel = NUTS(model, jit_compile=True, ignore_jit_warnings=True)
+    mcmc = MCMC(kernel, 1000, 500, disable_progbar=True)
+    mcmc.run(*data)
+    return mcmc
 
 
 def row(name: str, method: str, seeds: range, particles: int) -> dict[str, Any]:
@@ -26,10 +38,10 @@ def row(name: str, method: str, seeds: range, particles: int) -> dict[str, Any]:
     errors, ratios, calls, refused = [], [], [], 0
     started = time.perf_counter()
     for seed in seeds:
+        draws = {"draws": chains(model, data, seed)} if method == "bridge" else {}
+        options = {"method": method, "particles": particles, "seed": seed, "progress": False}
         try:
-            found = log_evidence(
-                model, *data, method=method, particles=particles, seed=seed, progress=False
-            )
+            found = log_evidence(model, *data, **options, **draws)
         except EvidenceError:
             refused += 1
             continue

@@ -6,14 +6,21 @@ import math
 import statistics
 from typing import Any
 
+from common import RESULTS
 from page import read, section, source, table
 
 
 @section
 def evidence() -> str:
-    result = read("evidence")
+    results = [
+        read(path.stem) for path in RESULTS.glob("evidence*.json") if "cost" not in path.stem
+    ]
+    results.sort(key=lambda result: result["provenance"]["date"])
+    measured = [row for result in results for row in result["rows"]]
+    order = list(dict.fromkeys(row["problem"] for row in measured))
+    measured.sort(key=lambda row: order.index(row["problem"]))
     rows = []
-    for row in result["rows"]:
+    for row in measured:
         errors = row["errors"]
         rms = math.sqrt(statistics.fmean(e**2 for e in errors)) if errors else math.nan
         rows.append(
@@ -31,13 +38,16 @@ def evidence() -> str:
         )
     header = ["problem", "method", "log Z", "bias", "root mean square", "worst", "worst z"]
     header += ["refused", "likelihoods"]
-    summary = result["summary"]
+    z = [value for row in measured for value in row["z"]]
+    within = statistics.fmean(abs(value) < 3 for value in z)
+    sources = " ".join(source("evidence", result) for result in results)
     return (
         "## Evidence against the truth\n\n"
-        f"Twelve seeds of four runs of 1,000 particles each. Of {summary['runs']} estimates "
-        f"{summary['within_3']:.1%} are within three of their own standard errors; the ratio has a "
-        f"standard deviation of {summary['sd_of_z']:.2f}.\n\n"
-        f"{table(header, rows)}\n\n{source('evidence', result)}\n"
+        "SMC and importance sampling: twelve seeds of four runs of 1,000 particles each; the bridge: "
+        "twelve chains of 1,000 draws; nested sampling: two seeds of four runs. Of "
+        f"{len(z)} estimates {within:.1%} are within three of their own standard errors; the ratio "
+        f"has a standard deviation of {statistics.stdev(z):.2f}.\n\n"
+        f"{table(header, rows)}\n\n{sources}\n"
     )
 
 

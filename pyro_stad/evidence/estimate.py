@@ -17,6 +17,7 @@ from pyro_stad.evidence.bridge import bridge
 from pyro_stad.evidence.importance import importance
 from pyro_stad.evidence.latent import LatentProblem
 from pyro_stad.evidence.nested import nested
+from pyro_stad.evidence.proposal import PROPOSALS
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.smc import smc
 from pyro_stad.evidence.task import Task
@@ -40,6 +41,7 @@ def log_evidence(
     draws: Any = None,
     particles: int = 1000,
     repeats: int = 4,
+    proposal: str = "student",
     correct: bool = True,
     allow_extrapolation: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -59,6 +61,8 @@ def log_evidence(
             or tensors by site.
         particles: particles, live points or draws of each run.
         repeats: independent runs, whose spread is the error.
+        proposal: what importance sampling learns from the particles: ``"student"``, a t law, or
+            ``"flow"``, for several modes, a minute's fit.
         correct: whether the bridge, where it used a distilled density, is corrected to the exact
             trace. Other methods use no density of a flow.
         allow_extrapolation: whether an evidence is given of which more than one percent comes from
@@ -93,12 +97,13 @@ def log_evidence(
         True
     """
     check_choice(method, "method", ("auto", *METHODS))
+    check_choice(proposal, "proposal", PROPOSALS)
     check_count(particles, "particles", least=100)
     check_count(repeats, "repeats", least=2)
     check_seed(seed)
     file = None if checkpoint is None else Path(checkpoint)
     problem = LatentProblem(model, *args, **kwargs)
-    task = Task(problem, particles, repeats, seed, progress, file, draws, correct)
+    task = Task(problem, particles, repeats, seed, progress, file, draws, proposal, correct)
     result = _auto(task) if method == "auto" else METHODS[method](task)
     if result.extrapolated > _MOST_EXTRAPOLATED:
         text = (

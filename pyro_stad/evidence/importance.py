@@ -1,13 +1,11 @@
 r"""Importance sampling in the noise of a model, from a proposal learned from tempered particles.
 
-.. math:: Z = E_q\Big[\frac{N(u; 0, I)\, L(u)}{q(u)}\Big], \qquad
-    q = 0.9\; t_\nu(m, C) + 0.1\; N(0, I),
+.. math:: Z = E_q\Big[\frac{N(u; 0, I)\, L(u)}{q(u)}\Big], \qquad q = 0.9\; g + 0.1\; N(0, I),
 
-with mean m and covariance C of posterior draws (:mod:`pyro_stad.evidence.tempering`), a Student t
-for its tails, and a share of the prior, which bounds the weights wherever L is bounded. Draws of a
-run come from the t of the *other* runs' particles, so that the estimate is unbiased. The Pareto
-shape :math:`\hat k` of the weights says whether their variance, and so the error, can be believed:
-at 0.7 or above the estimate is refused.
+with g learned from posterior draws (:mod:`pyro_stad.evidence.proposal`), and a share of the prior,
+which bounds the weights wherever L is bounded. Draws are new ones, so that the estimate is
+unbiased. The Pareto shape :math:`\hat k` of the weights says whether their variance, and so the
+error, can be believed: at 0.7 or above the estimate is refused.
 
 References:
     Hesterberg (1995), Weighted Average Importance Sampling and Defensive Mixture Distributions;
@@ -24,14 +22,14 @@ from torch import Tensor
 from pyro_stad.errors import EvidenceError
 from pyro_stad.evidence.latent import LatentProblem
 from pyro_stad.evidence.posterior import described
-from pyro_stad.evidence.proposal import Normal
+from pyro_stad.evidence.proposal import PRIOR_SHARE, PROPOSALS, Proposal, normal_log_prob
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.task import Task
 
 __all__ = ["importance"]
 
-_FREEDOM, _PRIOR = 5.0, 0.1
 _WORST_SHAPE = 0.7
+_ADVICE = {"student": "Use proposal='flow', or method='smc'", "flow": "Use method='smc'"}
 
 
 def importance(task: Task) -> EvidenceResult:
@@ -44,9 +42,8 @@ def importance(task: Task) -> EvidenceResult:
 
     problem, start, generator = task.problem, task.runs.u, task.generator
     with torch.no_grad():
-        even = torch.full(start.shape[:3], 1 / start.shape[2], dtype=torch.float64)
-        proposal = Normal.of_others(start, even.to(start.device))
-        u = _draw(proposal, start, generator)
+        proposal = PROPOSALS[task.proposal](start, task)
+        u = proposal.draw(generator)
         log_weights = _log_weights(problem, proposal, u)[0]
     runs = torch.logsumexp(log_weights, 1) - math.log(log_weights.shape[1])
     share = torch.softmax(log_weights.reshape(-1), 0)
@@ -55,7 +52,7 @@ def importance(task: Task) -> EvidenceResult:
     if not float(shape) < _WORST_SHAPE:
         raise EvidenceError(
             f"importance weights have a Pareto shape of {float(shape):.2f}, expected less than "
-            f"{_WORST_SHAPE}: their mean can't be believed. Use method='smc'"
+            f"{_WORST_SHAPE}: their mean can't be believed. {_ADVICE[task.proposal]}"
         )
     smoothed = torch.as_tensor(smooth).exp().to(u.device)
     chosen = torch.multinomial(smoothed, len(share), replacement=True, generator=generator)
@@ -75,32 +72,11 @@ def importance(task: Task) -> EvidenceResult:
     )
 
 
-def _draw(proposal: Normal, like: Tensor, generator: torch.Generator) -> Tensor:
-    """Return draws from the defensive mixture, ``(1, R, N, D)``."""
-
-    def normal(shape: tuple[int, ...]) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
-
-    noise = normal(like.shape)
-    # A chi-square with five degrees of freedom: five squared normals.
-    chi = normal((*like.shape[:-1], int(_FREEDOM))).square().sum(-1)
-    student = proposal.from_unit(noise * (_FREEDOM / chi).sqrt()[..., None])
-    prior = torch.rand(like.shape[:-1], generator=generator, device=like.device) < _PRIOR
-    return torch.where(prior[..., None], noise, student)
-
-
-def _log_weights(problem: LatentProblem, proposal: Normal, u: Tensor) -> Tensor:
+def _log_weights(problem: LatentProblem, proposal: Proposal, u: Tensor) -> Tensor:
     """Return log of prior times likelihood over proposal, ``(1, R, N)``, in float64."""
-    size = problem.size
-    prior = -0.5 * (u.square().sum(-1) + size * math.log(2 * math.pi)).double()
-    squares = proposal.to_unit(u).square().sum(-1).double()
-    constant = (
-        math.lgamma(0.5 * (_FREEDOM + size))
-        - math.lgamma(0.5 * _FREEDOM)
-        - 0.5 * size * math.log(_FREEDOM * math.pi)
+    prior = normal_log_prob(u)
+    mixture = torch.logaddexp(
+        proposal.log_prob(u) + math.log1p(-PRIOR_SHARE), prior + math.log(PRIOR_SHARE)
     )
-    log_det = proposal.tril.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True).double()
-    student = constant - log_det - 0.5 * (_FREEDOM + size) * torch.log1p(squares / _FREEDOM)
-    mixture = torch.logaddexp(student + math.log1p(-_PRIOR), prior + math.log(_PRIOR))
-    fit = problem.log_likelihood(u.reshape(-1, size)).reshape(u.shape[:-1]).double()
+    fit = problem.log_likelihood(u.reshape(-1, problem.size)).reshape(u.shape[:-1]).double()
     return prior + fit - mixture

@@ -39,6 +39,7 @@ class Task:
         progress: whether to show a bar.
         checkpoint: file that a killed run resumes from, or None.
         draws: posterior draws that the user has, or None.
+        proposal: of importance sampling, a name in ``PROPOSALS``.
         correct: whether a distilled density is corrected to the exact trace.
     """
 
@@ -49,6 +50,7 @@ class Task:
     progress: bool
     checkpoint: Path | None = None
     draws: Any = None
+    proposal: str = "student"
     correct: bool = True
 
     @cached_property

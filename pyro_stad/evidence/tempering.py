@@ -39,7 +39,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_stad.errors import EvidenceError
-from pyro_stad.evidence.proposal import Normal
+from pyro_stad.evidence.moments import Normal
 from pyro_stad.evidence.resume import restore, store
 
 __all__ = ["Problem", "Runs", "temper"]

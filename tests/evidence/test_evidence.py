@@ -313,11 +313,19 @@ def test_weights_that_can_not_be_believed_are_refused():
         pyro.sample("y", dist.Normal(x.abs(), 0.02).to_event(1), obs=y)
 
     y = torch.ones(8)
-    with pytest.raises(EvidenceError, match="Pareto shape of .* Use method='smc'"):
+    with pytest.raises(EvidenceError, match="Pareto shape of .* Use proposal='flow'"):
         log_evidence(model, y, method="importance", particles=500, progress=False)
     result = log_evidence(model, y, particles=500, progress=False)
     assert result.method == "smc"
     assert any("importance was refused" in text for text in result.warnings)
+
+
+def test_a_flow_for_a_proposal_finds_two_shells():
+    model, data, truth = known("shells, D = 2")
+    options = {"method": "importance", "particles": 500, "progress": False}
+    result = log_evidence(model, *data, proposal="flow", **options)
+    assert abs(result.log_z - truth) < 4 * result.log_z_err < 0.2
+    assert result.khat < 0.7
 
 
 def test_forty_modes_far_apart(shared_data):
