@@ -6,16 +6,12 @@ import math
 import statistics
 from typing import Any
 
-from common import RESULTS
 from page import read, section, source, table
 
 
 @section
 def evidence() -> str:
-    results = [
-        read(path.stem) for path in RESULTS.glob("evidence*.json") if "cost" not in path.stem
-    ]
-    results.sort(key=lambda result: result["provenance"]["date"])
+    results = [read(name) for name in ("evidence", "evidence_bridge", "evidence_nested")]
     measured = [row for result in results for row in result["rows"]]
     order = list(dict.fromkeys(row["problem"] for row in measured))
     measured.sort(key=lambda row: order.index(row["problem"]))
@@ -43,8 +39,8 @@ def evidence() -> str:
     sources = " ".join(source("evidence", result) for result in results)
     return (
         "## Evidence against the truth\n\n"
-        "SMC and importance sampling: twelve seeds of four runs of 1,000 particles each; the bridge: "
-        "twelve chains of 1,000 draws; nested sampling: two seeds of four runs. Of "
+        "SMC and importance sampling: twelve seeds of four runs of 1,000 particles each; the "
+        "bridge: twelve chains of 1,000 draws; nested sampling: two seeds of four runs. Of "
         f"{len(z)} estimates {within:.1%} are within three of their own standard errors; the ratio "
         f"has a standard deviation of {statistics.stdev(z):.2f}.\n\n"
         f"{table(header, rows)}\n\n{sources}\n"
