@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--particles", type=int, default=300)
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     options = parser.parse_args()
+    torch.set_num_threads(1)
     made = provenance(options.seed)
     learned = digits.run(
         options.out,

@@ -223,6 +223,7 @@ def draw_reliability(path: Path, judged: dict[str, object]) -> None:
     errors = 2 * np.sqrt(predicted * (1 - predicted) / cases)
     axes.errorbar(predicted, observed, errors, fmt="o", color="#2b5c9e", capsize=3)
     axes.set(xlabel="posterior probability of a class", ylabel="how often it was right")
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     sheet.savefig(path, dpi=130)
 
 
