@@ -6,7 +6,9 @@ all of them are one batch, and :mod:`pyro_stad.evidence.tempering` gives each it
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ def log_evidences(
     *args: Tensor,
     particles: int = 500,
     repeats: int = 4,
+    checkpoint: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> list[EvidenceResult]:
@@ -39,7 +42,7 @@ def log_evidences(
         model: a model of one object, as ``log_evidence`` takes it, all of whose operations
             ``torch.func.vmap`` can map.
         args: what it is called with, tensors of which every object has one row, ``(B, ...)``.
-        particles, repeats, seed, progress: as for ``log_evidence``.
+        particles, repeats, checkpoint, seed, progress: as for ``log_evidence``.
 
     Returns:
         The estimates, in the order of the objects. The share that a flow prior extrapolates is in
@@ -64,7 +67,8 @@ def log_evidences(
     check_seed(seed)
     population = Population(model, args)
     generator = generator_of(population.like, seed)
-    runs = temper(population, particles, repeats, generator, progress=progress)
+    file = None if checkpoint is None else Path(checkpoint)
+    runs = temper(population, particles, repeats, generator, progress=progress, checkpoint=file)
     common, found = population.first.warnings(), []
     for index in range(population.objects):
         problem = population.problem(index)

@@ -20,7 +20,7 @@ class EvidenceResult:
         method: the estimator.
         repeats: log Z of every run.
         likelihood_calls: points at which the likelihood was evaluated.
-        network_calls: network evaluations that those took, point by point; None if they vary.
+        network_calls: network evaluations that those took, point by point; None if not counted.
         formula_err: the standard error by the formula of a single run, beside that of their
             spread, or None for an estimator without any.
         ess: effective sample size of what the estimate is made of.
@@ -59,12 +59,12 @@ class EvidenceResult:
         formula = (
             "" if self.formula_err is None else f"; of one run, by formula: {self.formula_err:.3f}"
         )
-        calls = "varying" if self.network_calls is None else f"{self.network_calls:,}"
+        networks = "no count of" if self.network_calls is None else f"{self.network_calls:,}"
         shape = "" if self.khat is None else f", Pareto k-hat {self.khat:.2f}"
         lines = [
             f"log Z = {self.log_z:.3f} +- {self.log_z_err:.3f} ({self.method})",
             f"  {len(self.repeats)} runs: {runs}{formula}",
-            f"  {self.likelihood_calls:,} likelihoods, {calls} network calls, "
+            f"  {self.likelihood_calls:,} likelihoods, {networks} network calls, "
             f"effective sample size {self.ess:.0f}{shape}",
         ]
         if self.correction is not None:

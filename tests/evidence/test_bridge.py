@@ -176,6 +176,13 @@ def test_draws_that_can_not_be_used(draws, error, message):
         log_evidence(model, *data, method="bridge", draws=draws)
 
 
+def test_draws_that_nobody_would_use():
+    make, size = PROBLEMS["normal, D = 2"]
+    model, data, _ = make(size)
+    with pytest.raises(ValueError, match="`draws` are for the bridge; method='smc' makes no use"):
+        log_evidence(model, *data, method="smc", draws=posterior_of_normal(2, 200))
+
+
 def test_an_mcmc_that_has_not_run():
     make, size = PROBLEMS["normal, D = 2"]
     model, data, _ = make(size)

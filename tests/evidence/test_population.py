@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_stad import log_evidence, log_evidences
+from pyro_stad import CheckpointError, log_evidence, log_evidences
 from pyro_stad.evidence.population import Population
 from tests.evidence.test_evidence import known
 
@@ -39,6 +39,15 @@ def test_likelihoods_are_those_of_one_object_at_a_time():
     for row, index in enumerate(which.tolist()):
         alone = population.problem(index).log_likelihood(u[index])
         torch.testing.assert_close(got[row], alone, rtol=1e-10, atol=1e-10)
+
+
+def test_a_file_holds_all_objects(tmp_path):
+    model, _, _ = known("normal, D = 2")
+    y, options = torch.randn(3, 2), {"particles": 200, "checkpoint": tmp_path / "run", **QUIET}
+    first, again = (log_evidences(model, y, **options) for _ in range(2))
+    assert [result.log_z for result in first] == [result.log_z for result in again]
+    with pytest.raises(CheckpointError, match="has data"):
+        log_evidences(model, -y, **options)
 
 
 def test_a_learned_prior_for_many(tiny_prior):
