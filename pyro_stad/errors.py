@@ -31,7 +31,7 @@ class EvidenceError(RuntimeError):
 
 
 class EvidenceWarning(UserWarning):
-    """Two estimates of an evidence disagree."""
+    """Two estimates of an evidence disagree, or one is in doubt and stands alone."""
 
 
 class TrainingError(RuntimeError):

@@ -19,7 +19,7 @@ from pyro_stad.evidence.latent import LatentProblem
 from pyro_stad.evidence.nested import nested
 from pyro_stad.evidence.proposal import PROPOSALS
 from pyro_stad.evidence.result import EvidenceResult
-from pyro_stad.evidence.smc import smc
+from pyro_stad.evidence.smc import STUCK, smc
 from pyro_stad.evidence.task import Task
 
 __all__ = ["METHODS", "log_evidence"]
@@ -84,7 +84,8 @@ def log_evidence(
             discrete or not maps of normal noise; or if the likelihood is zero everywhere.
 
     Warns:
-        EvidenceWarning: if two methods disagree by more than three standard errors.
+        EvidenceWarning: if two methods disagree by more than three standard errors; or if SMC has
+            trouble, and no other method can say whether it is right.
 
     Example:
         >>> import torch, pyro, pyro.distributions as dist
@@ -144,6 +145,11 @@ def _auto(task: Task) -> EvidenceResult:
             )
             notes += (text,)
             warnings.warn(text, EvidenceWarning, stacklevel=3)
+    alone = found["smc"]
+    if len(found) == 1 and STUCK in alone.warnings:
+        text = f"nothing confirms log Z = {alone.log_z:.3f}: {STUCK}, or method='nested'"
+        notes += (text,)
+        warnings.warn(text, EvidenceWarning, stacklevel=3)
     best = min(found.values(), key=lambda result: result.log_z_err)
     checks = {
         name: (result.log_z, result.log_z_err)

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 import pyro_stad
-from pyro_stad.errors import EvidenceError
+from pyro_stad.errors import EvidenceError, EvidenceWarning
 from pyro_stad.evidence import LatentProblem, log_evidence
 from pyro_stad.evidence.analytic import PROBLEMS
 from pyro_stad.evidence.maps import from_normal
@@ -315,8 +315,20 @@ def test_weights_that_can_not_be_believed_are_refused():
     y = torch.ones(8)
     with pytest.raises(EvidenceError, match="Pareto shape of .* Use proposal='flow'"):
         log_evidence(model, y, method="importance", particles=500, progress=False)
-    result = log_evidence(model, y, particles=500, progress=False)
+    # 256 modes: particles can't forget theirs.
+    with pytest.warns(EvidenceWarning, match="nothing confirms"):
+        result = log_evidence(model, y, particles=500, progress=False)
+    truth = 8 * (dist.Normal(0.0, 1.0).log_prob(torch.tensor(1.0)).item() + math.log(2))
+    assert abs(result.log_z - truth) < 4 * result.log_z_err < 1.0
     assert result.method == "smc"
+    assert any("importance was refused" in text for text in result.warnings)
+
+
+def test_a_spike_of_all_widths_is_not_believed():
+    """1/|x| down to 1e-8: no normal law moves there, and the estimate says that it is in doubt."""
+    model, data, _ = known("spike")
+    with pytest.warns(EvidenceWarning, match="nothing confirms log Z .* or method='nested'"):
+        result = log_evidence(model, *data, progress=False)
     assert any("importance was refused" in text for text in result.warnings)
 
 
