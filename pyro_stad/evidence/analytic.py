@@ -8,7 +8,7 @@ r"""The oracle: models whose evidence is known, in closed form or by quadrature 
 - *shells*: two Gaussian shells of radius 2 and width 0.1, centred at -3.5 and 3.5 on the first
   axis, in the box (-6, 6)^D.
 - *proportion*: 3 successes of 10 with a uniform probability; 1/11 for any number of them.
-- *spike*: 1 / max(|x|, 1e-8) in (-1, 1), whose evidence is 1 - log 1e-8.
+- *spike*: :math:`1 / \max(|x|, 10^{-8})` in (-1, 1), whose evidence is :math:`1 - \log 10^{-8}`.
 
 References:
     Neal (2003), Slice Sampling (funnel); Feroz, Hobson and Bridges (2009), MultiNest (shells).
