@@ -13,7 +13,7 @@ covariance C,
 
 which leaves N(m, C) as it is, so that only the ratio of the target to that normal law is accepted
 or rejected: at s = 1 an independent proposal, at small s a local one. s follows the acceptance, and
-moves go on until particles have forgotten where they were resampled.
+moves go on until particles have forgotten where they were resampled, or never will.
 
 All runs go through the same temperatures at the same time, in one batch, and every run is moved by
 m and C of the *other* runs: particles that make their own proposals are pulled together, which in
@@ -48,6 +48,7 @@ _ESS = 0.5
 _ACCEPTANCE = 0.35
 _FORGOTTEN = 0.1  # correlation with the start that counts as none
 _MOST_MOVES = 100
+_PATIENCE, _FADES = 10, 0.85
 _MOST_TEMPERATURES = 1000
 
 
@@ -186,13 +187,19 @@ class Runs:
         start = z - z.mean(2, keepdim=True)
         enough = max(_FORGOTTEN, 4 / math.sqrt(self.particles))
         self.stuck[at] = True
-        for _ in range(_MOST_MOVES):
+        known = torch.ones_like(self.beta[at])
+        for move in range(1, _MOST_MOVES + 1):
             z = self._step(at, z, normal)
-            remembers = _memory(start, z) >= enough
+            memory = _memory(start, z)
+            remembers = memory >= enough
             self.stuck[at[~remembers]] = False
+            if move % _PATIENCE == 0:
+                # What fades more slowly than this, as the memory of a mode, never would in time.
+                remembers &= memory < _FADES * known
+                known = memory
             if not remembers.any():
                 return
-            at, z, start = at[remembers], z[remembers], start[remembers]
+            at, z, start, known = at[remembers], z[remembers], start[remembers], known[remembers]
             normal = normal.of_objects(remembers)
 
     def _step(self, at: Tensor, z: Tensor, normal: Normal) -> Tensor:
