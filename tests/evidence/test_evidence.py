@@ -336,7 +336,7 @@ def test_a_flow_for_a_proposal_finds_two_shells():
     model, data, truth = known("shells, D = 2")
     options = {"method": "importance", "particles": 500, "progress": False}
     result = log_evidence(model, *data, proposal="flow", **options)
-    assert abs(result.log_z - truth) < 4 * result.log_z_err < 0.2
+    assert abs(result.log_z - truth) < 4 * result.log_z_err < 0.4
     assert result.khat < 0.7
 
 
