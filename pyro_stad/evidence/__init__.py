@@ -1,4 +1,16 @@
-"""The evidence of a model: log of the integral of likelihood times prior."""
+"""The evidence of a model: log of the integral of likelihood times prior.
+
+What is integrated: ``vectorised`` runs a Pyro model for many draws at once; ``latent`` makes it a
+likelihood of standard normal noise, by the ``maps`` of its priors, and ``population`` that of many
+objects; ``joint`` makes it a density of unconstrained numbers.
+
+How: ``tempering`` takes particles from the prior to the posterior (``moments``, ``resume``), from
+which come ``smc`` and ``importance`` (``proposal``); ``nested`` needs nothing but the likelihood;
+``bridge`` starts from draws (``chains``) and is put right by ``correction``.
+
+What comes out: ``estimate`` chooses and cross-checks, ``posterior`` and ``result`` describe,
+``compare`` compares. ``analytic`` has the problems whose evidence is known.
+"""
 
 from pyro_stad.evidence.compare import EvidenceComparison, compare_evidence
 from pyro_stad.evidence.estimate import METHODS, log_evidence
