@@ -54,6 +54,8 @@ bench-long: venv
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/nuts.py
 	$(BIN)/python benchmarks/evidence.py
+	$(BIN)/python benchmarks/evidence.py --particles 4000 --problems 'shells, D = 10' \
+		'shells, D = 20' --name evidence_more
 	$(BIN)/python benchmarks/evidence.py --methods bridge --problems 'normal, D = 2' \
 		'normal, D = 10' 'normal, D = 20' 'mean and precision' --name evidence_bridge
 	$(BIN)/python benchmarks/evidence.py --methods nested --seeds 2 --particles 500 --problems \

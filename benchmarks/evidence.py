@@ -51,6 +51,7 @@ def row(name: str, method: str, seeds: range, particles: int) -> dict[str, Any]:
     return {
         "problem": name,
         "method": method,
+        "particles": particles,
         "truth": truth,
         "errors": errors,
         "z": ratios,

@@ -8,10 +8,12 @@ from typing import Any
 
 from page import read, section, source, table
 
+_EVIDENCES = ("evidence", "evidence_more", "evidence_bridge", "evidence_nested")
+
 
 @section
 def evidence() -> str:
-    results = [read(name) for name in ("evidence", "evidence_bridge", "evidence_nested")]
+    results = [read(name) for name in _EVIDENCES]
     measured = [row for result in results for row in result["rows"]]
     order = list(dict.fromkeys(row["problem"] for row in measured))
     measured.sort(key=lambda row: order.index(row["problem"]))
@@ -23,6 +25,7 @@ def evidence() -> str:
             [
                 row["problem"],
                 row["method"],
+                "-" if row["method"] == "bridge" else f"{row.get('particles', 1000):,}",
                 f"{row['truth']:.3f}",
                 f"{statistics.fmean(errors):+.3f}" if errors else "-",
                 f"{rms:.3f}" if errors else "-",
@@ -32,15 +35,15 @@ def evidence() -> str:
                 f"{row['calls']:,.0f}" if errors else "-",
             ]
         )
-    header = ["problem", "method", "log Z", "bias", "root mean square", "worst", "worst z"]
-    header += ["refused", "likelihoods"]
+    header = ["problem", "method", "particles", "log Z", "bias", "root mean square", "worst"]
+    header += ["worst z", "refused", "likelihoods"]
     z = [value for row in measured for value in row["z"]]
     within = statistics.fmean(abs(value) < 3 for value in z)
     sources = " ".join(source("evidence", result) for result in results)
     return (
         "## Evidence against the truth\n\n"
-        "SMC and importance sampling: twelve seeds of four runs of 1,000 particles each; the "
-        "bridge: twelve chains of 1,000 draws; nested sampling: two seeds of four runs. Of "
+        "SMC and importance sampling: twelve seeds of four runs each; the bridge: twelve chains of "
+        "1,000 draws; nested sampling: two seeds of four runs, particles being live points. Of "
         f"{len(z)} estimates {within:.1%} are within three of their own standard errors; the ratio "
         f"has a standard deviation of {statistics.stdev(z):.2f}.\n\n"
         f"{table(header, rows)}\n\n{sources}\n"
