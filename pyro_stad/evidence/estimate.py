@@ -151,9 +151,8 @@ def _auto(task: Task) -> EvidenceResult:
         notes += (text,)
         warnings.warn(text, EvidenceWarning, stacklevel=3)
     best = min(found.values(), key=lambda result: result.log_z_err)
-    checks = {
-        name: (result.log_z, result.log_z_err)
-        for name, result in found.items()
-        if result is not best
-    }
+    others = {name: result for name, result in found.items() if result is not best}
+    checks = {name: (result.log_z, result.log_z_err) for name, result in others.items()}
+    # All start from the same particles: what one is warned of concerns the others.
+    notes += tuple(f"{name}: {text}" for name, r in others.items() for text in r.warnings)
     return replace(best, checks=checks, warnings=(*best.warnings, *notes))
