@@ -101,13 +101,14 @@ def main() -> None:
     torch.set_default_dtype(torch.float64)
     made = provenance(options.seed)
     seeds = range(options.seed, options.seed + options.seeds)
+    peers = {name: version(name) for name in ("nautilus-sampler", "dynesty")}
     rows = []
     for name in options.problems:
         for method in options.methods:
             rows.append(row(name, method, seeds))
-            print({key: value for key, value in rows[-1].items()}, flush=True)
-    peers = {name: version(name) for name in ("nautilus-sampler", "dynesty")}
-    write(options.name, {"provenance": made, "peers": peers, "rows": rows})
+            print(rows[-1], flush=True)
+            # Written as it goes: nested sampling takes minutes.
+            write(options.name, {"provenance": made, "peers": peers, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -44,6 +45,10 @@ class Normal(NamedTuple):
         eye = torch.eye(size, dtype=torch.float64, device=u.device)
         tril = torch.linalg.cholesky((1 - shrink) * covariance + level * eye)
         return Normal((centre + mean[:, :, None]).to(u), tril.to(u))
+
+    def widened(self, size: int) -> Normal:
+        """Return laws whose covariance is larger by a share that falls with the dimension."""
+        return Normal(self.mean, self.tril * math.sqrt(1 + 0.5 / math.sqrt(size)))
 
     def of_objects(self, which: Tensor) -> Normal:
         """Return the laws of some objects."""

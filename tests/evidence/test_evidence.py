@@ -234,6 +234,41 @@ def test_what_has_no_evidence_is_refused(model, options, message):
         log_evidence(model, y, progress=False, **options)
 
 
+def test_data_that_are_no_numbers_are_refused():
+    model, data, _ = known("normal, D = 2")
+    with pytest.raises(ValueError, match="site 'y' observes nan; leave out what is missing"):
+        log_evidence(model, torch.tensor([1.0, math.nan]), progress=False)
+
+
+def test_likelihoods_beyond_single_precision_are_refused():
+    """A datum a million widths away: log L is -2.5e11, to 3e4 nat."""
+
+    def model(y):
+        x = pyro.sample("x", dist.Normal(y.new_zeros(()), 1.0))
+        pyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+    far, options = torch.tensor(1e6), {"particles": 100, "progress": False}
+    with pytest.raises(EvidenceError, match="which torch.float32 knows to .* in float64"):
+        log_evidence(model, far.float(), **options)
+
+
+@pytest.mark.parametrize(("widths", "particles"), [(10.0, 100), (30.0, 100), (100.0, 1000)])
+def test_few_particles_follow_the_data_far_from_the_prior(widths, particles):
+    """A posterior up to fifty widths of the prior away from it."""
+
+    def model(y):
+        x = pyro.sample("x", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+        pyro.sample("y", dist.Normal(x, 1.0).to_event(1), obs=y)
+
+    y = torch.tensor([widths])
+    truth = dist.Normal(0.0, 2**0.5).log_prob(y).sum().item()
+    options = {"method": "smc", "particles": particles, "progress": False}
+    results = [log_evidence(model, y, seed=seed, **options) for seed in range(4)]
+    for result in results:
+        assert abs(result.log_z - truth) < 5 * result.log_z_err
+        assert (result.draws["x"].mean() - widths / 2).abs() < 1
+
+
 def test_what_is_no_model_is_refused():
     with pytest.raises(TypeError, match="`model` must be a Pyro model, a callable; got 'model'"):
         log_evidence("model")

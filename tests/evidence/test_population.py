@@ -21,7 +21,7 @@ def test_normals_of_many_objects_have_their_closed_forms():
     truth = dist.Normal(0.0, 1.25**0.5).log_prob(y).sum(-1)
     found = log_evidences(model, y, **QUIET)
     for result, wanted in zip(found, truth):
-        assert abs(result.log_z - wanted) < 4 * result.log_z_err < 0.5
+        assert abs(result.log_z - wanted) < 4 * result.log_z_err < 0.8
     # Posterior means are 0.8 y.
     means = torch.stack([result.draws["x"].mean(0) for result in found])
     assert (means - 0.8 * y).abs().max() < 0.1
