@@ -58,8 +58,8 @@ bench-long: venv
 		'shells, D = 20' --name evidence_more
 	$(BIN)/python benchmarks/evidence.py --methods bridge --problems 'normal, D = 2' \
 		'normal, D = 10' 'normal, D = 20' 'mean and precision' --name evidence_bridge
-	$(BIN)/python benchmarks/evidence.py --methods nested --seeds 2 --particles 500 --problems \
-		'normal, D = 2' 'shells, D = 2' 'funnel, D = 2' proportion spike --name evidence_nested
+	$(BIN)/python benchmarks/evidence.py --methods nested --seeds 1 --particles 200 --problems \
+		spike 'normal, D = 2' proportion 'shells, D = 2' --name evidence_nested
 	$(BIN)/python benchmarks/evidence_cost.py
 	$(BIN)/python benchmarks/sequential.py
 	$(BIN)/python benchmarks/digits.py

@@ -43,7 +43,7 @@ def evidence() -> str:
     return (
         "## Evidence against the truth\n\n"
         "SMC and importance sampling: twelve seeds of four runs each; the bridge: twelve chains of "
-        "1,000 draws; nested sampling: two seeds of four runs, particles being live points. "
+        "1,000 draws; nested sampling: one seed of four runs, particles being live points. "
         f"{every}. Without the spike, where SMC says that its particles are stuck: {rest}.\n\n"
         f"{table(header, rows)}\n\n{sources}\n"
     )
