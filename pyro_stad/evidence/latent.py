@@ -121,14 +121,13 @@ class LatentProblem:
         calls = [flow.calls for flow in self.flows]
         return None if None in calls else likelihoods * sum(calls)  # type: ignore[arg-type]
 
-    def values(self, u: Tensor) -> dict[str, Tensor]:
-        """Return the latent sites at noise ``u``, each ``(N, ...)``."""
-        return self.model.values(self.model.trace(_FromNormal(u)), len(u))
+    def values_and_log_likelihoods(self, u: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the latent sites, and the log-likelihoods of the observed ones, at noise ``u``.
 
-    def pointwise(self, u: Tensor) -> dict[str, Tensor]:
-        """Return the log-likelihoods of the observed sites at noise ``u``, each ``(N, ...)``."""
+        Each has shape ``(N, ...)``; flows are solved once for both.
+        """
         trace = self.model.trace(_FromNormal(u))
-        return self.model.log_probs(trace, len(u), is_data)
+        return self.model.values(trace, len(u)), self.model.log_probs(trace, len(u), is_data)
 
     def extrapolated(self, u: Tensor) -> Tensor:
         """Return which rows of noise are in the outermost thousandth of a flow prior, ``(N,)``."""

@@ -69,9 +69,9 @@ def log_evidences(
     generator = generator_of(population.like, seed)
     file = None if checkpoint is None else Path(checkpoint)
     runs = temper(population, particles, repeats, generator, progress=progress, checkpoint=file)
-    common, found = population.first.warnings(), []
+    common, found = population.problems[0].warnings(), []
     for index in range(population.objects):
-        problem = population.problem(index)
+        problem = population.problems[index]
         calls = int(runs.calls[index])
         posterior = described(problem, runs.u[index].flatten(0, 1))
         notes = ((STUCK,) if runs.stuck[index] else ()) + common + posterior.pop("warnings")
@@ -95,18 +95,17 @@ class Population:
     Arguments:
         model: a model of one object.
         args: its arguments, with one row for each object.
+
+    Attributes:
+        problems: those of the objects, one by one.
     """
 
     def __init__(self, model: Callable[..., Any], args: tuple[Tensor, ...]) -> None:
-        self.model, self.args = model, args
-        self.objects = _objects(args)
-        self.first = LatentProblem(model, *(a[0] for a in args))
-        self.size, self.like, self.calls = self.first.size, self.first.like, 0
-        self.data = tuple(self.problem(i).data[0] for i in range(self.objects))
-
-    def problem(self, index: int) -> LatentProblem:
-        """Return the problem of one object."""
-        return LatentProblem(self.model, *(a[index] for a in self.args))
+        self.args, self.objects, self.calls = args, _objects(args), 0
+        # One by one: each is checked, has its own data, and describes its own posterior.
+        self.problems = [LatentProblem(model, *(a[i] for a in args)) for i in range(self.objects)]
+        self.size, self.like = self.problems[0].size, self.problems[0].like
+        self.data = tuple(problem.data[0] for problem in self.problems)
 
     def of_objects(self, which: Tensor, u: Tensor) -> Tensor:
         """Return the log-likelihoods ``(b, N)`` of objects ``which``, ``(b,)``, at ``(b, N, D)``.
@@ -114,19 +113,19 @@ class Population:
         Raises:
             ValueError: if the model can't be mapped over objects.
         """
-        rows = [a[which] for a in self.args]
+        rows, first = [a[which] for a in self.args], self.problems[0]
         chunk = max(1, _ROWS // u.shape[1])
         try:
-            fit = torch.vmap(
-                lambda noise, *args: self.first.unchecked(noise, args), chunk_size=chunk
-            )(u, *rows)
+            fit = torch.vmap(lambda noise, *args: first.unchecked(noise, args), chunk_size=chunk)(
+                u, *rows
+            )
         except RuntimeError as error:
             raise ValueError(
                 "the model can't be mapped over objects by torch.vmap; call log_evidence for each "
                 f"of them ({error})"
             ) from error
         self.calls += fit.numel()
-        return self.first.checked(fit)
+        return first.checked(fit)
 
 
 def _objects(args: tuple[Any, ...]) -> int:

@@ -24,9 +24,10 @@ def described(problem: LatentProblem, noise: Tensor) -> dict[str, Any]:
         EvidenceError: if the model could not be evaluated too often.
     """
     with torch.no_grad():
+        draws, log_likelihood = problem.values_and_log_likelihoods(noise)
         return {
-            "draws": problem.values(noise),
-            "log_likelihood": problem.pointwise(noise),
+            "draws": draws,
+            "log_likelihood": log_likelihood,
             "extrapolated": problem.extrapolated(noise).double().mean().item(),
             "warnings": problem.warnings(),
         }

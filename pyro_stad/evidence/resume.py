@@ -11,9 +11,9 @@ from pyro_stad._files import read_tensors, write_tensors
 from pyro_stad.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from pyro_stad.evidence.tempering import Runs
+    from pyro_stad.evidence.tempering import Problem, Runs
 
-__all__ = ["restore", "store"]
+__all__ = ["probe", "restore", "store"]
 
 _FORMAT, _VERSION = "pyro_stad tempered runs", 1
 
@@ -24,7 +24,7 @@ def store(path: Path, runs: Runs) -> None:
     # JSON has no infinity, tensors have.
     write_tensors(
         path,
-        {**tensors, "generator": runs.generator.get_state(), "probe": _probe(runs)},
+        {**tensors, "generator": runs.generator.get_state(), "probe": runs.probe},
         _identity(runs),
     )
 
@@ -46,7 +46,7 @@ def restore(path: Path, runs: Runs) -> bool:
                 f"{path} has {name} = {found.get(name)!r}, these runs have {value!r}; delete the "
                 "file, or name another"
             )
-    if not torch.allclose(tensors["probe"].to(runs.u), _probe(runs), rtol=1e-4, atol=1e-4):
+    if not torch.allclose(tensors["probe"].to(runs.u), runs.probe, rtol=1e-4, atol=1e-4):
         raise CheckpointError(
             f"{path} is of another model: likelihoods of the same noise differ. Delete the file, "
             "or name another"
@@ -70,10 +70,10 @@ def _identity(runs: Runs) -> dict[str, Any]:
     }
 
 
-def _probe(runs: Runs) -> torch.Tensor:
+def probe(problem: Problem) -> torch.Tensor:
     """Return log-likelihoods at a little noise that is always the same: a mark of the model."""
     generator = torch.Generator().manual_seed(0)
-    problem = runs.problem
     noise = torch.randn(problem.objects, 3, problem.size, generator=generator).to(problem.like)
     which = torch.arange(problem.objects, device=noise.device)
-    return problem.of_objects(which, noise)
+    with torch.no_grad():
+        return problem.of_objects(which, noise)

@@ -34,6 +34,7 @@ References:
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -43,7 +44,7 @@ from tqdm.auto import tqdm
 
 from pyro_stad.errors import EvidenceError
 from pyro_stad.evidence.moments import Normal
-from pyro_stad.evidence.resume import restore, store
+from pyro_stad.evidence.resume import probe, restore, store
 
 __all__ = ["Problem", "Runs", "temper"]
 
@@ -153,6 +154,11 @@ class Runs:
         self.calls = torch.zeros_like(self.beta, dtype=torch.int64)
         self.log_z = torch.zeros(objects, repeats, **double)  # type: ignore[call-overload]
         self.variance = torch.zeros_like(self.log_z)
+
+    @cached_property
+    def probe(self) -> Tensor:
+        """Log-likelihoods that mark the model in a file, evaluated once."""
+        return probe(self.problem)
 
     def start(self) -> None:
         """Draw from the prior."""

@@ -100,7 +100,9 @@ def test_plates_and_dependent_priors_have_the_likelihood_of_the_model():
     assert problem.size == 4
     assert problem.model.sites == {"scale": (), "level": (3, 1)}
     u = torch.randn(7, problem.size)
-    values, found = problem.values(u), problem.log_likelihood(u)
+    values, sites = problem.values_and_log_likelihoods(u)
+    found = problem.log_likelihood(u)
+    torch.testing.assert_close(sites["y"].sum((1, 2)), found)
     for i in range(7):
         fixed = {name: value[i] for name, value in values.items()}
         trace = pyro.poutine.trace(pyro.condition(plates, fixed)).get_trace(y)

@@ -37,7 +37,7 @@ def test_likelihoods_are_those_of_one_object_at_a_time():
     which = torch.tensor([2, 0])
     got = population.of_objects(which, u[which])
     for row, index in enumerate(which.tolist()):
-        alone = population.problem(index).log_likelihood(u[index])
+        alone = population.problems[index].log_likelihood(u[index])
         torch.testing.assert_close(got[row], alone, rtol=1e-10, atol=1e-10)
 
 
