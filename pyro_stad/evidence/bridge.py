@@ -59,6 +59,7 @@ def bridge(task: Task) -> EvidenceResult:
         count, length = next(iter(chains.values())).shape[:2]
         flat = {name: value.flatten(0, 1) for name, value in chains.items()}
         z = density.unconstrain(flat).reshape(count, length, -1).double()
+        _check_rows(z)
         halves = z[:, : length // 2], z[:, length // 2 :]
         found = [_half(density, fit, rest, task.generator) for fit, rest in (halves, halves[::-1])]
     log_z = torch.tensor([half.log_z for half in found], dtype=torch.float64)
@@ -89,6 +90,22 @@ def bridge(task: Task) -> EvidenceResult:
         draws=draws,
         log_likelihood=density.pointwise(draws),
     )
+
+
+def _check_rows(z: Tensor) -> None:
+    """Refuse unconstrained draws ``(C, n, K)`` that no normal law could be fitted to."""
+    if not torch.isfinite(z).all():
+        bad = int((~torch.isfinite(z)).any(-1).sum())
+        raise ValueError(
+            f"{bad} of `draws` are outside the support of the model's priors; are they of this "
+            "model?"
+        )
+    still = (z.flatten(0, 1).std(0) == 0).nonzero()
+    if len(still):
+        raise ValueError(
+            f"`draws` are all the same in coordinate {int(still[0])}; the bridge needs a sampled "
+            "posterior"
+        )
 
 
 class _Half(NamedTuple):

@@ -35,7 +35,7 @@ class ScoreGradient(AbstractLikelihood):
         inner: the likelihood of the values, with a field on a Gaussian path.
 
     Raises:
-        TypeError: if the field has no score.
+        TypeError: if it is no likelihood, or its field has no score.
 
     Example:
         >>> from pyro_stad.divergence import Exact
@@ -51,6 +51,10 @@ class ScoreGradient(AbstractLikelihood):
     field: AbstractAngularField
 
     def __init__(self, inner: AbstractLikelihood) -> None:
+        if not isinstance(inner, AbstractLikelihood):
+            raise TypeError(
+                f"`inner` must be a likelihood, such as prior.likelihood; got {inner!r}"
+            )
         if not isinstance(inner.field, AbstractAngularField):
             raise TypeError(
                 f"ScoreGradient needs a field with a score, that is, on a Gaussian path; got "

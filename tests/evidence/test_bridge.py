@@ -166,6 +166,7 @@ def test_a_biased_density_is_found_out_and_corrected(free_prior):
         ({"z": torch.zeros(200, 2)}, ValueError, r"`draws` has no \['x'\], .* it has \['z'\]"),
         ({"x": torch.zeros(200, 3)}, ValueError, r"of 'x' must have shape .* got \(1, 200, 3\)"),
         ({"x": torch.full((200, 2), math.nan)}, ValueError, "of 'x' are not all finite"),
+        ({"x": torch.zeros(200, 2)}, ValueError, "are all the same in coordinate 0"),
         ({"x": torch.randn(20, 2)}, ValueError, "must be at least 100"),
     ],
 )
@@ -174,6 +175,15 @@ def test_draws_that_can_not_be_used(draws, error, message):
     model, data, _ = make(size)
     with pytest.raises(error, match=message):
         log_evidence(model, *data, method="bridge", draws=draws)
+
+
+def test_draws_outside_the_support_of_a_prior():
+    def model():
+        pyro.sample("x", dist.Exponential(torch.tensor(1.0)))
+        pyro.factor("none", torch.tensor(0.0))
+
+    with pytest.raises(ValueError, match="200 of `draws` are outside the support"):
+        log_evidence(model, method="bridge", draws={"x": -torch.rand(200)})
 
 
 def test_draws_that_nobody_would_use():

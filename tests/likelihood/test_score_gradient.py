@@ -55,6 +55,11 @@ def test_a_field_without_a_score_is_refused():
         ScoreGradient(FlowODE(FreeFormField(2, width=8, depth=1), Exact(), RK4(2)))
 
 
+def test_what_is_no_likelihood_is_refused():
+    with pytest.raises(TypeError, match="`inner` must be a likelihood, .* got 'x'"):
+        ScoreGradient("x")
+
+
 def test_a_prior_with_it_says_so_samples_and_is_not_saved(tiny_prior, tmp_path):
     prior = tiny_prior.with_likelihood(ScoreGradient(tiny_prior.likelihood))
     assert "ScoreGradient(" in repr(prior)
