@@ -1,14 +1,18 @@
 """Samples to tensors: containers, bounds, standardisation, batches."""
 
 from pyro_stad.data.batches import Batches, balanced_noise, split, stratified
-from pyro_stad.data.bounds import Bounds, check_inside, parse_bounds, support_of
-from pyro_stad.data.samples import Layout, Samples, as_samples
+from pyro_stad.data.bounds import Bounds, Periodic, check_inside, parse_bounds, support_of
+from pyro_stad.data.chain import Chain
+from pyro_stad.data.layout import Layout
+from pyro_stad.data.samples import Samples, as_samples
 from pyro_stad.data.standardise import Standardise, whitening
 
 __all__ = [
     "Batches",
     "Bounds",
+    "Chain",
     "Layout",
+    "Periodic",
     "Samples",
     "Standardise",
     "as_samples",

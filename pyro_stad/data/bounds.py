@@ -10,17 +10,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_stad.data.samples import Layout
+from pyro_stad.data.layout import Layout
 
-__all__ = ["Bounds", "check_inside", "parse_bounds", "support_of"]
+__all__ = ["Bounds", "Periodic", "check_inside", "parse_bounds", "support_of"]
 
 Bounds = tuple[tuple[float, float], ...]
+
+
+class Periodic(NamedTuple):
+    """The ends of one period of an angle: ``low`` and ``high`` are the same point."""
+
+    low: float
+    high: float
 
 
 def parse_bounds(bounds: Any, layout: Layout) -> Bounds | None:

@@ -1,14 +1,12 @@
 """Containers of samples: whatever a Bayesian has, as one matrix with names and weights.
 
-What came in by name goes out by name: a *layout* remembers the variables and their shapes, so that
-``unpack`` turns vectors of the learned prior back into the same dictionary.
+What came in by name goes out by name, by way of a :class:`~pyro_stad.data.layout.Layout`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
@@ -16,49 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "Samples", "as_samples"]
+from pyro_stad.data.chain import Chain
+from pyro_stad.data.layout import Layout
+
+__all__ = ["Samples", "as_samples"]
 
 _LEAST_ROWS = 100
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Names of the coordinates, and the variables that they make up.
-
-    Attributes:
-        names: one name per coordinate, such as ``"beta[0]"``.
-        variables: pairs of variable name and shape, in the order of the coordinates.
-    """
-
-    names: tuple[str, ...]
-    variables: tuple[tuple[str, tuple[int, ...]], ...]
-
-    def unpack(self, value: Tensor) -> dict[str, Tensor]:
-        """Split vectors ``(..., D)`` into variables ``(..., *shape)``."""
-        parts, start = {}, 0
-        for name, shape in self.variables:
-            size = math.prod(shape)
-            parts[name] = value[..., start : start + size].reshape(*value.shape[:-1], *shape)
-            start += size
-        return parts
-
-    def indices(self, name: str) -> range:
-        """Return the coordinates that a coordinate's or a variable's ``name`` stands for.
-
-        Raises:
-            ValueError: if there is no such name.
-        """
-        if name in self.names:
-            place = self.names.index(name)
-            return range(place, place + 1)
-        start = 0
-        for variable, shape in self.variables:
-            size = math.prod(shape)
-            if variable == name:
-                return range(start, start + size)
-            start += size
-        known = sorted({*self.names, *(variable for variable, _ in self.variables)})
-        raise ValueError(f"there is no parameter {name!r}; the names are {known}")
 
 
 @dataclass(frozen=True)
@@ -69,11 +30,15 @@ class Samples:
         values: float64 matrix with shape ``(N, D)``.
         weights: float64 with shape ``(N,)``, or None.
         layout: names and variables of the D coordinates.
+        chains: number of the chain of each row, shape ``(N,)``, or None if it is not known.
+        bounds: what the container itself says of bounds, by name; empty for most.
     """
 
     values: Tensor
     weights: Tensor | None
     layout: Layout
+    chains: Tensor | None = None
+    bounds: Mapping[str, Any] = field(default_factory=dict)
 
 
 def as_samples(
@@ -87,8 +52,8 @@ def as_samples(
 
     Arguments:
         samples: a tensor, numpy array or pandas DataFrame with shape ``(N, D)``; a mapping of
-            names to arrays ``(N, ...)``, such as Pyro's ``mcmc.get_samples()``; or an ArviZ
-            ``InferenceData`` or ``DataTree`` with a posterior group.
+            names to arrays ``(N, ...)``, such as Pyro's ``mcmc.get_samples()``; an ArviZ
+            ``InferenceData`` or ``DataTree`` with a posterior group; or what ``read_chain`` made.
         names: names of the D columns of a tensor or array.
         weights: one non-negative weight per row, of any scale; chains and draws of an ArviZ
             posterior are taken chain by chain.
@@ -99,6 +64,8 @@ def as_samples(
         ValueError: for the wrong shape, fewer than 100 distinct rows, non-finite values, constant
             columns, or unusable weights; columns are named.
     """
+    if isinstance(samples, Chain):
+        return _from_chain(samples, names, weights, var_names)
     values, layout = _read(samples, names, var_names)
     _check_values(values, layout)
     return Samples(values, _check_weights(weights, len(values)), layout)
@@ -126,6 +93,18 @@ def _read(
         "`samples` must be a tensor, a numpy array, a pandas DataFrame, a mapping of names to "
         f"arrays, or an ArviZ posterior; got {type(samples).__name__}. Wrap lists in numpy.array"
     )
+
+
+def _from_chain(
+    chain: Chain, names: Sequence[str] | None, weights: Any, var_names: Sequence[str] | None
+) -> Samples:
+    if weights is not None or names is not None:
+        raise ValueError("`names` and `weights` are in the chain already; leave them out")
+    columns = {name: column for name, column in zip(chain.names, chain.values.T)}
+    values, layout = _from_mapping(columns, var_names)
+    _check_values(values, layout)
+    kept = {name: pair for name, pair in chain.bounds.items() if name in layout.names}
+    return Samples(values, _check_weights(chain.weights, len(values)), layout, chain.chains, kept)
 
 
 def _is_arviz(samples: Any) -> bool:

@@ -104,7 +104,7 @@ def fit(
     _check_options(path, seed, dtype)
     device = check_device(device)
     checked = as_samples(samples, names=names, weights=weights, var_names=var_names)
-    limits = parse_bounds(bounds, checked.layout)
+    limits = parse_bounds(checked.bounds if bounds is None else bounds, checked.layout)
     values = checked.values
     if limits is not None:
         check_inside(values, limits, checked.layout.names)

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_stad._arviz import ess
 from pyro_stad.errors import EvidenceError
 from pyro_stad.evidence.chains import chains_of
 from pyro_stad.evidence.correction import Correction, correct, distilled_sites
@@ -116,8 +117,6 @@ class _Half(NamedTuple):
 
 def _half(density: JointDensity, fit: Tensor, rest: Tensor, generator: torch.Generator) -> _Half:
     """Bridge from the draws ``rest``, ``(C, n, K)``, to the normal law of the draws ``fit``."""
-    import arviz  # slow to import, and not needed elsewhere
-
     rows = fit.flatten(0, 1)
     mean, tril = rows.mean(0), _factor(rows)
     eta = torch.linalg.solve_triangular(tril, (rest - mean).mT, upper=False).mT
@@ -126,12 +125,12 @@ def _half(density: JointDensity, fit: Tensor, rest: Tensor, generator: torch.Gen
     of_draws, of_noise = (_log_ratio(density, points, mean, tril) for points in (flat, noise))
     if not torch.isfinite(of_draws).any():
         raise EvidenceError("no draw has a density under the model: are they of this model?")
-    effective = _effective(of_draws.reshape(shape), arviz)
+    effective = _effective(of_draws.reshape(shape))
     shares = effective / (effective + len(noise)), len(noise) / (effective + len(noise))
     log_z = _iterate(of_draws, of_noise, shares)
     f_draws = _sigmoid(-(of_draws - log_z), shares[::-1])
     f_noise = _sigmoid(of_noise - log_z, shares)
-    n_draws = _effective(f_draws.reshape(shape), arviz)
+    n_draws = _effective(f_draws.reshape(shape))
     variance = _relative(f_noise) / len(f_noise) + _relative(f_draws) / n_draws
     return _Half(log_z, variance, n_draws)
 
@@ -191,10 +190,10 @@ def _relative(values: Tensor) -> float:
     return (values.var() / values.mean().square()).item()
 
 
-def _effective(values: Tensor, arviz: object) -> float:
+def _effective(values: Tensor) -> float:
     """Return ArviZ's effective sample size of draws ``(C, n)``, or their number."""
     array = values.clamp(min=torch.finfo(values.dtype).min).cpu().numpy()
-    found = float(arviz.ess(array))  # type: ignore[attr-defined]
+    found = ess(array)
     return found if math.isfinite(found) and found > 0 else float(values.numel())
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from pyro_stad._arviz import psislw
 from pyro_stad.evidence.estimate import log_evidence
 from pyro_stad.evidence.result import EvidenceResult
 
@@ -176,10 +177,8 @@ def _elpd_loo(result: EvidenceResult) -> tuple[float, float] | None:
     pieces = [v.reshape(len(v), -1).double().cpu() for v in result.log_likelihood.values()]
     if not pieces or sum(piece.shape[1] for piece in pieces) < 2:
         return None
-    import arviz  # slow to import, and not needed elsewhere
-
     log_likelihood = torch.cat(pieces, dim=1).mT
-    weights, _ = arviz.psislw(-log_likelihood.numpy())
+    weights, _ = psislw(-log_likelihood.numpy())
     each = torch.logsumexp(torch.as_tensor(weights) + log_likelihood, 1)
     return each.sum().item(), (len(each) * each.var()).sqrt().item()
 

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_stad._arviz import ess, psislw
 from pyro_stad.density import FlowPrior
 from pyro_stad.divergence import Exact
 from pyro_stad.likelihood import FlowODE
@@ -59,22 +60,20 @@ def correct(priors: dict[str, FlowPrior], chains: dict[str, Tensor]) -> Correcti
 
     At most about a thousand draws are used, evenly spaced in every chain.
     """
-    import arviz  # slow to import, and not needed elsewhere
-
     count, length = next(iter(chains.values())).shape[:2]
     thin = max(1, math.ceil(count * length / _MOST_DRAWS))
     log_ratio: Any = 0.0
     for name, prior in priors.items():
         values = chains[name][:, ::thin].flatten(0, 1)
         log_ratio = log_ratio + _exact_less_distilled(prior, values)
-    smooth, khat = arviz.psislw(log_ratio.double().cpu().numpy())
+    smooth, khat = psislw(log_ratio.double().cpu().numpy())
     # The factor that smoothing takes away with the normalisation.
     largest = log_ratio.double().max()
     value = (torch.logsumexp(log_ratio.double() - largest, 0) + largest).item()
     value -= math.log(len(log_ratio))
     weights = np.exp(smooth)
     ratios = np.exp((log_ratio.double() - largest).cpu().numpy()).reshape(count, -1)
-    effective = float(arviz.ess(ratios)) if ratios.std() > 0 else ratios.size
+    effective = ess(ratios) if ratios.std() > 0 else ratios.size
     relative = ratios.std() / ratios.mean() / math.sqrt(effective)
     places = torch.arange(count * length).reshape(count, length)[:, ::thin].reshape(-1)
     return Correction(value, float(relative), float(khat), torch.as_tensor(weights), places)

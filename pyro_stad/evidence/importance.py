@@ -19,6 +19,7 @@ import math
 import torch
 from torch import Tensor
 
+from pyro_stad._arviz import psislw
 from pyro_stad.errors import EvidenceError
 from pyro_stad.evidence.latent import LatentProblem
 from pyro_stad.evidence.posterior import described
@@ -38,8 +39,6 @@ def importance(task: Task) -> EvidenceResult:
     Raises:
         EvidenceError: if the weights are too heavy-tailed to be believed.
     """
-    import arviz  # slow to import, and not needed elsewhere
-
     problem, start, generator = task.problem, task.runs.u, task.generator
     with torch.no_grad():
         proposal = PROPOSALS[task.proposal](start, task)
@@ -48,7 +47,7 @@ def importance(task: Task) -> EvidenceResult:
     runs = torch.logsumexp(log_weights, 1) - math.log(log_weights.shape[1])
     share = torch.softmax(log_weights.reshape(-1), 0)
     relative = (share.square().sum() - 1 / len(share)).item()
-    smooth, shape = arviz.psislw(log_weights.reshape(-1).cpu().numpy())
+    smooth, shape = psislw(log_weights.reshape(-1).cpu().numpy())
     if not float(shape) < _WORST_SHAPE:
         raise EvidenceError(
             f"importance weights have a Pareto shape of {float(shape):.2f}, expected less than "

@@ -1,0 +1,54 @@
+"""A chain of another sampler, as ``read_chain`` found it: samples with all that belongs to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from pyro_stad.data.bounds import Periodic
+
+__all__ = ["Chain"]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Samples of parameters, and what the file said of them.
+
+    Attributes:
+        values: float64 with shape ``(N, D)``, burn-in left out.
+        names: names of the D parameters.
+        weights: float64 with shape ``(N,)``, or None for equal ones; not normalised.
+        labels: how to write a parameter in a figure, by name, where the file says so.
+        bounds: bounds of parameters by name, ``(low, high)`` or ``Periodic(low, high)``.
+        chains: number of the chain of each row, shape ``(N,)``, or None if it is not known.
+        burn_in: rows left out at the beginning, of all chains together.
+        left_out: columns that were not taken, and why: sampler columns, derived parameters.
+        source: where the samples came from.
+    """
+
+    values: Tensor
+    names: tuple[str, ...]
+    weights: Tensor | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    bounds: Mapping[str, tuple[float | None, float | None] | Periodic] = field(default_factory=dict)
+    chains: Tensor | None = None
+    burn_in: int = 0
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
+
+    def __repr__(self) -> str:
+        parts = [f"{len(self.values)} x {len(self.names)}: {', '.join(self.names)}"]
+        if self.weights is not None:
+            effective = (self.weights.sum() ** 2 / self.weights.square().sum()).item()
+            parts.append(f"weighted, worth {effective:.0f} equal rows")
+        if self.chains is not None:
+            parts.append(f"{len(self.chains.unique())} chains")
+        if self.bounds:
+            parts.append(f"bounds of {', '.join(self.bounds)}")
+        if self.burn_in:
+            parts.append(f"{self.burn_in} rows of burn-in left out")
+        if self.left_out:
+            parts.append(f"left out {', '.join(self.left_out)}")
+        return f"Chain({'; '.join(parts)})"
