@@ -2,6 +2,7 @@
 
 from pyro_stad.density.fit import fit
 from pyro_stad.density.flow import FlowTransform
+from pyro_stad.density.inside import find_flow, to_flow
 from pyro_stad.density.prior import Counts, FlowPrior
 from pyro_stad.density.report import FitReport, Stage
 from pyro_stad.density.save import load
@@ -17,7 +18,9 @@ __all__ = [
     "FlowPrior",
     "FlowTransform",
     "Stage",
+    "find_flow",
     "fit",
     "load",
     "noise_tail",
+    "to_flow",
 ]

@@ -31,7 +31,7 @@ from torch import Tensor
 from pyro_stad._arviz import ess
 from pyro_stad.errors import EvidenceError
 from pyro_stad.evidence.chains import chains_of
-from pyro_stad.evidence.correction import Correction, correct, distilled_sites
+from pyro_stad.evidence.correction import Correction, correct, distilled
 from pyro_stad.evidence.joint import JointDensity
 from pyro_stad.evidence.posterior import extrapolated
 from pyro_stad.evidence.result import EvidenceResult
@@ -68,9 +68,10 @@ def bridge(task: Task) -> EvidenceResult:
     error = max(error, log_z.std().item() / math.sqrt(2))
     value, correction, draws = log_z.mean().item(), None, flat
     warnings: tuple[str, ...] = ()
-    priors = distilled_sites(model.latent) if task.correct else {}
-    if priors:
-        known = correct(priors, chains)
+    flows = density.flows(flat)
+    approximate = distilled(flows) if task.correct else []
+    if approximate:
+        known = correct(approximate, count, length)
         value, error = value + known.value, math.hypot(error, known.error)
         correction, warnings = (known.value, known.error), _warnings(known)
         draws = _resampled(flat, known, task.generator)
@@ -83,9 +84,9 @@ def bridge(task: Task) -> EvidenceResult:
         network_calls=None,
         formula_err=math.sqrt(found[0].variance),
         ess=sum(half.effective for half in found),
-        khat=known.khat if priors else None,
+        khat=known.khat if approximate else None,
         data=model.data,
-        extrapolated=extrapolated(model.latent, flat),
+        extrapolated=extrapolated(flows),
         correction=correction,
         warnings=warnings,
         draws=draws,

@@ -27,7 +27,7 @@ from pyro_stad.density import FlowPrior
 from pyro_stad.divergence import Exact
 from pyro_stad.likelihood import FlowODE
 
-__all__ = ["Correction", "correct", "distilled_sites"]
+__all__ = ["Correction", "correct", "distilled"]
 
 _MOST_DRAWS = 1000
 
@@ -49,23 +49,26 @@ class Correction(NamedTuple):
     used: Tensor
 
 
-def distilled_sites(latent: list[Any]) -> dict[str, FlowPrior]:
-    """Return the flow priors whose density is not by the exact trace, by site."""
-    flows = {site["name"]: site["fn"] for site in latent if isinstance(site["fn"], FlowPrior)}
-    return {name: prior for name, prior in flows.items() if not _is_exact(prior)}
+def distilled(flows: dict[str, tuple[FlowPrior, Tensor]]) -> list[tuple[FlowPrior, Tensor]]:
+    """Return those of the learned priors whose density is not by the exact trace."""
+    return [(prior, draws) for prior, draws in flows.values() if not _is_exact(prior)]
 
 
-def correct(priors: dict[str, FlowPrior], chains: dict[str, Tensor]) -> Correction:
-    """Measure what the exact trace changes, on draws ``(chains, draws, ...)`` by site.
+def correct(flows: list[tuple[FlowPrior, Tensor]], count: int, length: int) -> Correction:
+    """Measure what the exact trace changes.
 
     At most about a thousand draws are used, evenly spaced in every chain.
+
+    Arguments:
+        flows: learned priors, with draws in their coordinates, chain after chain,
+            ``(count * length, ..., D)``.
+        count, length: number of chains, and draws of each.
     """
-    count, length = next(iter(chains.values())).shape[:2]
     thin = max(1, math.ceil(count * length / _MOST_DRAWS))
+    places = torch.arange(count * length).reshape(count, length)[:, ::thin].reshape(-1)
     log_ratio: Any = 0.0
-    for name, prior in priors.items():
-        values = chains[name][:, ::thin].flatten(0, 1)
-        log_ratio = log_ratio + _exact_less_distilled(prior, values)
+    for prior, draws in flows:
+        log_ratio = log_ratio + _exact_less_distilled(prior, draws[places.to(draws.device)])
     smooth, khat = psislw(log_ratio.double().cpu().numpy())
     # The factor that smoothing takes away with the normalisation.
     largest = log_ratio.double().max()
@@ -75,7 +78,6 @@ def correct(priors: dict[str, FlowPrior], chains: dict[str, Tensor]) -> Correcti
     ratios = np.exp((log_ratio.double() - largest).cpu().numpy()).reshape(count, -1)
     effective = ess(ratios) if ratios.std() > 0 else ratios.size
     relative = ratios.std() / ratios.mean() / math.sqrt(effective)
-    places = torch.arange(count * length).reshape(count, length)[:, ::thin].reshape(-1)
     return Correction(value, float(relative), float(khat), torch.as_tensor(weights), places)
 
 
@@ -85,7 +87,8 @@ def _exact_less_distilled(prior: FlowPrior, values: Tensor) -> Tensor:
     exact = prior.with_likelihood(FlowODE(flow.field, Exact(), flow.solver))
     with torch.no_grad():
         # One density, whatever plates it is in.
-        difference = exact.log_prob(values) - prior.expand(()).log_prob(values)
+        alone = prior.with_likelihood(flow)
+        difference = exact.log_prob(values) - alone.log_prob(values)
     return difference.reshape(len(values), -1).sum(-1)
 
 

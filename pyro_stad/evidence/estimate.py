@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from pyro_stad.evidence.bridge import bridge
 from pyro_stad.evidence.importance import importance
 from pyro_stad.evidence.latent import LatentProblem
 from pyro_stad.evidence.nested import nested
+from pyro_stad.evidence.posterior import MOST_EXTRAPOLATED, cautions, disagreement
 from pyro_stad.evidence.proposal import PROPOSALS
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.smc import STUCK, smc
@@ -30,8 +29,6 @@ METHODS: dict[str, Callable[[Task], EvidenceResult]] = {
     "nested": nested,
     "bridge": bridge,
 }
-_MOST_EXTRAPOLATED = 0.01
-_DISAGREE = 3.0
 
 
 def log_evidence(
@@ -52,7 +49,8 @@ def log_evidence(
     """Estimate the log-evidence of a Pyro model.
 
     Arguments:
-        model: a model with continuous latent sites, which runs in a plate to the left of its own.
+        model: a model with continuous latent sites. It runs in a plate to the left of its own, or,
+            if it does not broadcast over that, draw by draw.
         args, kwargs: what the model is called with, its observations among them.
         method: a name in ``pyro_stad.evidence.METHODS``; or ``"auto"``: tempered SMC, importance
             sampling from its particles, and the bridge if there are ``draws``. The one with the
@@ -80,12 +78,15 @@ def log_evidence(
         EvidenceError: if an estimate was made that can't be believed; it is the error's ``result``.
         ImportError: for nested sampling without nautilus.
         TypeError: if the model is not callable, or ``draws`` of no known type.
-        ValueError: for a model without latent sites or observations, or with latent sites that are
-            discrete or not maps of normal noise; or if the likelihood is zero everywhere.
+        ValueError: for a model without latent sites or observations, with latent sites that are
+            discrete or not maps of normal noise, or with random numbers of its own; or if the
+            likelihood is zero everywhere.
 
     Warns:
-        EvidenceWarning: if two methods disagree by more than three standard errors; or if SMC has
-            trouble, and no other method can say whether it is right.
+        EvidenceWarning: if two methods disagree by more than three standard errors; if SMC has
+            trouble, and no other method can say whether it is right; or if more than one percent
+            of the posterior is farther out than the ``icdf`` of its prior resolves.
+        UserWarning: if the model does not broadcast over draws and runs draw by draw.
 
     Example:
         >>> import torch, pyro, pyro.distributions as dist
@@ -108,18 +109,18 @@ def log_evidence(
     problem = LatentProblem(model, *args, **kwargs)
     task = Task(problem, particles, repeats, seed, progress, file, draws, proposal, correct)
     result = _auto(task) if method == "auto" else METHODS[method](task)
-    if result.extrapolated > _MOST_EXTRAPOLATED:
-        text = (
-            f"{result.extrapolated:.0%} of the posterior is where a flow prior has hardly seen a "
-            "sample: the evidence is that of its extrapolation"
+    against = cautions(result)
+    result = replace(result, warnings=(*result.warnings, *against))
+    extrapolates = result.extrapolated > MOST_EXTRAPOLATED
+    if extrapolates and not allow_extrapolation:
+        raise EvidenceError(
+            f"{against[0]}. Fit the prior to samples that reach there, or say "
+            "allow_extrapolation=True",
+            result,
         )
-        result = replace(result, warnings=(*result.warnings, text))
-        if not allow_extrapolation:
-            raise EvidenceError(
-                f"{text}. Fit the prior to samples that reach there, or say "
-                "allow_extrapolation=True",
-                result,
-            )
+    # What was allowed is in the result, and not said again.
+    for text in against[extrapolates:]:
+        warnings.warn(text, EvidenceWarning, stacklevel=2)
     return result
 
 
@@ -136,15 +137,9 @@ def _auto(task: Task) -> EvidenceResult:
             if name == "smc":
                 raise
             notes += (f"{name} was refused: {error}",)
-    for a, b in combinations(found.values(), 2):
-        apart = abs(a.log_z - b.log_z) / math.hypot(a.log_z_err, b.log_z_err)
-        if apart > _DISAGREE:
-            text = (
-                f"{a.method} gives log Z = {a.log_z:.3f} +- {a.log_z_err:.3f}, {b.method} "
-                f"{b.log_z:.3f} +- {b.log_z_err:.3f}: {apart:.1f} standard errors apart"
-            )
-            notes += (text,)
-            warnings.warn(text, EvidenceWarning, stacklevel=3)
+    for text in disagreement({name: (r.log_z, r.log_z_err) for name, r in found.items()}):
+        notes += (text,)
+        warnings.warn(text, EvidenceWarning, stacklevel=3)
     alone = found["smc"]
     if len(found) == 1 and STUCK in alone.warnings:
         text = f"nothing confirms log Z = {alone.log_z:.3f}: {STUCK}, or method='nested'"

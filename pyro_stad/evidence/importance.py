@@ -15,21 +15,28 @@ References:
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_stad._arviz import psislw
 from pyro_stad.errors import EvidenceError
-from pyro_stad.evidence.latent import LatentProblem
 from pyro_stad.evidence.posterior import described
-from pyro_stad.evidence.proposal import PRIOR_SHARE, PROPOSALS, Proposal, normal_log_prob
+from pyro_stad.evidence.proposal import (
+    PRIOR_SHARE,
+    PROPOSALS,
+    Proposal,
+    Student,
+    normal_log_prob,
+)
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.task import Task
+from pyro_stad.evidence.tempering import Problem, Runs
 
-__all__ = ["importance"]
+__all__ = ["WORST_SHAPE", "Estimate", "importance", "of_particles"]
 
-_WORST_SHAPE = 0.7
+WORST_SHAPE = 0.7
 _ADVICE = {"student": "Use proposal='flow', or method='smc'", "flow": "Use method='smc'"}
 
 
@@ -48,10 +55,10 @@ def importance(task: Task) -> EvidenceResult:
     share = torch.softmax(log_weights.reshape(-1), 0)
     relative = (share.square().sum() - 1 / len(share)).item()
     smooth, shape = psislw(log_weights.reshape(-1).cpu().numpy())
-    if not float(shape) < _WORST_SHAPE:
+    if not float(shape) < WORST_SHAPE:
         raise EvidenceError(
             f"importance weights have a Pareto shape of {float(shape):.2f}, expected less than "
-            f"{_WORST_SHAPE}: their mean can't be believed. {_ADVICE[task.proposal]}"
+            f"{WORST_SHAPE}: their mean can't be believed. {_ADVICE[task.proposal]}"
         )
     smoothed = torch.as_tensor(smooth).exp().to(u.device)
     chosen = torch.multinomial(smoothed, len(share), replacement=True, generator=generator)
@@ -71,11 +78,34 @@ def importance(task: Task) -> EvidenceResult:
     )
 
 
-def _log_weights(problem: LatentProblem, proposal: Proposal, u: Tensor) -> Tensor:
-    """Return log of prior times likelihood over proposal, ``(1, R, N)``, in float64."""
+class Estimate(NamedTuple):
+    """An importance-sampled log Z, its standard error, and the Pareto shape of its weights."""
+
+    log_z: float
+    log_z_err: float
+    khat: float
+
+
+def of_particles(problem: Problem, runs: Runs, generator: torch.Generator) -> list[Estimate]:
+    """Estimate the evidence of every object from the particles that its runs ended with."""
+    with torch.no_grad():
+        proposal = Student(runs.u)
+        log_weights = _log_weights(problem, proposal, proposal.draw(generator))
+    means = torch.logsumexp(log_weights, -1) - math.log(log_weights.shape[-1])
+    share = torch.softmax(log_weights.flatten(1), 1)
+    relative = share.square().sum(1) - 1 / share.shape[1]
+    log_z = torch.logsumexp(means, 1) - math.log(means.shape[1])
+    error = torch.maximum(relative, means.var(1) / means.shape[1]).sqrt()
+    _, shapes = psislw(log_weights.flatten(1).cpu().numpy())
+    return [Estimate(*row) for row in zip(log_z.tolist(), error.tolist(), shapes.tolist())]
+
+
+def _log_weights(problem: Problem, proposal: Proposal, u: Tensor) -> Tensor:
+    """Return log of prior times likelihood over proposal, ``(B, R, N)``, in float64."""
     prior = normal_log_prob(u)
     mixture = torch.logaddexp(
         proposal.log_prob(u) + math.log1p(-PRIOR_SHARE), prior + math.log(PRIOR_SHARE)
     )
-    fit = problem.log_likelihood(u.reshape(-1, problem.size)).reshape(u.shape[:-1]).double()
+    fit = problem.of_objects(torch.arange(len(u), device=u.device), u.flatten(1, 2))
+    fit = fit.reshape(u.shape[:-1]).double()
     return prior + fit - mixture

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to
 
+from pyro_stad.density import FlowPrior, find_flow, to_flow
 from pyro_stad.evidence.vectorised import AbstractSetter, VectorisedModel, is_data, is_latent
 
 __all__ = ["JointDensity"]
@@ -39,6 +40,12 @@ class _FromReals(AbstractSetter):
         self.log_det = 0.0
         return super().__enter__()
 
+    def split(self) -> list[_FromReals]:
+        return [_FromReals(row[None]) for row in self.rows]
+
+    def join(self, parts: list[_FromReals]) -> None:
+        self.log_det = torch.cat([part.log_det for part in parts])
+
 
 class _ToReals(AbstractSetter):
     """Sets latent sites to given values, and keeps what they are unconstrained.
@@ -54,6 +61,16 @@ class _ToReals(AbstractSetter):
     def __enter__(self) -> Any:
         self.found: list[Tensor] = []
         return super().__enter__()
+
+    def split(self) -> list[_ToReals]:
+        each = range(len(self.rows))
+        return [
+            _ToReals({name: value[i] for name, value in self.values.items()}, self.rows[i : i + 1])
+            for i in each
+        ]
+
+    def join(self, parts: list[_ToReals]) -> None:
+        self.found = [torch.cat(site) for site in zip(*(part.found for part in parts))]
 
     def value(self, name: str, fn: Any) -> Tensor:
         x = self.values[name].reshape(fn.batch_shape + fn.event_shape)
@@ -84,6 +101,23 @@ class JointDensity:
     def values(self, z: Tensor) -> dict[str, Tensor]:
         """Return the latent sites at ``z``, shape ``(N, K)``, each ``(N, ...)``."""
         return self.model.values(self.model.trace(_FromReals(z)), len(z))
+
+    def flows(self, values: dict[str, Tensor]) -> dict[str, tuple[FlowPrior, Tensor]]:
+        """Return the learned priors inside the laws of sites, with ``values`` in their coordinates.
+
+        Each is ``(N, ..., D)``. A law may depend on other sites, and so differ from draw to draw.
+        """
+        points = len(next(iter(values.values())))
+        found: dict[str, tuple[FlowPrior, Tensor]] = {}
+        with torch.no_grad():
+            traces = self.model.trace(_ToReals(values, self.model.like.new_zeros(points, 0)))
+        for name in self.model.sites:
+            flow = find_flow(traces[0].nodes[name]["fn"])
+            if flow is not None:
+                sites = [trace.nodes[name] for trace in traces]
+                inner = torch.cat([to_flow(s["fn"], s["value"]).flatten() for s in sites])
+                found[name] = (flow, inner.reshape(points, -1, len(flow.names)))
+        return found
 
     def pointwise(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the log-likelihoods of the observed sites at ``values``, each ``(N, ...)``."""

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_stad.density import FLAGGED, FlowPrior, noise_tail
+from pyro_stad.density import FLAGGED, find_flow, noise_tail
 from pyro_stad.errors import EvidenceError
-from pyro_stad.evidence.maps import from_normal
+from pyro_stad.evidence.maps import from_normal, noise_limit
 from pyro_stad.evidence.vectorised import AbstractSetter, VectorisedModel, is_data
 
 __all__ = ["LatentProblem"]
@@ -33,6 +33,9 @@ class _FromNormal(AbstractSetter):
 
     def value(self, name: str, fn: Any) -> Tensor:
         return from_normal(fn, self.take(fn.batch_shape + fn.event_shape))
+
+    def split(self) -> list[_FromNormal]:
+        return [_FromNormal(row[None]) for row in self.rows]
 
 
 class LatentProblem:
@@ -65,6 +68,7 @@ class LatentProblem:
         for site in self.model.latent:
             _check_map(site)
         self.flows = _flows(self.model.latent)
+        self._limits = _limits(self.model.latent, self.like)
         self.calls = self.failed = 0
         self.model.check_rows(self.unchecked, self.size)
 
@@ -137,6 +141,10 @@ class LatentProblem:
             flagged |= (tail < FLAGGED).any(-1)
         return flagged
 
+    def unresolved(self, u: Tensor) -> Tensor:
+        """Return which rows of noise are beyond what a law's own ``icdf`` resolves, ``(N,)``."""
+        return (u > self._limits).any(-1)
+
 
 class _Flow(NamedTuple):
     """A site whose prior is a flow: its columns of noise, its features, its calls for one draw."""
@@ -149,13 +157,19 @@ class _Flow(NamedTuple):
 def _flows(latent: list[Any]) -> list[_Flow]:
     found, at = [], 0
     for site in latent:
-        size, fn = site["value"].numel(), site["fn"]
-        if isinstance(fn, FlowPrior):
-            features, calls = len(fn.names), fn.likelihood.solver.sequential_calls()
+        size, flow = site["value"].numel(), find_flow(site["fn"])
+        if flow is not None:
+            features, calls = len(flow.names), flow.likelihood.solver.sequential_calls()
             calls = calls and calls * size // features
             found.append(_Flow(slice(at, at + size), features, calls))
         at += size
     return found
+
+
+def _limits(latent: list[Any], like: Tensor) -> Tensor:
+    """Return the noise up to which each column is carried rightly, shape ``(D,)``."""
+    each = [(site["value"].numel(), noise_limit(site["fn"], like.dtype)) for site in latent]
+    return torch.cat([like.new_full((size,), limit) for size, limit in each])
 
 
 def _check_map(site: Any) -> None:

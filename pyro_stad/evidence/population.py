@@ -7,7 +7,9 @@ all of them are one batch, and :mod:`pyro_stad.evidence.tempering` gives each it
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_count, check_seed
+from pyro_stad.errors import EvidenceWarning
+from pyro_stad.evidence.importance import WORST_SHAPE, Estimate, of_particles
 from pyro_stad.evidence.latent import LatentProblem
-from pyro_stad.evidence.posterior import described
+from pyro_stad.evidence.posterior import cautions, described, disagreement
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.smc import STUCK, of_runs
 from pyro_stad.evidence.task import generator_of
@@ -38,6 +42,8 @@ def log_evidences(
 ) -> list[EvidenceResult]:
     """Estimate the log-evidence of a model for each of many objects, by tempered SMC at once.
 
+    Each is held against importance sampling from its particles; the surer of the two is taken.
+
     Arguments:
         model: a model of one object, as ``log_evidence`` takes it, all of whose operations
             ``torch.func.vmap`` can map.
@@ -52,6 +58,11 @@ def log_evidences(
         TypeError: if the model is not callable, or an argument not a tensor.
         ValueError: as ``log_evidence``; or for tensors of different length, or a model that can't
             be mapped.
+
+    Warns:
+        EvidenceWarning: if objects have two estimates that disagree by more than three standard
+            errors, or more than one percent of their posterior where a prior is extrapolated, or
+            its ``icdf`` not resolved; they are named.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -70,23 +81,57 @@ def log_evidences(
     file = None if checkpoint is None else Path(checkpoint)
     runs = temper(population, particles, repeats, generator, progress=progress, checkpoint=file)
     common, found = population.problems[0].warnings(), []
-    for index in range(population.objects):
-        problem = population.problems[index]
-        calls = int(runs.calls[index])
+    confirmed = of_particles(population, runs, generator)
+    drawn = particles * repeats
+    for index, (problem, check) in enumerate(zip(population.problems, confirmed)):
+        calls = int(runs.calls[index]) + drawn
         posterior = described(problem, runs.u[index].flatten(0, 1))
-        notes = ((STUCK,) if runs.stuck[index] else ()) + common + posterior.pop("warnings")
-        found.append(
-            EvidenceResult(
-                **of_runs(runs, index),
-                method="smc",
-                likelihood_calls=calls,
-                network_calls=problem.network_calls(calls),
-                data=population.data[index],
-                warnings=notes,
-                **posterior,
-            )
+        result = EvidenceResult(
+            **of_runs(runs, index),
+            method="smc",
+            likelihood_calls=calls,
+            network_calls=problem.network_calls(calls),
+            data=population.data[index],
+            warnings=((STUCK,) if runs.stuck[index] else ()) + common + posterior.pop("warnings"),
+            **posterior,
         )
+        found.append(_confirmed(result, check))
+    _warn(found)
     return found
+
+
+def _confirmed(result: EvidenceResult, check: Estimate) -> EvidenceResult:
+    """Hold SMC against importance sampling from its particles, and take the surer of the two."""
+    notes = list(cautions(result))
+    if not check.khat < WORST_SHAPE:
+        notes.append(f"importance was refused: its weights have a Pareto shape of {check.khat:.2f}")
+        return replace(result, warnings=(*result.warnings, *notes))
+    smc, other = (result.log_z, result.log_z_err), (check.log_z, check.log_z_err)
+    notes += disagreement({"smc": smc, "importance": other})
+    result = replace(result, warnings=(*result.warnings, *notes), checks={"importance": other})
+    if check.log_z_err >= result.log_z_err:
+        return result
+    return replace(
+        result, log_z=check.log_z, log_z_err=check.log_z_err, khat=check.khat, method="importance",
+        checks={"smc": smc},
+    )  # fmt: skip
+
+
+def _warn(found: list[EvidenceResult]) -> None:
+    """Say which objects are in doubt: beyond what their priors know, or with two answers."""
+    doubts = {
+        index: (*cautions(result), *disagreement(result.estimates()))
+        for index, result in enumerate(found)
+    }
+    doubtful = [index for index, texts in doubts.items() if texts]
+    if doubtful:
+        shown = ", ".join(map(str, doubtful[:5])) + (", ..." if len(doubtful) > 5 else "")
+        warnings.warn(
+            f"{len(doubtful)} of {len(found)} objects are in doubt ({shown}); of the first: "
+            f"{doubts[doubtful[0]][0]}. See the warnings of each",
+            EvidenceWarning,
+            stacklevel=3,
+        )
 
 
 class Population:

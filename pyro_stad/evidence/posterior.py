@@ -1,7 +1,9 @@
-"""What every estimate says of its posterior draws."""
+"""What every estimate says of its posterior draws, and what is to be said against it."""
 
 from __future__ import annotations
 
+import math
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -9,8 +11,12 @@ from torch import Tensor
 
 from pyro_stad.density import FLAGGED, FlowPrior
 from pyro_stad.evidence.latent import LatentProblem
+from pyro_stad.evidence.result import EvidenceResult
 
-__all__ = ["described", "extrapolated"]
+__all__ = ["MOST_EXTRAPOLATED", "cautions", "described", "disagreement", "extrapolated"]
+
+MOST_EXTRAPOLATED = 0.01
+_DISAGREE = 3.0
 
 
 def described(problem: LatentProblem, noise: Tensor) -> dict[str, Any]:
@@ -29,16 +35,48 @@ def described(problem: LatentProblem, noise: Tensor) -> dict[str, Any]:
             "draws": draws,
             "log_likelihood": log_likelihood,
             "extrapolated": problem.extrapolated(noise).double().mean().item(),
+            "unresolved": problem.unresolved(noise).double().mean().item(),
             "warnings": problem.warnings(),
         }
 
 
-def extrapolated(latent: list[Any], draws: dict[str, Tensor]) -> float:
-    """Return the share of draws, each ``(N, ...)``, at which a flow prior is in its tail."""
-    points = len(next(iter(draws.values())))
-    flagged = torch.zeros(points, dtype=torch.bool)
-    for site in latent:
-        if isinstance(site["fn"], FlowPrior):
-            tail = site["fn"].tail_probability(draws[site["name"]]).reshape(points, -1).amin(-1)
-            flagged |= (tail < FLAGGED).cpu()
-    return flagged.double().mean().item()
+def extrapolated(flows: dict[str, tuple[FlowPrior, Tensor]]) -> float:
+    """Return the share of draws at which a learned prior is in its tail.
+
+    Arguments:
+        flows: the priors, with the draws in their coordinates, ``(N, ..., D)``, by site.
+    """
+    flagged: Any = False
+    for prior, draws in flows.values():
+        tail = prior.tail_probability(draws).reshape(len(draws), -1).amin(-1)
+        flagged = flagged | (tail < FLAGGED)
+    return flagged.double().mean().item() if flows else 0.0
+
+
+def cautions(result: EvidenceResult) -> tuple[str, ...]:
+    """Return what must be said of where the posterior lies: beyond what a prior knows."""
+    found = []
+    if result.extrapolated > MOST_EXTRAPOLATED:
+        found.append(
+            f"{result.extrapolated:.0%} of the posterior is where a flow prior has hardly seen a "
+            "sample: the evidence is that of its extrapolation"
+        )
+    if result.unresolved > MOST_EXTRAPOLATED:
+        found.append(
+            f"{result.unresolved:.0%} of the posterior is where the `icdf` of its prior has no "
+            "digits left; write that prior as a transformed normal, or in double precision"
+        )
+    return tuple(found)
+
+
+def disagreement(estimates: dict[str, tuple[float, float]]) -> list[str]:
+    """Return which estimates, ``(log_z, log_z_err)`` by method, are too far apart."""
+    found = []
+    for (a, (z_a, err_a)), (b, (z_b, err_b)) in combinations(estimates.items(), 2):
+        apart = abs(z_a - z_b) / math.hypot(err_a, err_b)
+        if apart > _DISAGREE:
+            found.append(
+                f"{a} gives log Z = {z_a:.3f} +- {err_a:.3f}, {b} {z_b:.3f} +- {err_b:.3f}: "
+                f"{apart:.1f} standard errors apart"
+            )
+    return found

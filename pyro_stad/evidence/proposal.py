@@ -47,13 +47,14 @@ class Proposal(Protocol):
 
 
 class Student:
-    """A t law for every run, with the moments of the particles of its other runs.
+    """A t law for every run of every object, with the moments of the particles of its other runs.
 
     Arguments:
-        start: particles with shape ``(1, R, N, D)``.
+        start: particles with shape ``(B, R, N, D)``.
+        task: not needed.
     """
 
-    def __init__(self, start: Tensor, task: Task) -> None:
+    def __init__(self, start: Tensor, task: Task | None = None) -> None:
         self.start = start
         even = torch.full(start.shape[:3], 1 / start.shape[2], dtype=torch.float64)
         self.normal = Normal.of_others(start, even.to(start.device))

@@ -28,6 +28,8 @@ class EvidenceResult:
         data: fingerprint of all that the model observed.
         extrapolated: share of the posterior draws at which a flow prior is in its outermost
             thousandth, where it has hardly seen a sample.
+        unresolved: share of the posterior draws that are farther out than the ``icdf`` of their
+            prior resolves.
         correction: ``(value, error)`` of what took the distilled density to the exact trace, in
             nats, which is in ``log_z``; None where no distilled density was used.
         checks: ``(log_z, log_z_err)`` by the other methods that were tried, by name.
@@ -47,11 +49,16 @@ class EvidenceResult:
     khat: float | None = None
     data: str = ""
     extrapolated: float = 0.0
+    unresolved: float = 0.0
     correction: tuple[float, float] | None = None
     checks: dict[str, tuple[float, float]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     draws: dict[str, Tensor] = field(default_factory=dict, repr=False)
     log_likelihood: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def estimates(self) -> dict[str, tuple[float, float]]:
+        """Return ``(log_z, log_z_err)`` by all methods that were tried, by name."""
+        return {self.method: (self.log_z, self.log_z_err), **self.checks}
 
     def summary(self) -> str:
         """Return the estimate as a few lines of text."""
@@ -77,7 +84,7 @@ class EvidenceResult:
 
     def attributes(self) -> dict[str, Any]:
         """Return all but draws as numbers and texts, as attributes of a file can be."""
-        numbers = ("log_z", "log_z_err", "ess", "extrapolated", "likelihood_calls")
+        numbers = ("log_z", "log_z_err", "ess", "extrapolated", "unresolved", "likelihood_calls")
         known = {name: getattr(self, name) for name in numbers}
         for name in ("network_calls", "formula_err", "khat"):
             if getattr(self, name) is not None:

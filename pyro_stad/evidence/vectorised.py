@@ -1,13 +1,15 @@
 """A Pyro model that runs once for many draws of its latent sites.
 
 It runs in a plate of its own to the left of all others, as Pyro's vectorised inference does, so
-that observed sites must broadcast over draws; a model that does not is found out here.
+that observed sites must broadcast over draws. A model that does not is found out here, and runs
+draw by draw, which gives the same numbers for more time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -44,6 +46,13 @@ class AbstractSetter(Messenger, ABC):
     def value(self, name: str, fn: Any) -> Tensor:
         """Return the value of a site with law ``fn``."""
 
+    @abstractmethod
+    def split(self) -> list[Any]:
+        """Return a setter for each draw."""
+
+    def join(self, parts: list[Any]) -> None:
+        """Take over what the setters of the draws have kept, if anything."""
+
     def take(self, shape: torch.Size) -> Tensor:
         """Return the next columns, for all draws, with ``shape``."""
         size = math.prod(shape) // len(self.rows)
@@ -73,6 +82,7 @@ class VectorisedModel:
         sites: their shapes, by name.
         data: fingerprint of all observed values, whatever their sites are called.
         like: a value of a latent site, for dtype and device.
+        loops: whether it runs draw by draw, since it does not broadcast over them.
 
     Raises:
         TypeError: if the model is not callable.
@@ -86,6 +96,7 @@ class VectorisedModel:
         if not callable(model):
             raise TypeError(f"`model` must be a Pyro model, a callable; got {model!r}")
         self.model, self.args, self.kwargs = model, args, kwargs
+        self.loops = False
         sites = _first_run(model, args, kwargs)
         self.latent = [site for site in sites if is_latent(site)]
         self.observed = [site for site in sites if is_data(site)]
@@ -97,56 +108,94 @@ class VectorisedModel:
         self.like: Tensor = self.latent[0]["value"]
         self.depth = max(len(site["fn"].batch_shape) for site in sites)
 
-    def trace(self, setter: AbstractSetter, args: tuple[Any, ...] | None = None) -> Any:
-        """Return the trace of all draws of ``setter``; ``args`` take the place of the model's."""
-        points = len(setter.rows)
+    def trace(self, setter: AbstractSetter, args: tuple[Any, ...] | None = None) -> list[Any]:
+        """Return the traces of all draws of ``setter``: one of them all, or one of each.
 
-        def vectorised() -> None:
+        ``args`` take the place of the model's.
+        """
+        if self.loops:
+            parts = setter.split()
+            traces = [self._run(part, None, args) for part in parts]
+            setter.join(parts)
+            return traces
+        return [self._run(setter, len(setter.rows), args)]
+
+    def _run(self, setter: AbstractSetter, points: int | None, args: tuple[Any, ...] | None) -> Any:
+        """Return the trace of a plate of draws, or of one draw and no plate."""
+
+        def plated() -> None:
             with pyro.plate(_PLATE, points, dim=-1 - self.depth):
-                self.model(*(self.args if args is None else args), **self.kwargs)
+                alone()
+
+        def alone() -> None:
+            self.model(*(self.args if args is None else args), **self.kwargs)
 
         # Checked by its first run. A draw that has no likelihood is to be counted, not to raise.
         with setter, pyro.validation_enabled(False):
-            return poutine.trace(vectorised).get_trace()
+            return poutine.trace(alone if points is None else plated).get_trace()
 
-    def log_probs(self, trace: Any, points: int, which: Callable[[Any], bool]) -> dict[str, Tensor]:
-        """Return the log-probabilities of sites of a trace, each ``(points, ...)``.
+    def log_probs(
+        self, traces: list[Any], points: int, which: Callable[[Any], bool]
+    ) -> dict[str, Tensor]:
+        """Return the log-probabilities of sites of the traces, each ``(points, ...)``.
 
         Those of others are not computed: a learned prior's would take its divergence.
         """
         names = [
             name
-            for name, site in trace.nodes.items()
+            for name, site in traces[0].nodes.items()
             if site["type"] == "sample" and not site_is_subsample(site) and which(site)
         ]
         with pyro.validation_enabled(False):
-            trace.compute_log_prob(lambda name, _: name in names)
+            for trace in traces:
+                trace.compute_log_prob(lambda name, _: name in names)
+        if self.loops:
+            each = {name: [trace.nodes[name]["log_prob"] for trace in traces] for name in names}
+            return {name: torch.stack(values) for name, values in each.items()}
+        (trace,) = traces
         return {name: self._rows(name, trace.nodes[name]["log_prob"], points) for name in names}
 
-    def values(self, trace: Any, points: int) -> dict[str, Tensor]:
-        """Return the latent sites of a trace, each ``(points, ...)``."""
-        return {
-            name: trace.nodes[name]["value"].reshape(points, *shape)
-            for name, shape in self.sites.items()
-        }
+    def values(self, traces: list[Any], points: int) -> dict[str, Tensor]:
+        """Return the latent sites of the traces, each ``(points, ...)``."""
+        found = {}
+        for name, shape in self.sites.items():
+            parts = [trace.nodes[name]["value"].reshape(-1, *shape) for trace in traces]
+            found[name] = torch.cat(parts)
+        return found
 
     def check_rows(self, log_density: Callable[[Tensor], Tensor], size: int) -> None:
-        """Refuse a model whose rows see each other, as one that picks an element of a site does."""
+        """Find out whether the model broadcasts over draws; let it run draw by draw if not.
+
+        Raises:
+            ValueError: if the model draws random numbers of its own.
+
+        Warns:
+            UserWarning: if it does not broadcast, with how to make it.
+        """
         generator = torch.Generator().manual_seed(0)
         rows = torch.randn(3, size, generator=generator).to(self.like)
-        with torch.no_grad():
-            alone = torch.cat([log_density(row[None]) for row in rows])
-            try:
-                together = log_density(rows)
-            except RuntimeError as error:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            self.loops = True
+            alone = log_density(rows)
+            if not torch.equal(alone.nan_to_num(), log_density(rows).nan_to_num()):
                 raise ValueError(
-                    f"the model runs for one draw, but not for a plate of them. {_ADVICE}"
-                ) from error
-        if not torch.allclose(together, alone, rtol=1e-3, atol=1e-3, equal_nan=True):
-            raise ValueError(
-                f"the model does not broadcast over draws: three draws have the log-likelihoods "
-                f"{together.tolist()} together and {alone.tolist()} alone. {_ADVICE}"
-            )
+                    "the model draws random numbers of its own: the same draw of its latent sites "
+                    "has two likelihoods. Make them latent sites, or pass them in as data"
+                )
+            self.loops = False
+            try:
+                together, reason = log_density(rows), ""
+            except (RuntimeError, ValueError, IndexError, TypeError) as error:
+                together, reason = torch.full_like(alone, torch.nan), f" ({_first_line(error)})"
+        if torch.allclose(together, alone, rtol=1e-3, atol=1e-3, equal_nan=not reason):
+            return
+        self.loops = True
+        warnings.warn(
+            f"the model does not broadcast over draws{reason}, and runs draw by draw: right, but "
+            f"many times slower. {_ADVICE}",
+            UserWarning,
+            stacklevel=4,
+        )
 
     def _rows(self, name: str, log_prob: Tensor, points: int) -> Tensor:
         missing = self.depth + 1 - log_prob.ndim
@@ -158,6 +207,10 @@ class VectorisedModel:
                 "to the left of its own"
             )
         return log_prob
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _fingerprint(observed: list[Any]) -> str:

@@ -1,29 +1,29 @@
 r"""Pyro's draws to ArviZ, for ArviZ 0.x and 1.x, from one dictionary of groups.
 
 ArviZ 1.x has no Pyro converter any more, so everything goes through its ``from_dict``. The model,
-if given, is run once per draw with the latent sites fixed: what it observes becomes log-likelihood
-and observed data, what it computes (``pyro.deterministic``, reparametrised sites) joins the
-posterior, and a learned prior is evaluated on all draws in one batch.
+if given, is replayed with every draw (:mod:`pyro_stad.interop.replay`): what it observes becomes
+log-likelihood and observed data, what it computes joins the posterior, and the log-probability of
+its trace is ``lp``.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from pyro import poutine
 from pyro.infer import MCMC, Predictive
-from pyro.poutine.util import site_is_subsample
+from pyro.infer.mcmc.api import _MultiSampler
 from torch import Tensor
 
+from pyro_stad._arviz import from_dict
 from pyro_stad.density import FLAGGED, FlowPrior
 from pyro_stad.errors import OutOfDistributionWarning
 from pyro_stad.evidence import EvidenceResult
+from pyro_stad.interop.replay import Replay, replay
 
 __all__ = ["to_arviz"]
 
@@ -41,7 +41,6 @@ def to_arviz(
     predictive: int = 0,
     coords: Mapping[str, Any] | None = None,
     dims: Mapping[str, list[str]] | None = None,
-    module: ModuleType | None = None,
 ) -> Any:
     """Convert draws to ArviZ's ``InferenceData`` (0.x) or ``DataTree`` (1.x).
 
@@ -49,25 +48,26 @@ def to_arviz(
         source: a Pyro ``MCMC`` that has run, draws by site with shape ``(chains * draws, ...)``, or
             an estimate of the evidence, whose numbers become attributes of the posterior.
         model: the model that was sampled, in the form that the kernel saw (reparametrised or not).
-        args, kwargs: its arguments, with the observed data.
+        args, kwargs: its arguments, with the observed data. Masks and scales of the model count.
         prior: the learned prior of a site, or priors by site, for names, tail probabilities and
             counts; found by itself if ``model`` is given.
         num_chains: chains in a mapping of draws; an ``MCMC`` knows its own.
         predictive: if positive, draws of the ``prior`` and ``prior_predictive`` groups; a
             ``posterior_predictive`` group with one draw per posterior draw comes with them.
         coords, dims: as in ArviZ; learned priors name their coordinates themselves.
-        module: the ArviZ module to build with, ``arviz`` unless given (or ``arviz_base``).
 
     Returns:
         Groups ``posterior`` and ``sample_stats`` and, with a model, ``log_likelihood``,
         ``observed_data`` and the predictive groups. ``sample_stats`` holds ``diverging``,
-        ``acceptance_rate`` (Pyro keeps one number per chain), ``lp`` (with a model: the log joint
-        density of the draws in the model's own coordinates), ``tail_probability`` of learned
-        priors and ``log_prob_error``, the bound on the error of theirs, in nats, and, as
-        attributes, their counts of failed solves and of draws in the tail.
+        ``acceptance_rate`` (Pyro keeps one number per chain), ``lp`` (with a model: the
+        log-probability of its trace, in the model's own coordinates), ``tail_probability`` of
+        learned priors and ``log_prob_error``, the bound on the error of theirs, in nats, and, as
+        attributes, their counts of failed solves (``"unknown"`` where chains ran in other
+        processes, or draws came from elsewhere) and of draws in the tail.
 
     Raises:
-        TypeError, ValueError: for a source or prior that does not fit.
+        TypeError, ValueError: for a source or prior that does not fit, or a model that can't be
+            replayed: with a latent site that has no draws, or a subsample of the data.
 
     Warns:
         OutOfDistributionWarning: if more than one percent of the draws lie where a learned prior
@@ -76,51 +76,40 @@ def to_arviz(
     evidence = source if isinstance(source, EvidenceResult) else None
     draws, num_chains = _draws(source if evidence is None else evidence.draws, num_chains)
     count = len(next(iter(draws.values())))
-    replay = _Replay()
+    found = Replay()
     if model is not None:
-        replay = _replay(model, args, dict(kwargs or {}), draws, count)
-    priors = _priors_by_site(prior, replay.priors, {**draws, **replay.computed})
-    groups: dict[str, dict[str, Any]] = {"posterior": {**draws, **replay.computed}}
+        found = replay(model, args, dict(kwargs or {}), draws)
+    priors = _priors_by_site(prior, found.priors, {**draws, **found.computed})
+    inner = {**draws, **found.computed, **found.inner}
+    groups: dict[str, dict[str, Any]] = {"posterior": {**draws, **found.computed}}
     groups["sample_stats"] = _statistics(source, num_chains, count)
     if model is not None:
-        groups["sample_stats"]["lp"] = replay.joint + _learned_log_prob(replay, count)
-        groups["log_likelihood"] = replay.log_likelihood
+        groups["sample_stats"]["lp"] = found.lp
+        groups["log_likelihood"] = found.log_likelihood
     elif evidence is not None:
         groups["log_likelihood"] = dict(evidence.log_likelihood)
-    attributes = _counts(priors)
-    tails = _tails(priors, groups["posterior"])
+    attributes = _counts(priors, source)
+    tails = _tails(priors, inner)
     if tails:
         groups["sample_stats"]["tail_probability"] = torch.stack([*tails.values()]).amin(0)
         attributes |= {f"{site}_tail": int((tail < FLAGGED).sum()) for site, tail in tails.items()}
-    errors = _errors(priors, groups["posterior"])
+    errors = _errors(priors, inner)
     if errors is not None:
         groups["sample_stats"]["log_prob_error"] = errors
     if model is not None and predictive > 0:
-        groups |= _predictive_groups(model, args, dict(kwargs or {}), draws, predictive, replay)
+        groups |= _predictive_groups(model, args, dict(kwargs or {}), draws, predictive, found)
     shaped = {
         name: {site: _by_chain(value, num_chains, name) for site, value in group.items()}
         for name, group in groups.items()
     }
-    if replay.observed:
-        shaped["observed_data"] = {k: _numpy(v) for k, v in replay.observed.items()}
+    if found.observed:
+        shaped["observed_data"] = {k: _numpy(v) for k, v in found.observed.items()}
     labels, axes = _names(priors, groups["posterior"], dict(coords or {}), dict(dims or {}))
     shaped = {name: group for name, group in shaped.items() if group}
-    data = _assemble(shaped, labels, axes, attributes, module)
+    data = _assemble(shaped, labels, axes, attributes)
     if evidence is not None:
         data["posterior"].attrs.update(evidence.attributes())
     return data
-
-
-@dataclass
-class _Replay:
-    """What the model says of the draws, one run per draw."""
-
-    log_likelihood: dict[str, Any] = field(default_factory=dict)
-    computed: dict[str, Any] = field(default_factory=dict)
-    observed: dict[str, Tensor] = field(default_factory=dict)
-    joint: Any = 0.0
-    learned: dict[str, Any] = field(default_factory=dict)
-    priors: dict[str, FlowPrior] = field(default_factory=dict)
 
 
 def _draws(source: Any, num_chains: int) -> tuple[dict[str, Tensor], int]:
@@ -133,75 +122,26 @@ def _draws(source: Any, num_chains: int) -> tuple[dict[str, Tensor], int]:
         return flat, next(iter(grouped.values())).shape[0]
     if not isinstance(source, Mapping) or not source:
         raise TypeError(f"`source` must be an MCMC or draws by site; got {type(source).__name__}")
-    lengths = {name: len(value) for name, value in source.items()}
+    draws = {str(name): _tensor(name, value) for name, value in source.items()}
+    lengths = {name: len(value) for name, value in draws.items()}
     if len(set(lengths.values())) != 1:
         raise ValueError(f"all sites of `source` must have as many draws; got {lengths}")
     if next(iter(lengths.values())) % num_chains:
         raise ValueError(f"`num_chains` = {num_chains} does not divide the draws, {lengths}")
-    return {name: value.detach() for name, value in source.items()}, num_chains
+    return draws, num_chains
 
 
-def _replay(
-    model: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    draws: dict[str, Tensor],
-    count: int,
-) -> _Replay:
-    rows: list[_Replay] = []
-    for index in range(count):
-        values = {name: value[index] for name, value in draws.items()}
-        with torch.no_grad():
-            trace = poutine.trace(poutine.condition(model, data=values)).get_trace(*args, **kwargs)
-            rows.append(_read_trace(trace, set(draws)))
-    first = rows[0]
-    return _Replay(
-        log_likelihood=_stack(rows, "log_likelihood"),
-        computed=_stack(rows, "computed"),
-        observed=first.observed,
-        joint=torch.stack([torch.as_tensor(row.joint) for row in rows]),
-        learned=_stack(rows, "learned"),
-        priors=first.priors,
-    )
-
-
-def _stack(rows: list[_Replay], name: str) -> dict[str, Tensor]:
-    first = getattr(rows[0], name)
-    return {site: torch.stack([getattr(row, name)[site] for row in rows]) for site in first}
-
-
-def _read_trace(trace: poutine.Trace, latent: set[str]) -> _Replay:
-    """Sort the sites of one run; learned priors are evaluated later, in one batch."""
-    row = _Replay()
-    for name, site in trace.nodes.items():
-        if site["type"] != "sample" or site_is_subsample(site):
-            continue
-        fn: Any = site["fn"]
-        value: Any = site["value"]
-        if (site["infer"] or {}).get("_deterministic") or getattr(fn, "_mask", None) is False:
-            # pyro.deterministic, and what a reparametrisation computed from its base site.
-            row.computed[name] = value
-        elif isinstance(fn, FlowPrior):
-            row.learned[name], row.priors[name] = value, fn
-        else:
-            log_prob = fn.log_prob(value)
-            row.joint = row.joint + log_prob.sum()
-            # A latent site that was conditioned on its draw counts as observed in the trace.
-            if site["is_observed"] and name not in latent:
-                row.log_likelihood[name] = log_prob
-        if site["is_observed"] and name not in latent and name not in row.computed:
-            row.observed[name] = value
-    for name in row.learned:
-        if name in row.observed:
-            row.log_likelihood[name] = row.priors[name].log_prob(row.learned[name])
-    return row
-
-
-def _learned_log_prob(replay: _Replay, count: int) -> Any:
-    total: Any = 0.0
-    for site, value in replay.learned.items():
-        total = total + replay.priors[site].log_prob(value).reshape(count, -1).sum(-1)
-    return total
+def _tensor(name: Any, value: Any) -> Tensor:
+    """Return the draws of a site, which may be an array, as a tensor with a first axis."""
+    try:
+        tensor = torch.as_tensor(value).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"`source` must hold tensors or arrays of numbers; {name!r} is {type(value).__name__}"
+        ) from error
+    if tensor.ndim == 0:
+        raise ValueError(f"`source` must hold one row per draw; {name!r} is a single number")
+    return tensor
 
 
 def _priors_by_site(
@@ -209,13 +149,14 @@ def _priors_by_site(
     found: dict[str, FlowPrior],
     values: dict[str, Tensor],
 ) -> dict[str, FlowPrior]:
+    """Return the learned priors of sites: the model's, and those given."""
     if prior is None:
         return found
     if isinstance(prior, Mapping):
         unknown = [site for site in prior if site not in values]
         if unknown:
             raise ValueError(f"`prior` names sites {unknown}; the draws have {sorted(values)}")
-        return {**found, **prior}
+        return {**prior, **found}
     if found:
         return found
     fitting = [
@@ -261,10 +202,15 @@ def _tails(priors: dict[str, FlowPrior], values: Mapping[str, Any]) -> dict[str,
     return tails
 
 
-def _counts(priors: dict[str, FlowPrior]) -> dict[str, int]:
-    """Return the counts of this process; chains run by workers count in theirs."""
+def _counts(priors: dict[str, FlowPrior], source: Any) -> dict[str, int | str]:
+    """Return what the priors counted, or that nobody here knows.
+
+    Chains that ran in workers were counted there, and the counts went with them; draws by site may
+    come from anywhere.
+    """
+    here = isinstance(source, MCMC) and not isinstance(source.sampler, _MultiSampler)
     return {
-        f"{site}_{name}": getattr(prior.counts, name)
+        f"{site}_{name}": getattr(prior.counts, name) if here else "unknown"
         for site, prior in priors.items()
         for name in ("points", "nonfinite", "failed")
     }
@@ -287,22 +233,22 @@ def _predictive_groups(
     kwargs: dict[str, Any],
     draws: dict[str, Tensor],
     predictive: int,
-    replay: _Replay,
+    found: Replay,
 ) -> dict[str, dict[str, Any]]:
     """Return prior, prior_predictive and posterior_predictive draws."""
-    observed = list(replay.observed)
+    observed = list(found.observed)
     free = poutine.uncondition(model)
     before = Predictive(free, num_samples=predictive)(*args, **kwargs)
     after = Predictive(free, posterior_samples=draws, return_sites=observed)(*args, **kwargs)
-    shapes = {k: v.shape[1:] for k, v in (draws | replay.computed).items()}
-    shapes |= {k: v.shape for k, v in replay.observed.items()}
+    shapes = {k: v.shape[1:] for k, v in (draws | found.computed).items()}
+    shapes |= {k: v.shape for k, v in found.observed.items()}
 
     def shaped(values: dict[str, Tensor], sites: Iterable[str]) -> dict[str, Tensor]:
         # Predictive leaves an axis of length one for every plate that a site is not in.
         return {k: values[k].reshape(-1, *shapes[k]) for k in sites if k in values}
 
     return {
-        "prior": shaped(before, [*draws, *replay.computed]),
+        "prior": shaped(before, [*draws, *found.computed]),
         "prior_predictive": shaped(before, observed),
         "posterior_predictive": shaped(after, observed),
     }
@@ -337,18 +283,9 @@ def _assemble(
     groups: dict[str, dict[str, Any]],
     coords: dict[str, Any],
     dims: dict[str, list[str]],
-    attributes: dict[str, int],
-    module: Any,
+    attributes: dict[str, Any],
 ) -> Any:
-    """Build the container; the two generations of ArviZ differ in this call only."""
-    if module is None:
-        import arviz
-
-        module = arviz
-    if hasattr(module, "InferenceData"):
-        data = module.from_dict(**groups, coords=coords, dims=dims)
-    else:
-        data = module.from_dict(groups, coords=coords, dims=dims)
+    data = from_dict(groups, coords=coords, dims=dims)
     if "sample_stats" in groups:
         data["sample_stats"].attrs.update(attributes)
     return data

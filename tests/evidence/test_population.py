@@ -6,8 +6,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from scipy import integrate, stats
 
-from pyro_stad import CheckpointError, log_evidence, log_evidences
+from pyro_stad import CheckpointError, EvidenceWarning, log_evidence, log_evidences
 from pyro_stad.evidence.population import Population
 from tests.evidence.test_evidence import known
 
@@ -89,3 +90,39 @@ def test_an_impossible_object_is_named():
 
     with pytest.raises(ValueError, match="the likelihood of object 1 is zero at all of 200 draws"):
         log_evidences(model, torch.tensor([0.5, -1.0]), particles=200, **QUIET)
+
+
+def test_smc_that_lost_its_way_is_found_out():
+    """A half Cauchy prior and a datum of a hundred thousand: its noise is steep there."""
+
+    def model(y):
+        x = pyro.sample("x", dist.HalfCauchy(torch.tensor(1.0)))
+        pyro.sample("y", dist.Normal(x, 0.01 * y), obs=y)
+
+    y = torch.tensor([1.0, 1e3, 1e5])
+    with pytest.warns(EvidenceWarning, match=r"of 3 objects are in doubt .*standard errors apart"):
+        found = log_evidences(model, y, particles=500, **QUIET)
+    for datum, result in zip(y.tolist(), found):
+        sd = 0.01 * datum
+        exact, _ = integrate.quad(
+            lambda x, y=datum, sd=sd: stats.halfcauchy.pdf(x) * stats.norm.pdf(y, x, sd),
+            datum - 10 * sd, datum + 10 * sd, points=[datum],
+        )  # fmt: skip
+        assert abs(result.log_z - math.log(exact)) < 0.1
+    assert result.method == "importance"
+    assert any("standard errors apart" in text for text in result.warnings)
+    assert "by smc" in result.summary()
+
+
+def test_objects_where_a_prior_extrapolates_are_named(tiny_prior):
+    def model(y):
+        x = pyro.sample("x", tiny_prior)
+        pyro.sample("y", dist.Normal(x, 0.05).to_event(1), obs=y)
+
+    sample = tiny_prior.sample((500,))
+    y = torch.stack([sample.mean(0), sample.mean(0) + 8 * sample.std(0)])
+    with pytest.warns(EvidenceWarning, match=r"1 of 2 objects are in doubt \(1\); .*hardly seen"):
+        near, far = log_evidences(model, y, particles=200, **QUIET)
+    assert near.extrapolated < 0.01 < far.extrapolated
+    assert not any("hardly seen" in text for text in near.warnings)
+    assert any("hardly seen a sample" in text for text in far.warnings)
