@@ -14,6 +14,7 @@ from pyro_stad.errors import (
     EvidenceError,
     EvidenceWarning,
     OutOfDistributionWarning,
+    SampleWarning,
     TrainingError,
     TrainingWarning,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "FitSettings",
     "FlowPrior",
     "OutOfDistributionWarning",
+    "SampleWarning",
     "TrainingError",
     "TrainingSettings",
     "TrainingWarning",

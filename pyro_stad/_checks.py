@@ -102,10 +102,15 @@ def check_choice(value: Any, argument: str, choices: Collection[str]) -> None:
         raise ValueError(f"`{argument}` must be one of {list(choices)}; got {value!r}")
 
 
-def check_seed(seed: Any) -> None:
-    """Raise ``TypeError`` unless ``seed`` is an integer."""
+def check_seed(seed: Any) -> int:
+    """Return ``seed`` as an int of Python: numpy's integers are not, and JSON wants none of them.
+
+    Raises:
+        TypeError: unless it is an integer.
+    """
     if not isinstance(seed, Integral):
         raise TypeError(f"`seed` must be an int; got {seed!r}")
+    return int(seed)
 
 
 def check_device(device: torch.device | str) -> torch.device:

@@ -9,6 +9,7 @@ __all__ = [
     "EvidenceError",
     "EvidenceWarning",
     "OutOfDistributionWarning",
+    "SampleWarning",
     "TrainingError",
     "TrainingWarning",
 ]
@@ -32,6 +33,10 @@ class EvidenceError(RuntimeError):
 
 class EvidenceWarning(UserWarning):
     """Two estimates of an evidence disagree, or one is in doubt and stands alone."""
+
+
+class SampleWarning(UserWarning):
+    """The samples leave the density in doubt: they are few, discrete, or nearly dependent."""
 
 
 class TrainingError(RuntimeError):

@@ -3,14 +3,17 @@
 from pyro_stad.data.batches import Batches, balanced_noise, split, stratified
 from pyro_stad.data.bounds import Bounds, Periodic, check_inside, parse_bounds, support_of
 from pyro_stad.data.chain import Chain
+from pyro_stad.data.intake import Intake, take_in
 from pyro_stad.data.layout import Layout
 from pyro_stad.data.samples import Samples, as_samples
+from pyro_stad.data.scale import check_whitening
 from pyro_stad.data.standardise import Standardise, whitening
 
 __all__ = [
     "Batches",
     "Bounds",
     "Chain",
+    "Intake",
     "Layout",
     "Periodic",
     "Samples",
@@ -18,9 +21,11 @@ __all__ = [
     "as_samples",
     "balanced_noise",
     "check_inside",
+    "check_whitening",
     "parse_bounds",
     "split",
     "stratified",
     "support_of",
+    "take_in",
     "whitening",
 ]

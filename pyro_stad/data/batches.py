@@ -1,11 +1,20 @@
-"""Minibatches: weighted draws with replacement, stratified times, and balanced noise."""
+"""Minibatches: weighted draws with replacement, stratified times, balanced noise; and the split.
+
+Rows that are neighbours in a chain are alike. Held out at random among training rows they would
+only tell how well those are remembered; so of a chain whole stretches are held out, several
+autocorrelation times long, and the rows within one such time of them are given up.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 __all__ = ["Batches", "balanced_noise", "split", "stratified"]
+
+_TIMES, _MOST_STRETCHES = 5, 50
 
 
 class Batches:
@@ -39,11 +48,17 @@ class Batches:
         return self.values[index]
 
     def subset(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return at most ``count`` rows, none of them twice if all weigh the same."""
-        if self._cumulative is not None:
-            return self.draw(min(count, len(self)), generator)
-        order = torch.randperm(len(self), generator=generator, device=self.values.device)
-        return self.values[order[:count]]
+        """Return at most ``count`` rows, each as often as its weight says, to the next integer."""
+        device, count = self.values.device, min(count, len(self))
+        order = torch.randperm(len(self), generator=generator, device=device)
+        if self._cumulative is None:
+            return self.values[order[:count]]
+        # One comb over the weights: independent draws would take a third of the rows twice.
+        share = self._cumulative.diff(prepend=self._cumulative.new_zeros(1))[order].cumsum(0)
+        jitter = torch.rand((), generator=generator, dtype=torch.float64, device=device)
+        comb = (torch.arange(count, dtype=torch.float64, device=device) + jitter) / count
+        place = torch.searchsorted(share, comb * share[-1], right=True).clamp_max(len(self) - 1)
+        return self.values[order[place]]
 
 
 def stratified(count: int, generator: torch.Generator, like: Tensor) -> Tensor:
@@ -78,18 +93,56 @@ def balanced_noise(
 
 
 def split(
-    values: Tensor, weights: Tensor | None, fraction: float, generator: torch.Generator
+    values: Tensor,
+    weights: Tensor | None,
+    fraction: float,
+    generator: torch.Generator,
+    *,
+    chains: Tensor | None = None,
+    time: float = 1.0,
 ) -> tuple[Batches, Batches]:
-    """Split a sample at random into a training and a validation part.
+    """Split a sample into a training and a validation part.
+
+    Independent rows are split at random; with chains, or an autocorrelation time, stretches of rows
+    are held out.
 
     Arguments:
-        values: sample with shape ``(N, D)``.
+        values: distinct rows with shape ``(N, D)``, in the order of the chain.
         weights: weights with shape ``(N,)`` or None.
         fraction: share of rows for validation, in (0, 1); at least one row goes to each part.
         generator: source of randomness.
+        chains: number of the chain of each row, shape ``(N,)``, or None if it is not known.
+        time: autocorrelation time in rows.
     """
     count = min(max(1, round(fraction * len(values))), len(values) - 1)
-    order = torch.randperm(len(values), generator=generator, device=values.device)
-    held, kept = order[:count], order[count:]
+    if chains is None and time <= 1:
+        order = torch.randperm(len(values), generator=generator, device=values.device)
+        held, kept = order[:count], order[count:]
+    else:
+        order = torch.arange(len(values)) if chains is None else chains.argsort(stable=True)
+        order = order.to(values.device)
+        here, near = _stretches(len(values), count, time, generator)
+        held, kept = order[here], order[~near]
     pick = (lambda index: None) if weights is None else (lambda index: weights[index])
     return Batches(values[kept], pick(kept)), Batches(values[held], pick(held))
+
+
+def _stretches(
+    rows: int, count: int, time: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return which of ``rows`` are held out, ``count`` of them, and which are so or too near."""
+    stretches = min(max(1, int(count / (_TIMES * time))), _MOST_STRETCHES)
+    # Never more given up than held out, however slow the chain.
+    gap = min(math.ceil(time), count // (2 * stretches))
+    device = generator.device
+    here = torch.zeros(rows, dtype=torch.bool, device=device)
+    near = here.clone()
+    shift = torch.rand(stretches, generator=generator, device=device).tolist()
+    for index, share in enumerate(shift):
+        # One in each of equal parts of the whole: all times, and all chains, have their share.
+        low, high = index * rows // stretches, (index + 1) * rows // stretches
+        length = (index + 1) * count // stretches - index * count // stretches
+        start = low + int(share * (high - low - length + 1))
+        here[start : start + length] = True
+        near[max(0, start - gap) : start + length + gap] = True
+    return here, near

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import constraints
@@ -34,8 +35,8 @@ def parse_bounds(bounds: Any, layout: Layout) -> Bounds | None:
     """Read bounds into one ``(low, high)`` pair per coordinate; None if there are none.
 
     Arguments:
-        bounds: a mapping of coordinate or variable names to pairs, or one pair per coordinate;
-            None in a pair, or an infinite number, leaves that side open.
+        bounds: a mapping of coordinate or variable names to pairs, or one pair per coordinate, in a
+            sequence or an array; None in a pair, or an infinite number, leaves that side open.
         layout: the names.
 
     Raises:
@@ -43,6 +44,8 @@ def parse_bounds(bounds: Any, layout: Layout) -> Bounds | None:
     """
     if bounds is None:
         return None
+    if isinstance(bounds, (Tensor, np.ndarray)):
+        bounds = bounds.tolist()
     pairs: list[Any] = [(None, None)] * len(layout.names)
     if isinstance(bounds, Mapping):
         for name, pair in bounds.items():
@@ -72,9 +75,9 @@ def _parse_pair(pair: Any, name: str) -> tuple[float, float]:
 
 
 def check_inside(values: Tensor, bounds: Bounds, names: tuple[str, ...]) -> None:
-    """Raise ``ValueError`` naming the first column that leaves, or touches, its bounds."""
+    """Raise ``ValueError`` naming the first column that leaves its bounds."""
     low, high = (torch.tensor(side, dtype=values.dtype) for side in zip(*bounds))
-    outside = ~((values > low) & (values < high))
+    outside = ~((values >= low) & (values <= high))
     if outside.any():
         row, column = (int(i) for i in outside.nonzero()[0])
         raise ValueError(

@@ -8,13 +8,19 @@ makes a Gaussian sample exactly representable by an untrained network.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
-__all__ = ["Standardise", "whitening"]
+from pyro_stad.errors import SampleWarning
 
-_WORST_CORRELATION = 1e-10
+__all__ = ["Standardise", "check_dependence", "spread_of", "whitening"]
+
+# Smallest eigenvalues of the correlation: of columns that are dependent, and of some that may be.
+_WORST_CORRELATION, _DOUBTFUL_CORRELATION = 1e-10, 5e-6
+_OUTLYING = 50.0
 
 
 class Standardise(Transform):
@@ -65,22 +71,87 @@ def whitening(
 
     Raises:
         ValueError: if columns are linearly dependent.
+
+    Warns:
+        SampleWarning: if they are so but for rounding.
     """
-    share = torch.ones(len(values), dtype=torch.float64) if weights is None else weights.double()
-    share = (share / share.sum()).to(values.device)
-    values = values.double()
-    loc = share @ values
-    centred = values - loc
-    scale = (share @ centred.square()).sqrt()
+    loc, scale = spread_of(values, weights)
     # Correlations first: parameters in physical units differ by many orders of magnitude.
-    unit = centred / scale
-    correlation = unit.mT @ (share[:, None] * unit)
+    correlation = _correlation((values.double() - loc) / scale, weights)
+    _check_correlation(correlation, names)
+    return loc, scale[:, None] * torch.linalg.cholesky(correlation)
+
+
+def check_dependence(values: Tensor, weights: Tensor | None, names: tuple[str, ...]) -> None:
+    """Refuse columns that are linearly dependent, before a bijection hides it.
+
+    The parts of a whole, each between zero and one, lie in a plane; their logits lie on a curved
+    surface, whose covariance looks sound. Columns that a few rows dominate are left out: they are
+    nearly dependent by those rows alone.
+
+    Arguments and what is raised: as for ``whitening``.
+    """
+    loc, scale = spread_of(values, weights)
+    unit = (values.double() - loc) / scale
+    plain = unit.abs().amax(0) < _OUTLYING
+    chosen = tuple(name for name, here in zip(names, plain.tolist()) if here)
+    if len(chosen) > 1:
+        _check_correlation(_correlation(unit[:, plain], weights), chosen)
+
+
+def _correlation(unit: Tensor, weights: Tensor | None) -> Tensor:
+    return unit.mT @ (_share(unit, weights)[:, None] * unit)
+
+
+def _check_correlation(correlation: Tensor, names: tuple[str, ...]) -> None:
     smallest, directions = torch.linalg.eigh(correlation)
     if not smallest[0] > _WORST_CORRELATION:
-        involved = directions[:, 0].abs() > 0.1
-        columns = [name for name, here in zip(names, involved.tolist()) if here]
         raise ValueError(
-            f"columns {columns} are linearly dependent, so that the sample has no density; "
-            "drop one of them and compute it in the model"
+            f"columns {_involved(directions, names)} are linearly dependent, so that the sample "
+            "has no density; drop one of them and compute it in the model"
         )
-    return loc, scale[:, None] * torch.linalg.cholesky(correlation)
+    if smallest[0] < _DOUBTFUL_CORRELATION:
+        warnings.warn(
+            f"columns {_involved(directions, names)} are linearly dependent but for "
+            f"{smallest[0].sqrt().item():.1g} of their spread, as rounded parts of a whole are; "
+            "drop one of them, unless that is what they are to be",
+            SampleWarning,
+            stacklevel=4,
+        )
+
+
+def spread_of(values: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of columns, each ``(D,)``, in float64.
+
+    No square overflows or vanishes, whatever the scale; and what an offset has in common with the
+    first row is not rounded away.
+
+    Arguments:
+        values: sample with shape ``(N, D)``.
+        weights: weights with shape ``(N,)`` or None.
+    """
+    values, share = values.double(), _share(values, weights)
+    unit = _power_of_two(values.abs().amax(0))
+    scaled = values / unit
+    apart = scaled - scaled[0]
+    mean = share @ apart
+    centred = apart - mean
+    size = _power_of_two(centred.abs().amax(0))
+    scale = (share @ (centred / size).square()).sqrt() * size
+    return (scaled[0] + mean) * unit, scale * unit
+
+
+def _share(values: Tensor, weights: Tensor | None) -> Tensor:
+    share = torch.ones(len(values), dtype=torch.float64) if weights is None else weights.double()
+    return (share / share.sum()).to(values.device)
+
+
+def _power_of_two(size: Tensor) -> Tensor:
+    """Return a power of two near ``size``, to divide by without rounding; one for zero."""
+    exponent = torch.frexp(size).exponent - 1
+    return torch.where(size > 0, torch.ldexp(torch.ones_like(size), exponent), 1.0)
+
+
+def _involved(directions: Tensor, names: tuple[str, ...]) -> list[str]:
+    """Return the columns that make up the direction with the least variance."""
+    return [name for name, part in zip(names, directions[:, 0].tolist()) if abs(part) > 0.1]

@@ -20,15 +20,18 @@ from torch.distributions import biject_to
 
 from pyro_stad._checks import check_device, check_seed
 from pyro_stad._config import build, describe
+from pyro_stad._random import generator, stream
 from pyro_stad.data import (
     Batches,
+    Bounds,
     Samples,
     Standardise,
     as_samples,
-    check_inside,
+    check_whitening,
     parse_bounds,
     split,
     support_of,
+    take_in,
     whitening,
 )
 from pyro_stad.density.prior import FlowPrior
@@ -54,6 +57,7 @@ from pyro_stad.training import History, TrainingSettings
 
 __all__ = ["fit"]
 
+_VERSIONED = ("pyro-stad", "torch", "pyro-ppl")
 _STEPS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -62,6 +66,7 @@ def fit(
     *,
     names: Sequence[str] | None = None,
     weights: Any = None,
+    log_weights: Any = None,
     var_names: Sequence[str] | None = None,
     bounds: Any = None,
     path: str | AbstractPath = "ot",
@@ -78,7 +83,9 @@ def fit(
         samples: a tensor, numpy array or pandas DataFrame with shape ``(N, D)``, a mapping of
             names to arrays ``(N, ...)``, or an ArviZ posterior; at least 100 distinct rows.
         names: names of the columns of a tensor or array.
-        weights: one non-negative weight per row, as nested samplers give.
+        weights: one non-negative weight per row, as nested samplers give, of any scale; or the
+            name of the column that holds them.
+        log_weights: the logarithms of the weights, up to a constant, in their place.
         var_names: the variables to keep.
         bounds: ``{name: (low, high)}``, or one pair per coordinate; None leaves a side open.
         path: a name in ``pyro_stad.paths.PATHS``, a path object, or ``"cnf"`` for a free-form
@@ -92,43 +99,56 @@ def fit(
 
     Returns:
         The prior, calibrated against exact traces on held-out samples: see ``prior.summary()``.
+        Repeated rows count as weights, and of a chain whole stretches are held out.
 
     Raises:
         TypeError, ValueError: for samples or settings that can't be used; columns are named.
         TrainingError: if training diverged from the start.
 
+    Warns:
+        SampleWarning: for few effective rows, and for columns that have no density.
+
     References:
         Jagwani, Thorp, Deger and Peiris (2026), StAD (arXiv 2605.16486).
     """
     settings = _settings(budget)
-    _check_options(path, seed, dtype)
+    seed = _check_options(path, seed, dtype)
     device = check_device(device)
-    checked = as_samples(samples, names=names, weights=weights, var_names=var_names)
+    checked = as_samples(
+        samples, names=names, weights=weights, log_weights=log_weights, var_names=var_names
+    )
     limits = parse_bounds(checked.bounds if bounds is None else bounds, checked.layout)
-    values = checked.values
+    taken = take_in(checked, limits, dtype)
+    rows, values = taken.samples, taken.samples.values
     if limits is not None:
-        check_inside(values, limits, checked.layout.names)
         values = biject_to(support_of(limits, values)).inv(values)
-    loc, scale_tril = whitening(values, checked.weights, checked.layout.names)
+    loc, scale_tril = whitening(values, rows.weights, rows.layout.names)
+    check_whitening(loc, scale_tril, rows.layout.names, dtype)
     white = Standardise(loc, scale_tril).inv(values).to(device, dtype)
     workshop = _Workshop(settings, seed, _resume_folder(resume), progress=progress)
-    shares = None if checked.weights is None else checked.weights.to(device)
-    kept, held = split(white, shares, settings.validation_fraction, workshop.generator(white))
-    workshop.identify(checked, path)
+    kept, held = split(
+        white, None if rows.weights is None else rows.weights.to(device),
+        settings.validation_fraction, workshop.generator("split", white),
+        chains=rows.chains, time=taken.time,
+    )  # fmt: skip
+    workshop.identify(rows, path, limits, dtype)
     field = workshop.teacher(path, kept, held)
     flow, cloud = workshop.divergence(field, kept, held)
-    generator = workshop.generator(white)
-    points = held.subset(settings.audit_points, generator)
+    source = workshop.generator("calibration", white)
+    points = held.subset(settings.audit_points, source)
     flow.solver = choose_steps(flow, points, settings.grid_tolerance, _STEPS)
     likelihood, calibration = calibrate(
-        flow, points, cloud, settings.tolerance, generator, reference=settings.reference,
+        flow, points, cloud, settings.tolerance, source, reference=settings.reference,
         train=workshop.consistency(flow, kept, held),
     )  # fmt: skip
     report = FitReport(
         seed=seed,
-        rows=len(values),
+        rows=taken.rows,
         stages=tuple(workshop.stages),
-        versions={name: version(name) for name in ("pyro-stad", "torch", "pyro-ppl")},
+        versions={name: version(name) for name in _VERSIONED},
+        distinct=len(values),
+        effective=round(taken.effective, 1),
+        moved=taken.moved,
     )
     loc, scale_tril = loc.to(device, dtype), scale_tril.to(device, dtype)
     return FlowPrior(likelihood, loc, scale_tril, checked.layout, limits, report, calibration)
@@ -142,15 +162,15 @@ def _settings(budget: str | FitSettings) -> FitSettings:
     return BUDGETS[budget]
 
 
-def _check_options(path: Any, seed: Any, dtype: Any) -> None:
-    """Refuse, before any work, what would only fail or mislead later."""
+def _check_options(path: Any, seed: Any, dtype: Any) -> int:
+    """Refuse, before any work, what would only fail or mislead later; return the seed."""
     if not isinstance(path, AbstractPath) and path != "cnf":
         if not isinstance(path, str):
             raise TypeError(f"`path` must be a name or a path object; got {path!r}")
         build(path, PATHS, "path")
-    check_seed(seed)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"`dtype` must be torch.float32 or torch.float64; got {dtype}")
+    return check_seed(seed)
 
 
 def _resume_folder(resume: str | os.PathLike[str] | None) -> Path | None:
@@ -173,18 +193,27 @@ class _Workshop:
         self.stages: list[Stage] = []
         self.identity = ""
 
-    def generator(self, like: Tensor) -> torch.Generator:
-        """Return a generator of its own for each stage, so that resuming does not shift others."""
-        stage = len(self.stages)
-        return torch.Generator(like.device).manual_seed(self.seed * 1_000 + stage)
+    def generator(self, name: str, like: Tensor) -> torch.Generator:
+        """Return a generator of its own for each purpose: resuming one does not shift others."""
+        return generator(self.seed, name, like.device)
 
-    def identify(self, samples: Samples, path: str | AbstractPath) -> None:
-        """Fingerprint data and settings, for the files of resumable runs."""
+    def identify(
+        self,
+        samples: Samples,
+        path: str | AbstractPath,
+        limits: Bounds | None,
+        dtype: torch.dtype,
+    ) -> None:
+        """Fingerprint data and settings, for the files of resumable runs.
+
+        All that the whitened rows and their split follow from is in it, rather than those rows:
+        they differ in the last digit with the number of threads.
+        """
         name = path if isinstance(path, str) else describe(path, PATHS, "path")
-        digest = hashlib.sha256(samples.values.numpy().tobytes())
-        digest.update(repr((name, asdict(self.settings), self.seed)).encode())
-        if samples.weights is not None:
-            digest.update(samples.weights.numpy().tobytes())
+        known = (name, asdict(self.settings), self.seed, samples.layout, limits, dtype)
+        digest = hashlib.sha256(repr((*known, version("pyro-stad"))).encode())
+        for part in (samples.values, samples.weights, samples.chains):
+            digest.update(b"none" if part is None else part.contiguous().numpy().tobytes())
         self.identity = digest.hexdigest()
 
     def record(self, name: str, history: History) -> None:
@@ -193,7 +222,7 @@ class _Workshop:
     def options(self, name: str, like: Tensor) -> dict[str, Any]:
         """Return what every training run of this fit is told."""
         return {
-            "generator": self.generator(like),
+            "generator": self.generator(name, like),
             "progress": self.progress,
             "label": name,
             "resume": self.folder and self.folder / f"{name}.safetensors",
@@ -222,11 +251,14 @@ class _Workshop:
         """Return the likelihood with the distilled divergence, and the held-out cloud."""
         like, settings = kept.values, self.settings
         head = self.seeded(lambda: TrunkHead.for_field(field)).to(like)
-        clouds = [cloud_for(field, batches, self.generator(like)) for batches in (kept, held)]
+        clouds = [
+            cloud_for(field, batches, self.generator(f"{part} trajectories", like))
+            for part, batches in (("kept", kept), ("held", held))
+        ]
         self.distil("stein", head, field, SteinObjective(), clouds, settings.stein)
         if settings.polish is not None:
             exact = like.shape[1] <= settings.polish_features
-            labels = ExactLabels() if exact else HutchinsonLabels(self.generator(like))
+            labels = ExactLabels() if exact else HutchinsonLabels(self.generator("probes", like))
             polish = settings.polish
             if not isinstance(field, PathField):
                 # The rate that serves a field on a path makes a free-form field's head worse.
@@ -271,5 +303,5 @@ class _Workshop:
     def seeded(self, make: Any) -> Any:
         """Make a network under this fit's seed, leaving the global generator as it was."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+            torch.manual_seed(stream(self.seed, "weights"))
             return make()

@@ -32,6 +32,7 @@ from pyro_stad._checks import (
     check_value,
     is_transformed,
 )
+from pyro_stad._random import generator
 from pyro_stad.data import Batches, Bounds, Layout, Standardise, support_of
 from pyro_stad.density.flow import FlowTransform
 from pyro_stad.density.report import FitReport
@@ -294,7 +295,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         """
         check_positive(tolerance, "tolerance", " of nats")
         check_choice(reference, "reference", REFERENCES)
-        check_seed(seed)
+        seed = check_seed(seed)
         points = check_value(samples, len(self.names), self._like, argument="samples")
         points = points.reshape(-1, len(self.names))
         check_finite(points, self.names, argument="samples")
@@ -305,10 +306,10 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
                 f"{len(points)} points, {distinct} of them distinct and {outside} outside"
             )
         points = self.whiten(points)
-        generator = torch.Generator(points.device).manual_seed(seed)
-        cloud = cloud_for(self.likelihood.field, Batches(points), generator)
+        source = generator(seed, "calibration", points.device)
+        cloud = cloud_for(self.likelihood.field, Batches(points), source)
         chosen, calibration = calibrate(
-            self.likelihood, points, cloud, tolerance, generator, reference=reference
+            self.likelihood, points, cloud, tolerance, source, reference=reference
         )
         new = self.with_likelihood(chosen)
         new.calibration = calibration

@@ -43,12 +43,18 @@ class FitReport:
         rows: number of samples.
         stages: the training runs, in order.
         versions: versions of the packages that made it.
+        distinct: number of distinct samples, or None if it was not counted.
+        effective: independent samples of equal weight that they are worth, or None.
+        moved: distinct samples that lay on a bound, and were moved inside.
     """
 
     seed: int
     rows: int
     stages: tuple[Stage, ...]
     versions: dict[str, str] = field(default_factory=dict)
+    distinct: int | None = None
+    effective: float | None = None
+    moved: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description."""
@@ -62,7 +68,15 @@ class FitReport:
 
     def text(self) -> str:
         """Return the report as a few lines of text."""
-        lines = [f"  fitted to {self.rows} samples, seed {self.seed}"]
+        repeats = "" if self.distinct in (None, self.rows) else f" ({self.distinct} distinct)"
+        lines = [f"  fitted to {self.rows} samples{repeats}, seed {self.seed}"]
+        if self.effective is not None:
+            lines.append(
+                f"  effective sample size: {self.effective:.0f} (repeats, weights and "
+                "autocorrelation taken off)"
+            )
+        if self.moved:
+            lines.append(f"  {self.moved} samples on a bound were moved inside")
         for stage in self.stages:
             early = ", stopped early" if stage.stopped_early else ""
             lines.append(

@@ -102,7 +102,7 @@ def log_evidence(
     check_choice(proposal, "proposal", PROPOSALS)
     check_count(particles, "particles", least=100)
     check_count(repeats, "repeats", least=2)
-    check_seed(seed)
+    seed = check_seed(seed)
     if draws is not None and method not in ("auto", "bridge"):
         raise ValueError(f"`draws` are for the bridge; method={method!r} makes no use of them")
     file = None if checkpoint is None else Path(checkpoint)

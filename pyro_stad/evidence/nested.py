@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pyro_stad._random import stream
 from pyro_stad.evidence.posterior import described
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.task import Task
@@ -36,7 +37,8 @@ def nested(task: Task) -> EvidenceResult:
     """
     problem, runs = task.problem, []
     for repeat in range(task.repeats):
-        runs.append(_run(task, task.seed + repeat, _file(task.checkpoint, repeat)))
+        seed = stream(task.seed, f"nested run {repeat}")
+        runs.append(_run(task, seed, _file(task.checkpoint, repeat)))
     log_z = torch.tensor([float(run.log_z) for run in runs], dtype=torch.float64)
     effective = [float(run.n_eff) for run in runs]
     formula = float(np.mean([n**-0.5 for n in effective]))

@@ -75,7 +75,7 @@ def log_evidences(
     """
     check_count(particles, "particles", least=100)
     check_count(repeats, "repeats", least=2)
-    check_seed(seed)
+    seed = check_seed(seed)
     population = Population(model, args)
     generator = generator_of(population.like, seed)
     file = None if checkpoint is None else Path(checkpoint)

@@ -1,0 +1,24 @@
+"""Streams of random numbers: one seed of the user, and a stream of its own for every purpose.
+
+A stream is the hash of the seed and of the name of what it is for. Sums such as ``1000 * seed + k``
+give neighbouring seeds common streams, and overflow where seeds are large; a hash does neither.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+__all__ = ["generator", "stream"]
+
+
+def stream(seed: int, name: str) -> int:
+    """Return a seed of 64 bits for the purpose ``name``; ``seed`` is any integer."""
+    digest = hashlib.sha256(f"{int(seed)} {name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def generator(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a source of randomness for the purpose ``name``."""
+    return torch.Generator(device).manual_seed(stream(seed, name))
