@@ -29,6 +29,13 @@ def deep(prior):
 
 
 WRAPPED = [bare, independent, shifted, deep]
+# What they make of a point of the prior.
+OUTER = {
+    bare: lambda x: x,
+    independent: lambda x: x,
+    shifted: lambda x: 1 + 2 * x,
+    deep: lambda x: (1 + 2 * x).exp(),
+}
 
 
 @pytest.mark.parametrize("wrap", WRAPPED, ids=lambda w: w.__name__)
@@ -64,19 +71,19 @@ def test_an_extrapolated_evidence_is_refused(wrap, free_prior):
         if plated:
             with pyro.plate("p", 3):
                 theta = pyro.sample("theta", fn)
-                pyro.sample("y", dist.Normal(theta[..., 0], 0.1), obs=y)
+                pyro.sample("y", dist.Normal(theta[..., 0], 0.03 * y), obs=y)
         else:
             theta = pyro.sample("theta", fn)
-            pyro.sample("y", dist.Normal(theta[..., 0], 0.1).to_event(1), obs=y)
+            pyro.sample("y", dist.Normal(theta[..., 0], 0.03 * y).to_event(1), obs=y)
 
-    spread = fn.sample((500,)).reshape(-1, 2)[:, 0]
-    far = (spread.mean() + 10 * spread.std()).expand(3)
+    spread = free_prior.sample((500,))[:, 0]
+    far = OUTER[wrap](spread.mean() + 10 * spread.std()).expand(3)
     problem = LatentProblem(model, far)
     assert [flow.features for flow in problem.flows] == [2]
     assert problem.network_calls(1) == 3 * free_prior.likelihood.solver.sequential_calls()
     with pytest.raises(EvidenceError, match="hardly seen a sample"):
         log_evidence(model, far, particles=100, progress=False)
-    draws = {"theta": far[:, None].expand(100, 3, 2) + 0.01 * torch.randn(100, 3, 2)}
+    draws = {"theta": far[:, None] * (1 + 0.01 * torch.randn(100, 3, 2))}
     with pytest.warns(OutOfDistributionWarning, match="100.0% of the draws of 'theta'"):
         data = to_arviz(draws, model=model, args=(far,))
     assert {"tail_probability", "log_prob_error", "lp"} <= set(data["sample_stats"].data_vars)
