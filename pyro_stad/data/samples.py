@@ -157,7 +157,8 @@ def _check_values(values: Tensor, layout: Layout) -> None:
             column = int(constant.nonzero()[0])
             raise ValueError(
                 f"column {layout.names[column]} is constant ({values[0, column].item()}); "
-                "a density in it does not exist. Drop it, and put the constant into the model"
+                "a density in it does not exist. Drop it, and put the constant into the model; or, "
+                "if its spread was rounded away, keep the samples in float64"
             )
     distinct = len(torch.unique(values, dim=0))
     if distinct < _LEAST_ROWS:

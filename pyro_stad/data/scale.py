@@ -59,7 +59,9 @@ def check_whitening(
     Raises:
         ValueError: as ``check_scale``.
     """
-    scale = scale_tril.norm(dim=1)
+    largest = scale_tril.abs().amax(1)
+    # Divided first: squares overflow where scales do not.
+    scale = (scale_tril / largest[:, None]).norm(dim=1) * largest
     _check_ends(loc.abs() + scale, scale, names, dtype)
     # Scales first: they may differ by more than a triangular solve survives.
     eye = torch.eye(len(loc), dtype=torch.float64)

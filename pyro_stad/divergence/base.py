@@ -74,4 +74,4 @@ class AbstractProbedDivergence(AbstractDivergence):
 
     def _generator(self, stream: int) -> torch.Generator:
         # Signs and sphere from different streams: the same bits would make them dependent.
-        return torch.Generator().manual_seed(2 * self.seed + stream)
+        return torch.Generator().manual_seed((2 * self.seed + stream) % 2**64)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_stad._checks import check_seed
 from pyro_stad.divergence.base import AbstractProbedDivergence
 from pyro_stad.divergence.exact import Exact, jacobian_products
 from pyro_stad.teacher.base import AbstractField
@@ -25,9 +26,11 @@ from pyro_stad.teacher.base import AbstractField
 __all__ = ["HutchPlusPlus", "Hutchinson", "XTrace"]
 
 
-def _check_probes(num_probes: int, least: int) -> None:
-    if num_probes < least:
-        raise ValueError(f"`num_probes` must be at least {least}; got {num_probes}")
+def _check_probes(divergence: AbstractProbedDivergence, least: int) -> None:
+    if divergence.num_probes < least:
+        raise ValueError(f"`num_probes` must be at least {least}; got {divergence.num_probes}")
+    # Stored as an int: files can't hold those of numpy.
+    object.__setattr__(divergence, "seed", check_seed(divergence.seed))
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Hutchinson(AbstractProbedDivergence):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_probes(self.num_probes, 1)
+        _check_probes(self, 1)
 
     def passes(self, features: int) -> int:
         return self.num_probes
@@ -71,7 +74,7 @@ class HutchPlusPlus(AbstractProbedDivergence):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_probes(self.num_probes, 3)
+        _check_probes(self, 3)
 
     def passes(self, features: int) -> int:
         return min(3 * (self.num_probes // 3), features)
@@ -106,7 +109,7 @@ class XTrace(AbstractProbedDivergence):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_probes(self.num_probes, 2)
+        _check_probes(self, 2)
 
     def passes(self, features: int) -> int:
         return min(2 * (self.num_probes // 2), features)

@@ -1,6 +1,7 @@
 """Containers of samples: what came in by name goes out by name, and what is wrong is named."""
 
 import math
+import re
 
 import arviz
 import numpy as np
@@ -25,10 +26,38 @@ CONTAINERS = {
     "numpy, read-only": lambda x: _frozen(x.numpy().copy()),
     "data frame": lambda x: pandas.DataFrame(x.numpy(), columns=["a", "b", "c"]),
     "mapping": lambda x: {"a": x[:, 0], "b": x[:, 1:].numpy()},
-    "inference data": lambda x: arviz.from_dict(
-        posterior={"a": x[:, 0].reshape(4, 50).numpy(), "b": x[:, 1:].reshape(4, 50, 2).numpy()}
+    "inference data": lambda x: _posterior(x),
+    "posterior group": lambda x: _dataset(_posterior(x)),
+    "extracted": lambda x: arviz.extract(_posterior(x)),
+    "one chain": lambda x: _dataset(_posterior(x, chains=1)).isel(chain=0),
+    "data array": lambda x: _dataset(arviz.from_dict(posterior={"a": x.reshape(4, 50, 3).numpy()}))[
+        "a"
+    ],
+    "big-endian": lambda x: x.numpy().astype(">f8"),
+    "big-endian columns": lambda x: {name: x.numpy()[:, i].astype(">f8") for i, name in ABC},
+    "long double": lambda x: x.numpy().astype(np.longdouble),
+    "records": lambda x: np.rec.fromarrays([*x.numpy().T], names="a,b,c"),
+    "mask that hides nothing": lambda x: np.ma.masked_invalid(x.numpy()),
+    "nullable columns": lambda x: pandas.DataFrame(x.numpy(), columns=["a", "b", "c"]).astype(
+        "Float64"
+    ),
+    "columns of a frame": lambda x: {name: pandas.Series(x[:, i].numpy()) for i, name in ABC},
+    "frame with labels": lambda x: pandas.DataFrame(
+        x.numpy(), columns=pandas.MultiIndex.from_tuples(LABELS, names=[None, "labels"])
     ),
 }
+ABC = list(enumerate("abc"))
+LABELS = [("a", "$a$"), ("b", "$b$"), ("c", "$c$")]
+
+
+def _posterior(x, chains=4):
+    a, b = x[:, 0].reshape(chains, -1), x[:, 1:].reshape(chains, -1, 2)
+    return arviz.from_dict(posterior={"a": a.numpy(), "b": b.numpy()})
+
+
+def _dataset(posterior):
+    group = posterior["posterior"]
+    return group.to_dataset() if hasattr(group, "to_dataset") else group
 
 
 def _frozen(array):
@@ -43,6 +72,15 @@ def test_every_container_gives_the_same_matrix(name):
     torch.testing.assert_close(read.values, x, rtol=1e-6, atol=1e-6)
     assert read.values.dtype == torch.float64
     assert len(read.layout.names) == 3
+
+
+CHAINS = {"inference data": 4, "posterior group": 4, "extracted": 4, "one chain": 1}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_chain_of_each_row_is_kept(name):
+    chains = as_samples(CONTAINERS[name](matrix())).chains
+    assert chains.tolist() == [row * CHAINS[name] // 200 for row in range(200)]
 
 
 def test_data_tree_of_arviz_one():
@@ -81,7 +119,46 @@ def broken(change):
     return x
 
 
+def _masked(rows):
+    values = matrix().numpy()
+    mask = np.zeros_like(values, dtype=bool)
+    mask[:rows, 0] = True
+    return np.ma.masked_array(values, mask)
+
+
 BAD_DATA = {
+    "masked": (lambda: _masked(7), ValueError, "`samples` has 7 masked cells"),
+    "masked column": (
+        lambda: {"a": _masked(7)[:, 0], "b": matrix()[:, 1]}, ValueError, "'a' of `samples` has 7"
+    ),
+    "missing, nullable": (
+        lambda: pandas.DataFrame({"a": pandas.array([1, 2, None] * 80)}),
+        ValueError, "'a' of `samples` has 80 missing cells",
+    ),
+    "missing, objects": (
+        lambda: pandas.DataFrame({"a": [1.0, pandas.NA] * 80}), ValueError, "has 80 missing cells"
+    ),
+    "repeated columns": (
+        lambda: pandas.DataFrame(matrix(), columns=["a", "b", "a"]), ValueError, "['a'] are repeat"
+    ),
+    "beyond float64": (
+        lambda: np.array([[10], [1]] * 100, dtype=np.longdouble) ** 2000,
+        ValueError, "too large for float64",
+    ),
+    "sparse": (lambda: matrix().to_sparse(), TypeError, "must be a dense tensor"),
+    "steps and walkers": (lambda: torch.randn(100, 8, 2), ValueError, "must be flat"),
+    "few chains": (lambda: {"mu": torch.randn(4, 500)}, ValueError, "4 chains of 500 draws"),
+    "many chains": (
+        lambda: {"mu": torch.randn(128, 20), "x": torch.randn(128, 20, 3)},
+        ValueError, "128 chains of 20 draws in ['mu', 'x']",
+    ),
+    "no chains": (
+        lambda: _dataset(_posterior(matrix())).rename(chain="c", draw="d"),
+        ValueError, "must have dimensions chain and draw, or sample; got ['c', 'd'",
+    ),
+    "fewer rows than columns": (
+        lambda: torch.randn(150, 200), ValueError, "more distinct rows than columns; got 150"
+    ),
     "list": (lambda: [[1.0, 2.0]], TypeError, "got list. Wrap lists in numpy.array"),
     "strings": (lambda: np.array([["a", "b"]] * 200), TypeError, "must be numbers"),
     "objects": (lambda: np.array([[None, 1.0]] * 200), TypeError, "dtype object"),
@@ -110,7 +187,7 @@ BAD_DATA = {
 @pytest.mark.parametrize("name", BAD_DATA)
 def test_bad_data_is_named(name):
     make, error, message = BAD_DATA[name]
-    pattern = message if "\\" in message else message.replace("(", r"\(").replace(")", r"\)")
+    pattern = message if "\\" in message else re.escape(message)
     with pytest.raises(error, match=pattern):
         as_samples(make())
 
@@ -119,14 +196,6 @@ BAD_OPTIONS = {
     "names, too few": ({"names": ["a"]}, "`names` must be 3 different names"),
     "names, repeated": ({"names": ["a", "a", "b"]}, "3 different names"),
     "var_names of an array": ({"var_names": ["a"]}, "an array has none"),
-    "weights, wrong length": ({"weights": torch.ones(3)}, r"shape \(200,\); got \(3,\)"),
-    "weights, negative": ({"weights": -torch.ones(200)}, "non-negative"),
-    "weights, nan": ({"weights": torch.full((200,), math.nan)}, "finite"),
-    "weights, all zero": ({"weights": torch.zeros(200)}, "not all zero"),
-    "weights, degenerate": (
-        {"weights": torch.arange(200, dtype=torch.float64) ** 40},
-        "effective sample size",
-    ),
 }
 
 
@@ -135,6 +204,21 @@ def test_bad_options_are_named(name):
     options, message = BAD_OPTIONS[name]
     with pytest.raises(ValueError, match=message):
         as_samples(matrix(), **options)
+
+
+VECTORS = {
+    "vector of a long chain": {"beta": torch.randn(5000, 20)},
+    "means apart": {"beta": torch.randn(300, 20) + torch.arange(20.0)},
+    "spreads apart": {"beta": torch.randn(300, 20) * torch.arange(1, 21)},
+    "a scalar beside": {"mu": torch.randn(300), "beta": torch.randn(300, 20)},
+    "short vector": {"beta": torch.randn(300, 3)},
+}
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_vectors_are_not_taken_for_chains(name):
+    read = as_samples(VECTORS[name])
+    assert len(read.values) == len(VECTORS[name]["beta"])
 
 
 def test_linearly_dependent_columns_are_named():
