@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "check_batch",
     "check_choice",
     "check_count",
     "check_device",
@@ -64,6 +65,23 @@ def check_value(value: Any, features: int, like: Tensor, *, argument: str = "val
     return value.to(like.dtype)
 
 
+def check_batch(shape: torch.Size, batch_shape: torch.Size) -> torch.Size:
+    """Return what ``shape``, a value's without its event, and the prior's batch shape make up.
+
+    Raises:
+        ValueError: if they don't broadcast.
+    """
+    if not batch_shape:
+        return shape
+    try:
+        return torch.broadcast_shapes(shape, batch_shape)
+    except RuntimeError:
+        raise ValueError(
+            f"`value` must have a shape that broadcasts with the batch shape of the prior, "
+            f"{tuple(batch_shape)}; got {tuple(shape)} in front of the event"
+        ) from None
+
+
 def check_not_nan(value: Tensor, names: tuple[str, ...], *, argument: str = "value") -> None:
     """Raise ``ValueError`` for the first NaN of ``value``, ``(..., D)``, by index and name."""
     _refuse(value, torch.isnan(value), names, argument)
@@ -84,15 +102,20 @@ def _refuse(value: Tensor, bad: Tensor, names: tuple[str, ...], argument: str) -
         )
 
 
-def check_count(value: Any, argument: str, *, least: int = 1) -> None:
-    """Raise ``ValueError`` unless ``value`` is an integer of at least ``least``."""
-    if not isinstance(value, Integral) or int(value) < least:
-        raise ValueError(f"`{argument}` must be an integer of at least {least}; got {value!r}")
+def check_count(value: Any, argument: str, *, least: int = 1, most: int | None = None) -> None:
+    """Raise ``ValueError`` unless ``value`` is an integer from ``least`` to ``most``."""
+    # True is an integer to Python, and a slip here.
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or int(value) < least or (most is not None and int(value) > most):
+        limit = "" if most is None else f" and at most {most}"
+        raise ValueError(
+            f"`{argument}` must be an integer of at least {least}{limit}; got {value!r:.80}"
+        )
 
 
 def check_positive(value: Any, argument: str, unit: str = "") -> None:
     """Raise ``ValueError`` unless ``value`` is a finite number above zero."""
-    if not isinstance(value, Real) or not 0 < float(value) < math.inf:
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < math.inf:
         raise ValueError(f"`{argument}` must be a positive number{unit}; got {value!r}")
 
 

@@ -1,14 +1,23 @@
-"""Objects as JSON and back: a registry maps names to dataclasses, a config holds their fields."""
+"""Objects as JSON and back: a registry maps names to dataclasses, a config holds their fields.
+
+Records, which say what was found, may hold numbers that JSON has no name for: a calibration that
+failed is still to be kept. ``encode`` writes those as strings, and ``decode`` reads a record by the
+annotations of its fields, so that a file can't put a word where a number belongs.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any, TypeVar
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-__all__ = ["build", "describe"]
+__all__ = ["build", "decode", "describe", "encode"]
 
 T = TypeVar("T")
+
+_NOT_FINITE = ("nan", "inf", "-inf")
 
 
 def describe(value: object, registry: Mapping[str, type], argument: str) -> dict[str, Any]:
@@ -37,3 +46,60 @@ def build(value: str | Mapping[str, Any], registry: Mapping[str, type[T]], argum
     if not isinstance(name, str) or name not in registry:
         raise ValueError(f"`{argument}` must be one of {sorted(registry)}; got {name!r}")
     return registry[name](**settings)
+
+
+def encode(value: Any) -> Any:
+    """Return ``value`` ready for JSON: records as mappings, NaN and infinities as strings."""
+    if is_dataclass(value):
+        return {f.name: encode(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: encode(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [encode(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    return value
+
+
+def decode(kind: Any, stored: Any, argument: str) -> Any:
+    """Return the value of type ``kind`` that ``encode`` has written as ``stored``.
+
+    Arguments:
+        kind: int, float, str, bool, a dataclass, or a tuple, dict or optional of these.
+        stored: what a JSON document holds.
+        argument: what to call it in messages.
+
+    Raises:
+        ValueError: if ``stored`` is no such value.
+    """
+    parts = get_args(kind)
+    if isinstance(kind, UnionType):
+        return None if stored is None else decode(parts[0], stored, argument)
+    if get_origin(kind) is tuple and isinstance(stored, list):
+        return tuple(decode(parts[0], part, f"{argument}[{i}]") for i, part in enumerate(stored))
+    if get_origin(kind) is dict and isinstance(stored, dict):
+        return {name: decode(parts[1], v, f"{argument}.{name}") for name, v in stored.items()}
+    if is_dataclass(kind) and isinstance(stored, dict):
+        return _record(kind, stored, argument)
+    # Not isinstance: a boolean is an integer to Python.
+    if kind is float and (type(stored) in (int, float) or stored in _NOT_FINITE):
+        return float(stored)
+    if type(stored) is kind:
+        return stored
+    expected = getattr(get_origin(kind) or kind, "__name__", kind)
+    raise ValueError(f"`{argument}` must be of type {expected}; got {stored!r:.80}")
+
+
+def _record(kind: Any, stored: dict[str, Any], argument: str) -> Any:
+    known = {f.name: f for f in fields(kind)}
+    # What a later version has added comes with a default.
+    needed = {
+        name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING
+    }
+    if not needed <= stored.keys() <= known.keys():
+        raise ValueError(
+            f"`{argument}` must have {sorted(needed)}, and nothing but {sorted(known)}; got "
+            f"{sorted(stored)}"
+        )
+    hints = get_type_hints(kind)
+    return kind(**{n: decode(hints[n], v, f"{argument}.{n}") for n, v in stored.items()})

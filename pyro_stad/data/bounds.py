@@ -103,7 +103,8 @@ def _kind(pair: tuple[float, float]) -> tuple[bool, bool]:
 def _constraint(
     kind: tuple[bool, bool], pairs: list[tuple[float, float]], like: Tensor
 ) -> constraints.Constraint:
-    low, high = (torch.tensor(side).to(like) for side in zip(*pairs))
+    # Float64 first: the default dtype would round a bound before the prior does.
+    low, high = (torch.tensor(s, dtype=torch.float64, device="cpu").to(like) for s in zip(*pairs))
     if kind == (True, True):
         return constraints.interval(low, high)
     if kind == (True, False):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
+from pyro_stad._context import full_precision
 from pyro_stad.errors import SampleWarning
 
 __all__ = ["Standardise", "check_dependence", "spread_of", "whitening"]
@@ -29,6 +30,9 @@ class Standardise(Transform):
     Arguments:
         loc: mean with shape ``(D,)``.
         scale_tril: lower Cholesky factor with shape ``(D, D)``.
+
+    Raises:
+        ValueError: if ``scale_tril`` is no such factor, or has no inverse in its precision.
     """
 
     domain = constraints.real_vector
@@ -44,19 +48,32 @@ class Standardise(Transform):
             loc
         )
         self.log_det = torch.diagonal(scale_tril).log().sum()
+        _check_factor(scale_tril, self.inverse_tril)
 
     def with_cache(self, cache_size: int = 1) -> Standardise:
         """Return self: the map is too cheap to cache."""
         return self
 
+    @full_precision
     def _call(self, x: Tensor) -> Tensor:
         return self.loc + x @ self.scale_tril.mT
 
+    @full_precision
     def _inverse(self, y: Tensor) -> Tensor:
         return (y - self.loc) @ self.inverse_tril.mT
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         return self.log_det.expand(x.shape[:-1])
+
+
+def _check_factor(scale_tril: Tensor, inverse_tril: Tensor) -> None:
+    """Refuse what would be taken for a bijection and is none, or another one."""
+    if not bool((torch.diagonal(scale_tril) > 0).all()):
+        raise ValueError("`scale_tril` must have a positive diagonal")
+    if bool(scale_tril.triu(1).any()):
+        raise ValueError("`scale_tril` must be lower triangular, with zeros above the diagonal")
+    if not bool(torch.isfinite(scale_tril).all() & torch.isfinite(inverse_tril).all()):
+        raise ValueError("`scale_tril` and its inverse must be finite")
 
 
 def whitening(

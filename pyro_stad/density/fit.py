@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -20,7 +21,8 @@ from torch.distributions import biject_to
 
 from pyro_stad._checks import check_device, check_seed
 from pyro_stad._config import build, describe
-from pyro_stad._random import generator, stream
+from pyro_stad._context import own_context
+from pyro_stad._random import generator
 from pyro_stad.data import (
     Batches,
     Bounds,
@@ -47,6 +49,7 @@ from pyro_stad.divergence.distil import (
     cloud_for,
     distil,
 )
+from pyro_stad.errors import TrainingWarning
 from pyro_stad.likelihood import FlowODE, SteinPath, calibrate, choose_steps, make_consistent
 from pyro_stad.likelihood.maximum import train_free_form
 from pyro_stad.ode import RK4
@@ -61,6 +64,7 @@ _VERSIONED = ("pyro-stad", "torch", "pyro-ppl")
 _STEPS = (1, 2, 4, 8, 16, 32, 64)
 
 
+@own_context()
 def fit(
     samples: Any,
     *,
@@ -141,6 +145,8 @@ def fit(
         flow, points, cloud, settings.tolerance, source, reference=settings.reference,
         train=workshop.consistency(flow, kept, held),
     )  # fmt: skip
+    if calibration.trouble is not None:
+        warnings.warn(calibration.trouble, TrainingWarning, stacklevel=3)
     report = FitReport(
         seed=seed,
         rows=taken.rows,
@@ -234,12 +240,12 @@ class _Workshop:
         like, settings = kept.values, self.settings
         sizes = {"features": like.shape[1], "width": settings.width, "depth": settings.depth}
         if path == "cnf":
-            free = self.seeded(lambda: FreeFormField(**sizes)).to(like)
+            free = FreeFormField(**sizes, generator=self.first_weights()).to(like)
             options = self.options("teacher", like)
             self.record("teacher", train_free_form(free, kept, held, settings.teacher, **options))
             return free
         chosen = build(path, PATHS, "path") if isinstance(path, str) else path
-        field = self.seeded(lambda: PathField(chosen, **sizes)).to(like)
+        field = PathField(chosen, **sizes, generator=self.first_weights()).to(like)
         options = self.options("teacher", like)
         history = match(field, kept, held, settings.teacher, **options)
         self.record("teacher", history)
@@ -250,7 +256,7 @@ class _Workshop:
     ) -> tuple[FlowODE, AbstractCloud]:
         """Return the likelihood with the distilled divergence, and the held-out cloud."""
         like, settings = kept.values, self.settings
-        head = self.seeded(lambda: TrunkHead.for_field(field)).to(like)
+        head = TrunkHead.for_field(field, self.first_weights()).to(like)
         clouds = [
             cloud_for(field, batches, self.generator(f"{part} trajectories", like))
             for part, batches in (("kept", kept), ("held", held))
@@ -300,8 +306,6 @@ class _Workshop:
         kept, held = clouds
         self.record(name, distil(head, field, objective, kept, held, settings, **options))
 
-    def seeded(self, make: Any) -> Any:
-        """Make a network under this fit's seed, leaving the global generator as it was."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream(self.seed, "weights"))
-            return make()
+    def first_weights(self) -> torch.Generator:
+        """Return the source of a network's first weights: the global one is for all threads."""
+        return generator(self.seed, "weights")

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from pyro_stad._checks import (
+    check_batch,
     check_choice,
     check_finite,
     check_not_nan,
@@ -32,6 +33,7 @@ from pyro_stad._checks import (
     check_value,
     is_transformed,
 )
+from pyro_stad._context import own_context
 from pyro_stad._random import generator
 from pyro_stad.data import Batches, Bounds, Layout, Standardise, support_of
 from pyro_stad.density.flow import FlowTransform
@@ -111,7 +113,13 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         base = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
         # Made once: log_prob is called for every leapfrog step.
         sides = bounds or ((-torch.inf, torch.inf),) * len(loc)
-        self._low, self._high = (torch.tensor(side).to(loc) for side in zip(*sides))
+        self._low, self._high = (
+            torch.tensor(side, dtype=torch.float64, device="cpu").to(loc) for side in zip(*sides)
+        )
+        # Next to zero, numbers lose their digits and one over them is infinite, and a gradient too.
+        below_normal = torch.nextafter(*loc.new_tensor([torch.finfo(loc.dtype).tiny, 0.0]))
+        self._low = torch.where(self._low == 0, below_normal, self._low)
+        self._high = torch.where(self._high == 0, -below_normal, self._high)
         self._stand_in = loc if bounds is None else transforms[2](loc)
         super().__init__(base, transforms, validate_args=validate_args)  # type: ignore[arg-type]
 
@@ -154,10 +162,10 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
             ValueError: for a wrong shape or device, and, with validation on, for NaN.
         """
         x = check_value(value, len(self.names), self._like)
+        shape = check_batch(x.shape[:-1], self.batch_shape)
         result = self._log_prob(x).reshape(x.shape[:-1])
         if self.batch_shape:
-            # Broadcast after the solve: expanded batches share one density.
-            result = result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
+            result = result.expand(shape)  # after the solve: a batch shares one density
         return result.to(value.dtype) if value.is_floating_point() else result
 
     def _log_prob(self, value: Tensor) -> Tensor:
@@ -223,14 +231,18 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         """Return how far out ``value`` lies, shape ``(...)``: the chance of a larger noise norm.
 
         Values below 0.001 (``density.FLAGGED``) mean that the network has hardly seen such points;
-        the distilled divergence, and with it ``log_prob``, is not to be trusted there.
+        the distilled divergence, and with it ``log_prob``, is not to be trusted there. What has no
+        density, such as points outside the bounds, lies beyond everything: zero.
 
         Arguments:
             value: points with shape ``(..., D)``.
         """
         x = check_value(value, len(self.names), self._like).reshape(-1, len(self.names))
         with torch.no_grad():
-            tail = noise_tail(self.likelihood.pull(self.whiten(x)))
+            inside = self._inside(x)
+            safe = torch.where(inside[:, None], x, self._stand_in)
+            tail = noise_tail(self.likelihood.pull(self.whiten(safe)))
+            tail = torch.where(inside & ~torch.isnan(tail), tail, 0.0)
         return tail.reshape(value.shape[:-1])
 
     def whiten(self, value: Tensor) -> Tensor:
@@ -243,6 +255,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         """Split vectors ``(..., D)`` into the variables that came in, by name."""
         return self.layout.unpack(value)
 
+    @own_context()
     def to(self, target: torch.device | str | torch.dtype) -> FlowPrior:
         """Return a copy on another device or in another dtype; the batch shape is kept."""
         new = FlowPrior(
@@ -270,6 +283,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
             likelihood, affine.loc, affine.scale_tril, self.layout, self.bounds, self.report
         )
 
+    @own_context()
     def calibrate(
         self,
         samples: Tensor,
@@ -311,6 +325,11 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         chosen, calibration = calibrate(
             self.likelihood, points, cloud, tolerance, source, reference=reference
         )
+        if math.isnan(calibration.audit.sd):
+            raise ValueError(
+                "no way to the density is finite at the samples of the calibration; are they from "
+                "the law that was fitted?"
+            )
         new = self.with_likelihood(chosen)
         new.calibration = calibration
         return new.expand(self.batch_shape) if self.batch_shape else new

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
+from pyro_stad._checks import check_count
+from pyro_stad._config import decode, encode
 from pyro_stad.training import History
 
 __all__ = ["FitReport", "Stage"]
@@ -20,6 +22,10 @@ class Stage:
     skipped: int
     stopped_early: bool
     seconds: float
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "skipped"):
+            check_count(getattr(self, name), name, least=0)
 
     @staticmethod
     def of(name: str, history: History) -> Stage:
@@ -56,15 +62,17 @@ class FitReport:
     effective: float | None = None
     moved: int = 0
 
+    def __post_init__(self) -> None:
+        check_count(self.rows, "rows")
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description."""
-        return asdict(self)
+        return encode(self)
 
     @staticmethod
     def from_dict(stored: dict[str, Any]) -> FitReport:
         """Return the report that ``to_dict`` described."""
-        stages = tuple(Stage(**stage) for stage in stored["stages"])
-        return FitReport(**{**stored, "stages": stages})
+        return decode(FitReport, stored, "report")
 
     def text(self) -> str:
         """Return the report as a few lines of text."""

@@ -2,21 +2,24 @@ r"""Files of priors: safetensors, a JSON description, a checksum; no pickle anyw
 
 The description names every part by its registry and holds its settings, so that loading builds the
 same objects by their constructors and then fills in tensors whose names, shapes and dtypes must
-match exactly.
+match exactly. A checksum says that a file is whole, not that it is honest: constructors refuse what
+is out of range, and the sizes of networks are held against the tensors before anything is built.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pyro_stad._checks import check_device
-from pyro_stad._config import build, describe
+from pyro_stad._checks import check_count, check_device
+from pyro_stad._config import build, decode, describe, encode
+from pyro_stad._context import own_context
 from pyro_stad._files import read_tensors, write_tensors
-from pyro_stad.data import Layout
+from pyro_stad.data import Bounds, Layout
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.report import FitReport
 from pyro_stad.divergence import (
@@ -40,14 +43,21 @@ __all__ = ["load", "save_prior"]
 
 _FORMAT = "pyro_stad prior"
 _VERSION = 1
+# What constructors raise for a description that is none.
+_MISTAKES = (
+    LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError,
+)  # fmt: skip
 _PROBED: dict[str, type] = {"hutchinson": Hutchinson, "hutch++": HutchPlusPlus, "xtrace": XTrace}
 
 
 def save_prior(prior: FlowPrior, path: str | os.PathLike[str]) -> None:
     """Write ``prior`` to ``path``, atomically: an older file stays until the new one is whole.
 
+    A calibration that is not finite is kept as it is.
+
     Raises:
         TypeError: if the prior has parts of foreign types.
+        ValueError: if its tensors are not finite, so that no file of it could be read.
         OSError: if the file can't be written; an older file at ``path`` stays as it was.
     """
     likelihood = prior.likelihood
@@ -62,16 +72,17 @@ def save_prior(prior: FlowPrior, path: str | os.PathLike[str]) -> None:
         "log_mass": likelihood.log_mass,
         "names": prior.layout.names,
         "variables": prior.layout.variables,
-        # JSON has no infinity.
         "bounds": prior.bounds and [[repr(low), repr(high)] for low, high in prior.bounds],
         "report": prior.report and prior.report.to_dict(),
         "calibration": prior.calibration and prior.calibration.to_dict(),
     }
     affine = prior.transforms[1]
-    tensors = dict(likelihood.state_dict())
-    write_tensors(path, {**tensors, "loc": affine.loc, "scale_tril": affine.scale_tril}, document)
+    tensors = {**likelihood.state_dict(), "loc": affine.loc, "scale_tril": affine.scale_tril}
+    _check_finite({**tensors, "log_mass": torch.tensor(likelihood.log_mass, device="cpu")})
+    write_tensors(path, tensors, encode(document))
 
 
+@own_context()
 def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> FlowPrior:
     """Read a prior that ``FlowPrior.save`` wrote. No code in the file can run.
 
@@ -95,31 +106,62 @@ def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
         )
     try:
         prior = _build_prior(tensors, document)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except _MISTAKES as error:
         raise CheckpointError(f"{path} does not describe a prior: {error}") from error
     return prior.to(where)
 
 
 def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> FlowPrior:
-    variables = tuple((name, tuple(shape)) for name, shape in document["variables"])
-    layout = Layout(tuple(document["names"]), variables)
-    field = _build_field(document["field"], len(layout.names))
-    divergence = _build_divergence(document["divergence"], field)
-    solver = build(document["solver"], SOLVERS, "solver")
-    likelihood = _build_likelihood(document, field, divergence, solver)
-    likelihood.log_mass = float(document["log_mass"])
+    layout = _read_layout(document)
     size, dtype = len(layout.names), tensors["loc"].dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"loc is {dtype}, expected torch.float32 or torch.float64")
+    bounds = _read_bounds(document["bounds"], size)
+    # In its final precision: a likelihood makes its nodes in that of its field.
+    field = _build_field(document["field"], size, tensors).to(dtype)
+    divergence = _build_divergence(document["divergence"], field, tensors, "divergence")
+    solver = build(document["solver"], SOLVERS, "solver")
+    likelihood = _build_likelihood(document, field, divergence, solver, tensors)
+    likelihood.log_mass = decode(float, document["log_mass"], "log_mass")
+    if not math.isfinite(likelihood.log_mass):
+        raise ValueError(f"`log_mass` must be finite; got {likelihood.log_mass}")
     likelihood.to(dtype)
     expected = {name: tensor.shape for name, tensor in likelihood.state_dict().items()}
     expected |= {"loc": torch.Size([size]), "scale_tril": torch.Size([size, size])}
     _check_tensors(tensors, expected, dtype)
     loc, scale_tril = tensors.pop("loc"), tensors.pop("scale_tril")
     likelihood.load_state_dict(tensors)
-    bounds = document["bounds"]
-    bounds = bounds and tuple((float(low), float(high)) for low, high in bounds)
-    report = document["report"] and FitReport.from_dict(document["report"])
-    calibration = document["calibration"] and Calibration.from_dict(document["calibration"])
+    report = decode(FitReport | None, document["report"], "report")
+    calibration = decode(Calibration | None, document["calibration"], "calibration")
     return FlowPrior(likelihood, loc, scale_tril, layout, bounds, report, calibration)
+
+
+def _read_layout(document: dict[str, Any]) -> Layout:
+    """Return the names and variables, which have to agree."""
+    names = decode(tuple[str, ...], document["names"], "names")
+    variables = []
+    for variable in decode(tuple[list, ...], document["variables"], "variables"):
+        name, shape = variable
+        sizes = decode(tuple[int, ...], shape, "variables")
+        for size in sizes:
+            check_count(size, "variables", least=0, most=len(names))
+        variables.append((decode(str, name, "variables"), sizes))
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"`names` must be different names, one at the least; got {list(names)}")
+    if sum(math.prod(sizes) for _, sizes in variables) != len(names):
+        raise ValueError(f"`variables` must make up {len(names)} coordinates; got {variables}")
+    return Layout(names, tuple(variables))
+
+
+def _read_bounds(stored: Any, size: int) -> Bounds | None:
+    """Return one pair per coordinate."""
+    if stored is None:
+        return None
+    # Numbers are written as words here, in files of every age: JSON has no infinity.
+    pairs = tuple((float(low), float(high)) for low, high in stored)
+    if len(pairs) != size or not all(low < high for low, high in pairs):
+        raise ValueError(f"`bounds` must be {size} pairs that increase; got {stored!r:.80}")
+    return pairs
 
 
 def _check_tensors(
@@ -134,6 +176,11 @@ def _check_tensors(
             raise ValueError(
                 f"{name} is {tensor.dtype} {tuple(tensor.shape)}, expected {dtype} {tuple(shape)}"
             )
+    _check_finite(tensors)
+
+
+def _check_finite(tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name} has values that are not finite")
 
@@ -158,13 +205,16 @@ def _build_likelihood(
     field: AbstractField,
     divergence: AbstractDivergence,
     solver: AbstractSolver,
+    tensors: dict[str, Tensor],
 ) -> AbstractLikelihood:
     config, chunk_size = document["likelihood"], document["chunk_size"]
     if config["name"] == "flow-ode":
         return FlowODE(field, divergence, solver, chunk_size)
     if config["name"] == "stein-path":
         curve = build(config["curve"], CURVES, "curve")
-        consistent = config["consistent"] and _build_divergence(config["consistent"], field)
+        consistent = config["consistent"]
+        if consistent is not None:
+            consistent = _build_divergence(consistent, field, tensors, "consistent")
         return SteinPath(
             field, divergence, solver, curve, config["nodes"],
             consistent=consistent, chunk_size=chunk_size,
@@ -184,12 +234,16 @@ def _describe_field(field: AbstractField) -> dict[str, Any]:
     )
 
 
-def _build_field(config: dict[str, Any], features: int) -> AbstractField:
-    sizes = {"features": features, "width": config["width"], "depth": config["depth"]}
+def _build_field(
+    config: dict[str, Any], features: int, tensors: dict[str, Tensor]
+) -> AbstractField:
+    sizes = {"features": features, **_sizes(config, tensors, "field.trunk")}
+    # A file brings its own weights: none are to be drawn from the global generator.
+    weights = torch.Generator()
     if config["name"] == "path":
-        return PathField(build(config["path"], PATHS, "path"), **sizes)
+        return PathField(build(config["path"], PATHS, "path"), **sizes, generator=weights)
     if config["name"] == "free-form":
-        return FreeFormField(**sizes)
+        return FreeFormField(**sizes, generator=weights)
     raise ValueError(f"unknown field {config['name']!r}")
 
 
@@ -206,14 +260,38 @@ def _describe_divergence(divergence: AbstractDivergence) -> dict[str, Any]:
     raise TypeError(f"a divergence network of type {type(network).__name__} can't be saved")
 
 
-def _build_divergence(config: dict[str, Any], field: AbstractField) -> AbstractDivergence:
+def _sizes(config: dict[str, Any], tensors: dict[str, Tensor], trunk: str) -> dict[str, int]:
+    """Return width and depth of a trunk, if they are those of its tensors.
+
+    Before it is built: a network of a size that somebody made up would fill the memory.
+    """
+    width, depth = config["width"], config["depth"]
+    check_count(width, "width")
+    # Each layer but the first has a tensor of its own.
+    check_count(depth, "depth", most=len(tensors))
+    rows, columns = (len(tensors[f"{trunk}.enter.weight"]), tensors[f"{trunk}.out.weight"].shape[1])
+    if (rows, columns) != (width * depth, width):
+        raise ValueError(
+            f"`width` {width} and `depth` {depth} do not fit the tensors of {trunk}, of {rows} "
+            f"units in all and {columns} in the last layer"
+        )
+    return {"width": width, "depth": depth}
+
+
+def _build_divergence(
+    config: dict[str, Any], field: AbstractField, tensors: dict[str, Tensor], place: str
+) -> AbstractDivergence:
     if config["name"] == "exact":
         return Exact()
     if config["name"] in _PROBED:
         return build(config, _PROBED, "divergence")
     network: AbstractDivergenceNetwork
+    weights = torch.Generator()
     if config["name"] == "stein-head":
-        network = TrunkHead.for_field(field)
+        network = TrunkHead.for_field(field, weights)
+    elif config["name"] == "stein-separate":
+        sizes = _sizes(config, tensors, f"{place}.network.trunk")
+        network = SeparateNetwork(field.features, **sizes, generator=weights)
     else:
-        network = SeparateNetwork(field.features, config["width"], config["depth"])
+        raise ValueError(f"unknown divergence {config['name']!r}")
     return Stein(network)

@@ -59,7 +59,9 @@ class AbstractProbedDivergence(AbstractDivergence):
 
     def _signs(self, count: int, like: Tensor) -> Tensor:
         """Return ``count`` sign vectors ``(count, D)``; the same for every call and every point."""
-        signs = torch.randint(0, 2, (count, like.shape[-1]), generator=self._generator(0))
+        signs = torch.randint(
+            0, 2, (count, like.shape[-1]), generator=self._generator(0), device="cpu"
+        )
         return (2 * signs - 1).to(like)
 
     def _sphere(self, count: int, like: Tensor) -> Tensor:
@@ -69,7 +71,9 @@ class AbstractProbedDivergence(AbstractDivergence):
         rank-deficient sketch jumps from point to point.
         """
         size = like.shape[-1]
-        draws = torch.randn(count, size, generator=self._generator(1), dtype=torch.float64)
+        draws = torch.randn(
+            count, size, generator=self._generator(1), dtype=torch.float64, device="cpu"
+        )
         return (size**0.5 * torch.nn.functional.normalize(draws, dim=-1)).to(like)
 
     def _generator(self, stream: int) -> torch.Generator:

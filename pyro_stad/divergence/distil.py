@@ -49,7 +49,7 @@ from torch import Tensor
 
 from pyro_stad.data.batches import Batches, balanced_noise, stratified
 from pyro_stad.divergence.base import AbstractDivergence
-from pyro_stad.divergence.exact import Exact, jacobian_products
+from pyro_stad.divergence.exact import Exact
 from pyro_stad.divergence.stein import AbstractDivergenceNetwork
 from pyro_stad.ode import RK4, AbstractFixedGrid
 from pyro_stad.teacher.base import AbstractAngularField, AbstractField
@@ -263,7 +263,7 @@ class HutchinsonLabels(AbstractObjective):
         signs = torch.randint(0, 2, x.shape, generator=self.generator, device=x.device)
         probe = (2 * signs - 1).to(x)
         with torch.no_grad():
-            _, products = jacobian_products(field, t, x, probe[None])
+            _, products = field.velocity_and_products(t, x, probe[None])
             label = (probe * products[0]).sum(-1) / math.sqrt(field.features)
         residual = network.velocity_and_residual(field, t, x)[1]
         return 0.5 * (residual - label) ** 2

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.teacher.base import AbstractField, AbstractTrunkField
-from pyro_stad.teacher.network import ANGLE_FEATURES, Trunk
+from pyro_stad.teacher.network import ANGLE_FEATURES, Trunk, linear
 
 __all__ = ["AbstractDivergenceNetwork", "SeparateNetwork", "Stein", "TrunkHead"]
 
@@ -65,25 +65,28 @@ class TrunkHead(AbstractDivergenceNetwork):
     Arguments:
         trunk_width: units of each layer of the trunk.
         trunk_depth: number of hidden layers of the trunk.
+        generator: source of the first weights, or None for torch's global one.
     """
 
-    def __init__(self, trunk_width: int, trunk_depth: int) -> None:
+    def __init__(
+        self, trunk_width: int, trunk_depth: int, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__()
         self.width = trunk_width
         self.links = nn.ModuleList(
-            nn.Linear(trunk_width, trunk_width, bias=False) for _ in range(trunk_depth - 1)
+            linear(trunk_width, trunk_width, generator, bias=False) for _ in range(trunk_depth - 1)
         )
         # The a of every link, then o.
-        self.turning = nn.Linear(ANGLE_FEATURES, trunk_width * trunk_depth)
-        self.clock = Clock()
+        self.turning = linear(ANGLE_FEATURES, trunk_width * trunk_depth, generator)
+        self.clock = Clock(generator)
         nn.init.zeros_(self.turning.weight)
         nn.init.zeros_(self.turning.bias)
 
     @staticmethod
-    def for_field(field: AbstractField) -> TrunkHead:
+    def for_field(field: AbstractField, generator: torch.Generator | None = None) -> TrunkHead:
         """Return an untrained head that fits the trunk of ``field``."""
         trunk = _with_trunk(field).trunk
-        return TrunkHead(trunk.width, trunk.depth)
+        return TrunkHead(trunk.width, trunk.depth, generator)
 
     def _at(self, embedded: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor]:
         """Return transposed matrix and bias of every link, o, and the clock, at an angle."""
@@ -130,9 +133,10 @@ class Clock(nn.Module):
     It takes angles as the trunk embeds them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        self.inner, self.outer = nn.Linear(ANGLE_FEATURES, 32), nn.Linear(32, 1)
+        self.inner = linear(ANGLE_FEATURES, 32, generator)
+        self.outer = linear(32, 1, generator)
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
 
@@ -156,12 +160,15 @@ class SeparateNetwork(AbstractDivergenceNetwork):
         features: dimension D of a point.
         width: units of each hidden layer.
         depth: number of hidden layers.
+        generator: source of the first weights, or None for torch's global one.
     """
 
-    def __init__(self, features: int, width: int, depth: int) -> None:
+    def __init__(
+        self, features: int, width: int, depth: int, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__()
         self.features, self.width, self.depth = features, width, depth
-        self.trunk = Trunk(features, width, depth, 1)
+        self.trunk = Trunk(features, width, depth, 1, generator)
 
     def velocity_and_residual(
         self, field: AbstractField, t: Tensor, x: Tensor

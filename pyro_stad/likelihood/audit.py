@@ -13,22 +13,25 @@ With :math:`e = \log\hat p - \log p_{exact}` on the same solver's grid:
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyro_stad._checks import check_count
+from pyro_stad._config import decode, encode
 from pyro_stad.divergence import Exact
 from pyro_stad.divergence.distil import AbstractCloud, stein_residual
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.flow_ode import FlowODE
 from pyro_stad.ode import RK4, AbstractFixedGrid
 
-__all__ = ["Audit", "SteinResidual", "audit", "exact_log_prob", "own_noise"]
+__all__ = ["Audit", "SteinResidual", "audit", "exact_log_prob", "log_mass", "own_noise"]
 
 _STEIN_TIMES = 9
 _FEWEST_DRAWS = 500
+_LARGEST_LOG = math.log(torch.finfo(torch.float64).max)
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Audit:
         solver_error: standard deviation of the error of the time grid, on held-out points.
         normaliser, normaliser_error: mass of the density, with its standard error.
         stein: Stein residuals from the data end to the noise end.
+        log_normaliser: logarithm of the mass, finite where the mass is too large for a number;
+            NaN in files of before it was kept.
     """
 
     points: int
@@ -60,15 +65,33 @@ class Audit:
     normaliser: float
     normaliser_error: float
     stein: tuple[SteinResidual, ...]
+    log_normaliser: float = math.nan
+
+    def __post_init__(self) -> None:
+        check_count(self.points, "points")
+        if not self.stein:
+            raise ValueError("`stein` must hold a residual at one time at the least; got none")
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every error is a number, and not NaN or infinity."""
+        found = (self.bias, self.sd, self.worst, self.solver_error)
+        return all(map(math.isfinite, (*found, self.normaliser, self.normaliser_error)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description."""
-        return asdict(self)
+        return encode(self)
 
     @staticmethod
     def from_dict(stored: dict[str, Any]) -> Audit:
         """Return the audit that ``to_dict`` described."""
-        return Audit(**{**stored, "stein": tuple(SteinResidual(**s) for s in stored["stein"])})
+        return decode(Audit, stored, "audit")
+
+    def _mass(self) -> str:
+        """Return the normaliser with its error, by its logarithm if it is beyond all numbers."""
+        if math.isinf(self.normaliser) and math.isfinite(self.log_normaliser):
+            return f"exp({self.log_normaliser:.4g})"
+        return f"{self.normaliser:.4g} +- {self.normaliser_error:.2g}"
 
     def text(self) -> str:
         """Return the audit as a few lines of text."""
@@ -78,10 +101,23 @@ class Audit:
             f"  log_prob less exact trace, {self.points} held-out points: "
             f"bias {self.bias:+.3g}, sd {self.sd:.3g}, worst {self.worst:.3g} nat\n"
             f"  time grid against a finer one: sd {self.solver_error:.3g} nat\n"
-            f"  normaliser: {self.normaliser:.4g} +- {self.normaliser_error:.2g}\n"
+            f"  normaliser: {self._mass()}\n"
             f"  Stein residual, in units of the divergence, largest of {len(self.stein)} times: "
             f"{largest.mean:+.2g} +- {largest.standard_error:.2g}"
         )
+
+
+def log_mass(log_ratio: Tensor) -> tuple[float, float]:
+    """Return the logarithm of the mean of ``exp(log_ratio)``, and the mean's relative error.
+
+    In float64 and about the largest of them: the mass of a density that went wrong may be beyond
+    every number.
+    """
+    log_ratio = log_ratio.double()
+    largest = log_ratio.max()
+    share = (log_ratio - largest).exp()
+    mean, count = share.mean(), len(share)
+    return (largest + mean.log()).item(), (share.std() / mean).item() / math.sqrt(count)
 
 
 def exact_log_prob(likelihood: AbstractLikelihood, x: Tensor) -> Tensor:
@@ -124,16 +160,18 @@ def audit(
         grid_error = reference - finer.log_prob(held_out)
         draws = likelihood.push(noise)
         error = likelihood.log_prob(held_out) - reference
-        mass = (likelihood.log_prob(draws) - exact_log_prob(likelihood, draws)).exp()
+        log_z, relative = log_mass(likelihood.log_prob(draws) - exact_log_prob(likelihood, draws))
+    mass = math.exp(log_z) if not log_z > _LARGEST_LOG else math.inf
     return Audit(
         points=len(held_out),
         bias=error.mean().item(),
         sd=error.std().item(),
         worst=error.abs().max().item(),
         solver_error=grid_error.std().item(),
-        normaliser=mass.mean().item(),
-        normaliser_error=(mass.std() / math.sqrt(len(mass))).item(),
+        normaliser=mass,
+        normaliser_error=relative * mass,
         stein=_stein_residuals(likelihood, cloud, generator, len(held_out)),
+        log_normaliser=log_z,
     )
 
 
@@ -148,7 +186,8 @@ def _stein_residuals(
     likelihood: AbstractLikelihood, cloud: AbstractCloud, generator: torch.Generator, count: int
 ) -> tuple[SteinResidual, ...]:
     residuals = []
-    for fraction in torch.linspace(0.02, 1, _STEIN_TIMES).tolist():
+    fractions = torch.linspace(0.02, 1, _STEIN_TIMES, dtype=torch.float32, device="cpu")
+    for fraction in fractions.tolist():
         places = torch.full((count,), fraction, dtype=cloud.like.dtype, device=cloud.like.device)
         points = cloud.at(places, generator)
         mean, error = stein_residual(likelihood.divergence, likelihood.field, points)

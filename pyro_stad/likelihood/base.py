@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pyro_stad._checks import check_count
+from pyro_stad._context import full_precision
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.ode import AbstractSolver
 from pyro_stad.teacher.base import AbstractField
@@ -24,6 +25,7 @@ from pyro_stad.teacher.base import AbstractField
 __all__ = ["ROWS", "AbstractLikelihood"]
 
 ROWS = 16
+_MOST_ROWS = 2**31 - 1
 
 
 class AbstractLikelihood(nn.Module, ABC):
@@ -51,7 +53,7 @@ class AbstractLikelihood(nn.Module, ABC):
         chunk_size: int = 8192,
     ) -> None:
         super().__init__()
-        check_count(chunk_size, "chunk_size", least=ROWS)
+        check_count(chunk_size, "chunk_size", least=ROWS, most=_MOST_ROWS)
         self.field, self.divergence, self.solver = field, divergence, solver
         self.chunk_size = chunk_size
         self.log_mass = 0.0
@@ -99,6 +101,7 @@ class AbstractLikelihood(nn.Module, ABC):
         normal = math.log(field.data_scale) - 0.5 * math.log(2 * math.pi)
         return field.features * normal - self.log_mass
 
+    @full_precision
     def _in_chunks(
         self,
         function: Callable[[Tensor], Tensor],

@@ -5,14 +5,18 @@ How they come about is in :mod:`pyro_stad.likelihood.calibrate`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from pyro_stad._checks import check_choice, check_count, check_positive
+from pyro_stad._config import decode, encode
 from pyro_stad.likelihood.audit import Audit
 
-__all__ = ["Calibration", "ErrorBound", "Trial"]
+__all__ = ["REFERENCES", "Calibration", "ErrorBound", "Trial"]
+
+REFERENCES = ("data", "exact")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,10 @@ class Trial:
     score: float
     score_error: float
 
+    def __post_init__(self) -> None:
+        if self.sequential_calls is not None:
+            check_count(self.sequential_calls, "sequential_calls")
+
 
 @dataclass(frozen=True)
 class ErrorBound:
@@ -47,6 +55,10 @@ class ErrorBound:
     level: float
     scale: float
     floor: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise ValueError(f"`level` must lie in (0, 1); got {self.level!r}")
 
     def at(self, difference: Tensor) -> Tensor:
         """Return the bound where two ways to the density are ``difference`` apart."""
@@ -71,20 +83,29 @@ class Calibration:
     bound: ErrorBound
     audit: Audit
 
+    def __post_init__(self) -> None:
+        check_positive(self.tolerance, "tolerance", " of nats")
+        check_choice(self.reference, "reference", REFERENCES)
+
+    @property
+    def trouble(self) -> str | None:
+        """What is so wrong that the density can't be relied on, in a sentence; or None."""
+        if self.audit.is_finite:
+            return None
+        return (
+            "the calibration is not finite: at some of the held-out samples, or of the flow's own "
+            "draws, log_prob or the exact trace is NaN, infinite or absurdly large. Do not rely on "
+            "log_prob; fit with a larger budget, to more samples, or in fewer dimensions"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description."""
-        return asdict(self)
+        return encode(self)
 
     @staticmethod
     def from_dict(stored: dict[str, Any]) -> Calibration:
         """Return the calibration that ``to_dict`` described."""
-        return Calibration(
-            tolerance=stored["tolerance"],
-            reference=stored["reference"],
-            trials=tuple(Trial(**trial) for trial in stored["trials"]),
-            bound=ErrorBound(**stored["bound"]),
-            audit=Audit.from_dict(stored["audit"]),
-        )
+        return decode(Calibration, stored, "calibration")
 
     def text(self) -> str:
         """Return the calibration as a few lines of text."""
@@ -95,4 +116,7 @@ class Calibration:
                 f"    {trial.likelihood}: {calls} sequential calls, sd {trial.sd:.2g} nat, "
                 f"score {trial.score:+.2g} +- {trial.score_error:.1g}"
             )
-        return "\n".join([*lines, self.audit.text()])
+        lines.append(self.audit.text())
+        if self.trouble is not None:
+            lines.append(f"  WARNING: {self.trouble}")
+        return "\n".join(lines)

@@ -25,6 +25,10 @@ from pyro_stad.teacher.base import AbstractField
 __all__ = ["CURVES", "AbstractCurve", "Coarse", "Constant", "Followed"]
 
 
+# Each has nodes of its own, and those are at most as many.
+_MOST_STEPS = 1024
+
+
 class Followed(NamedTuple):
     """A curve at K times: points and slopes ``(B, K, D)`` (no slopes: at rest), end ``(B, D)``."""
 
@@ -74,7 +78,7 @@ class Coarse(AbstractCurve):
     steps: int = 4
 
     def __post_init__(self) -> None:
-        check_count(self.steps, "steps")
+        check_count(self.steps, "steps", most=_MOST_STEPS)
 
     @property
     def pieces(self) -> int:  # type: ignore[override]

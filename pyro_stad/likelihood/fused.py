@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from pyro_stad._checks import is_transformed
+from pyro_stad._context import full_precision
 from pyro_stad.divergence import AbstractDivergence, Stein, TrunkHead
 from pyro_stad.likelihood.base import ROWS
 from pyro_stad.teacher import AbstractField, AbstractTrunkField, PathField
@@ -200,6 +201,7 @@ class _LogProb(torch.autograd.Function):
         return fused.sum(y, values)
 
     @staticmethod
+    @full_precision
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, y, velocity, *saved = ctx.saved_tensors
         fused: Fused = ctx.fused

@@ -41,6 +41,9 @@ from pyro_stad.teacher.base import AbstractAngularField, AbstractField
 
 __all__ = ["SteinPath"]
 
+# The nodes of a rule are eigenvalues of a matrix of this size.
+_MOST_NODES = 1024
+
 
 class SteinPath(AbstractLikelihood):
     """The log-density by the Stein path; the flow itself is solved by ``solver``.
@@ -81,7 +84,7 @@ class SteinPath(AbstractLikelihood):
         self.curve = Constant() if curve is None else curve
         if not isinstance(self.curve, AbstractCurve):
             raise TypeError(f"`curve` must be a curve, such as Constant(); got {curve!r}")
-        check_count(nodes, "nodes", least=8)
+        check_count(nodes, "nodes", least=8, most=_MOST_NODES)
         pieces = self.curve.pieces
         if nodes % 8 or nodes % pieces:
             raise ValueError(
@@ -90,7 +93,7 @@ class SteinPath(AbstractLikelihood):
             )
         self.nodes, self.consistent = nodes, consistent
         times, weights = _gauss_legendre(field.t_min, field.t_max, pieces, nodes // pieces)
-        like = next(field.parameters(), torch.empty(0))
+        like = next(field.parameters(), times)
         self.register_buffer("times", times.to(like), persistent=False)
         self.register_buffer("weights", weights.to(like), persistent=False)
         at_rest = isinstance(self.curve, Constant)
@@ -139,4 +142,4 @@ def _gauss_legendre(low: float, high: float, pieces: int, nodes: int) -> tuple[T
     places = (np.arange(pieces)[:, None] + 0.5 * (at + 1)).ravel() / pieces
     times = low + (high - low) * places**GRADING
     slope = (high - low) * GRADING * places ** (GRADING - 1)
-    return torch.as_tensor(times), torch.as_tensor(np.tile(0.5 * share / pieces, pieces) * slope)
+    return torch.from_numpy(times), torch.from_numpy(np.tile(0.5 * share / pieces, pieces) * slope)

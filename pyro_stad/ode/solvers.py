@@ -23,7 +23,7 @@ from torch import Tensor
 from torchdiffeq import odeint
 from torchdiffeq._impl import fixed_grid
 
-from pyro_stad._checks import check_count
+from pyro_stad._checks import check_count, check_positive
 
 __all__ = [
     "GRADING",
@@ -40,6 +40,9 @@ __all__ = [
 # dimensions 64 graded steps have at most a fourteenth of the error of 64 even ones; a power of 2 is
 # about as good, one of 3 is worse.
 GRADING = 1.5
+
+# Beyond these a solve takes hours: a slip, or a file that means harm.
+_MOST_STEPS, _MOST_ADAPTIVE_STEPS = 100_000, 1_000_000
 
 VectorField = Callable[[Tensor, Tensor], Tensor]
 
@@ -89,7 +92,7 @@ class AbstractFixedGrid(AbstractSolver):
     steps: int
 
     def __post_init__(self) -> None:
-        check_count(self.steps, "steps")
+        check_count(self.steps, "steps", most=_MOST_STEPS)
 
     def sequential_calls(self) -> int:
         return self.steps * self.stages
@@ -159,6 +162,11 @@ class Dopri5(AbstractSolver):
     atol: float = 1e-6
     max_steps: int = 10_000
     is_adaptive = True
+
+    def __post_init__(self) -> None:
+        check_positive(self.rtol, "rtol")
+        check_positive(self.atol, "atol")
+        check_count(self.max_steps, "max_steps", most=_MOST_ADAPTIVE_STEPS)
 
     def sequential_calls(self) -> None:
         return None

@@ -29,13 +29,20 @@ References:
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from dataclasses import fields
+from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 __all__ = ["AbstractPath", "Polar"]
+
+
+# A quarter turn is pure noise, up to rounding.
+_NEARLY_NOISE = 0.5 * math.pi + 1e-9
 
 
 class Polar(NamedTuple):
@@ -58,6 +65,27 @@ class AbstractPath(ABC):
     t_min: float
     t_max: float
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no path; leaves are dataclasses of numbers.
+
+        Raises:
+            ValueError: if the path does not lead from data to noise.
+        """
+        for f in fields(self):  # type: ignore[arg-type]
+            name, value = f.name, getattr(self, f.name)
+            number = isinstance(value, Real) and not isinstance(value, bool)
+            if not number or not 0 <= value < math.inf:
+                raise ValueError(f"`{name}` of a path must be a number from 0 on; got {value!r}")
+        try:
+            low, high = self.angles()
+        except ArithmeticError:
+            low = high = math.nan
+        if not 0 < low < high < _NEARLY_NOISE:
+            raise ValueError(
+                f"`path` must lead from data to noise, by angles that increase within (0, pi/2]; "
+                f"got {low} at the one end of {self} and {high} at the other"
+            )
+
     @abstractmethod
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         r"""Return :math:`(a, s, \dot a, \dot s)` at ``t``, each with the shape of ``t``."""
@@ -79,7 +107,7 @@ class AbstractPath(ABC):
 
     def angles(self) -> tuple[float, float]:
         """Return the angles at ``t_min`` and ``t_max``, in radians."""
-        ends = torch.tensor([self.t_min, self.t_max], dtype=torch.float64)
+        ends = torch.tensor([self.t_min, self.t_max], dtype=torch.float64, device="cpu")
         low, high = self.polar(ends).angle.tolist()
         return low, high
 

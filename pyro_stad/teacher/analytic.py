@@ -45,12 +45,13 @@ def random_mixture(features: int, components: int = 5, seed: int = 0) -> Mixture
     g = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=g, dtype=torch.float64)
+        return torch.randn(*shape, generator=g, dtype=torch.float64, device="cpu")
 
     weights = torch.softmax(0.5 * normal(components), 0)
     means = 1.5 * normal(components, features)
     factors = 0.15 * normal(components, features, features)
-    scales = 0.5 + 0.5 * torch.rand(components, features, generator=g, dtype=torch.float64)
+    spread = torch.rand(components, features, generator=g, dtype=torch.float64, device="cpu")
+    scales = 0.5 + 0.5 * spread
     factors = factors + torch.diag_embed(scales)
     covariances = factors @ factors.mT
     centred = means - weights @ means

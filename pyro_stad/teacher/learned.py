@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from pyro_stad.paths import AbstractPath
 from pyro_stad.teacher.base import AbstractAngularField, AbstractTrunkField
 from pyro_stad.teacher.network import Trunk
@@ -19,6 +21,7 @@ class PathField(AbstractTrunkField, AbstractAngularField):
         features: dimension D of a point.
         width: units of each hidden layer.
         depth: number of hidden layers.
+        generator: source of the first weights, or None for torch's global one.
 
     Example:
         >>> import torch
@@ -28,10 +31,17 @@ class PathField(AbstractTrunkField, AbstractAngularField):
         torch.Size([7, 2])
     """
 
-    def __init__(self, path: AbstractPath, features: int, width: int, depth: int) -> None:
+    def __init__(
+        self,
+        path: AbstractPath,
+        features: int,
+        width: int,
+        depth: int,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         self._set_path(path, features)
-        self.trunk = Trunk(features, width, depth, features)
+        self.trunk = Trunk(features, width, depth, features, generator)
 
 
 class FreeFormField(AbstractTrunkField):
@@ -47,7 +57,9 @@ class FreeFormField(AbstractTrunkField):
 
     t_min, t_max, data_scale = 0.0, 0.5 * math.pi, 1.0
 
-    def __init__(self, features: int, width: int, depth: int) -> None:
+    def __init__(
+        self, features: int, width: int, depth: int, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__()
         self.features = features
-        self.trunk = Trunk(features, width, depth, features)
+        self.trunk = Trunk(features, width, depth, features, generator)
