@@ -65,7 +65,7 @@ def decode(kind: Any, stored: Any, argument: str) -> Any:
     """Return the value of type ``kind`` that ``encode`` has written as ``stored``.
 
     Arguments:
-        kind: int, float, str, bool, a dataclass, or a tuple, dict or optional of these.
+        kind: int, float, str, bool, a dataclass, or a tuple, list, dict or optional of these.
         stored: what a JSON document holds.
         argument: what to call it in messages.
 
@@ -75,8 +75,9 @@ def decode(kind: Any, stored: Any, argument: str) -> Any:
     parts = get_args(kind)
     if isinstance(kind, UnionType):
         return None if stored is None else decode(parts[0], stored, argument)
-    if get_origin(kind) is tuple and isinstance(stored, list):
-        return tuple(decode(parts[0], part, f"{argument}[{i}]") for i, part in enumerate(stored))
+    if get_origin(kind) in (tuple, list) and isinstance(stored, list):
+        items = (decode(parts[0], part, f"{argument}[{i}]") for i, part in enumerate(stored))
+        return get_origin(kind)(items)
     if get_origin(kind) is dict and isinstance(stored, dict):
         return {name: decode(parts[1], v, f"{argument}.{name}") for name, v in stored.items()}
     if is_dataclass(kind) and isinstance(stored, dict):

@@ -26,8 +26,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
+from pyro_stad._checks import check_count
+from pyro_stad._config import decode, encode
+from pyro_stad._context import own_context
 from pyro_stad._files import read_tensors, write_tensors
-from pyro_stad.errors import TrainingError, TrainingWarning
+from pyro_stad.errors import CheckpointError, TrainingError, TrainingWarning
 from pyro_stad.training.settings import TrainingSettings
 
 __all__ = ["History", "train"]
@@ -38,6 +41,8 @@ Validate = Callable[[Any], float]
 
 _MAX_HALVINGS = 3
 _RETREAT, _MOST_RETREATS = 0.3, 3
+# Where a run stands.
+_COUNTERS = ("step", "halvings", "retreats", "patient_since")
 
 
 @dataclass
@@ -161,31 +166,45 @@ class _Run:
     def save(self, path: Path, purpose: dict[str, Any]) -> None:
         document = {
             "purpose": purpose,
-            "step": self.step,
-            "halvings": self.halvings,
-            "retreats": self.retreats,
-            "patient_since": self.patient_since,
-            "history": {**vars(self.history), "losses": [repr(v) for v in self.history.losses]},
+            **{name: getattr(self, name) for name in _COUNTERS},
+            "history": self.history,
         }
-        write_tensors(path, self.tensors(), document)
+        write_tensors(path, self.tensors(), encode(document))
 
     def load(self, path: Path, purpose: dict[str, Any]) -> None:
         stored, document = read_tensors(path)
-        if document["purpose"] != purpose:
+        found = document.get("purpose") if isinstance(document, dict) else None
+        if found != purpose:
             raise ValueError(
                 f"`resume` file {path} belongs to a run with other settings or data; expected "
-                f"{purpose}, got {document['purpose']}. Delete it or pass another path"
+                f"{purpose}, got {found}. Delete it or pass another path"
             )
+        try:
+            self._restore(stored, document)
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"`resume` file {path} does not hold the state of such a run: {error}. Delete it "
+                "or pass another path"
+            ) from error
+
+    def _restore(self, stored: dict[str, Tensor], document: dict[str, Any]) -> None:
+        counts = {name: document[name] for name in _COUNTERS}
+        for name, count in counts.items():
+            check_count(count, name, least=0, most=self.settings.steps)
+        history = decode(History, document["history"], "history")
+        for name, tensor in self.tensors().items():
+            # Copying would broadcast.
+            if stored[name].shape != tensor.shape or stored[name].dtype != tensor.dtype:
+                raise ValueError(f"{name} is {stored[name].dtype} {tuple(stored[name].shape)}")
         for name, tensor in self.tensors().items():
             if name != "generator":
                 tensor.copy_(stored[name])
         self.generator.set_state(stored["generator"])
-        self.step, self.halvings = document["step"], document["halvings"]
-        self.retreats, self.patient_since = document["retreats"], document["patient_since"]
-        history = document["history"]
-        self.history = History(**{**history, "losses": [float(v) for v in history["losses"]]})
+        vars(self).update(counts)
+        self.history = history
 
 
+@own_context()
 def train(
     module: nn.Module,
     loss: Loss,
@@ -254,5 +273,5 @@ def _report_failures(run: _Run, label: str) -> None:
         f"{label} skipped {run.history.skipped} steps with a non-finite loss or gradient"
         + (" and stopped early, keeping the best weights" if run.history.stopped_early else ""),
         TrainingWarning,
-        stacklevel=3,
+        stacklevel=4,  # of whoever called train, which its context wraps
     )

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import pyro_stad
-from pyro_stad import TrainingError, TrainingSettings, TrainingWarning
+from pyro_stad import CheckpointError, TrainingError, TrainingSettings, TrainingWarning
+from pyro_stad._files import read_tensors, write_tensors
 from pyro_stad.training import train
 
 
@@ -151,6 +152,40 @@ def test_state_of_another_run_is_refused(tmp_path):
     run(*regression(), resume=file, purpose={"data": 1})
     with pytest.raises(ValueError, match="belongs to a run with other settings or data"):
         run(*regression(), resume=file, purpose={"data": 2})
+
+
+SPOILS = {
+    "no history": lambda tensors, document: document.pop("history"),
+    "a word for a count": lambda tensors, document: document.update(step="12"),
+    "more steps than there are": lambda tensors, document: document.update(step=10**9),
+    "words for losses": lambda tensors, document: document["history"].update(losses=["low"]),
+    "a missing tensor": lambda tensors, document: tensors.pop("module.weight"),
+    "a tensor that would be broadcast": (
+        lambda tensors, document: tensors.update({"module.weight": torch.ones(1)})
+    ),
+    "no state of a generator": (
+        lambda tensors, document: tensors["generator"].fill_(255)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPOILS)
+def test_a_state_that_is_none_is_refused(name, tmp_path):
+    file = tmp_path / "state.safetensors"
+    run(*regression(), resume=file)
+    tensors, document = read_tensors(file)
+    SPOILS[name](tensors, document)
+    write_tensors(file, tensors, document)
+    with pytest.raises(CheckpointError, match="does not hold the state of such a run"):
+        run(*regression(), resume=file)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_gradients_turned_off_do_not_stop_training(context):
+    module, loss, validate = regression(noise=0.1)
+    with context():
+        run(module, loss, validate)
+    assert module.weight.item() == pytest.approx(3, abs=0.03)
 
 
 SCRIPT = """
