@@ -31,6 +31,7 @@ References:
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -39,6 +40,7 @@ from torch import Tensor
 
 from pyro_stad.divergence import Exact
 from pyro_stad.divergence.distil import AbstractCloud
+from pyro_stad.errors import TrainingError, TrainingWarning
 from pyro_stad.likelihood.audit import audit, log_mass, own_noise
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.calibration import REFERENCES, Calibration, ErrorBound, Trial
@@ -199,9 +201,14 @@ def _ways(
         if known is not None:
             yield SteinPath(*parts, Constant(), _NODES[0], consistent=known)
         elif train is not None:
-            with torch.enable_grad():
-                trained = train()
-            yield trained
+            try:
+                with torch.enable_grad():
+                    trained = train()
+            except TrainingError as error:
+                # One way less is no reason to lose the fit.
+                warnings.warn(f"{error}. The curve is left out", TrainingWarning, stacklevel=4)
+            else:
+                yield trained
         flow_calls = likelihood.solver.sequential_calls()
         for steps in (2, 4, 8):
             way = SteinPath(*parts, Coarse(steps), nodes=max(16, 2 * steps))
