@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	# torch first: a plain request would pull the CUDA build.
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet -e '.[cli,demo,dev,docs,evidence]'
+	$(BIN)/pip install --quiet -e '.[chains,cli,demo,dev,docs,evidence]'
 	touch $@
 
 test: venv

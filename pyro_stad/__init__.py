@@ -8,6 +8,7 @@
 """
 
 from pyro_stad import divergence, likelihood, paths
+from pyro_stad.data import Chain, read_chain
 from pyro_stad.density import BUDGETS, FitSettings, FlowPrior, fit, load
 from pyro_stad.errors import (
     CheckpointError,
@@ -31,6 +32,7 @@ from pyro_stad.training import TrainingSettings
 
 __all__ = [
     "BUDGETS",
+    "Chain",
     "CheckpointError",
     "EvidenceComparison",
     "EvidenceError",
@@ -55,6 +57,7 @@ __all__ = [
     "log_evidence",
     "log_evidences",
     "paths",
+    "read_chain",
     "to_arviz",
 ]
 __version__ = "0.1.0"

@@ -5,6 +5,7 @@ from pyro_stad.data.bounds import Bounds, Periodic, check_inside, parse_bounds, 
 from pyro_stad.data.chain import Chain
 from pyro_stad.data.intake import Intake, take_in
 from pyro_stad.data.layout import Layout
+from pyro_stad.data.read import read_chain
 from pyro_stad.data.samples import Samples, as_samples
 from pyro_stad.data.scale import check_whitening
 from pyro_stad.data.standardise import Standardise, whitening
@@ -23,6 +24,7 @@ __all__ = [
     "check_inside",
     "check_whitening",
     "parse_bounds",
+    "read_chain",
     "split",
     "stratified",
     "support_of",

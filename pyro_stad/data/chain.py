@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
 
 from torch import Tensor
 
@@ -26,6 +28,7 @@ class Chain:
         burn_in: rows left out at the beginning, of all chains together.
         left_out: columns that were not taken, and why: sampler columns, derived parameters.
         source: where the samples came from.
+        files: the files that were read.
     """
 
     values: Tensor
@@ -37,18 +40,25 @@ class Chain:
     burn_in: int = 0
     left_out: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
+    files: tuple[Path, ...] = ()
 
     def __repr__(self) -> str:
         parts = [f"{len(self.values)} x {len(self.names)}: {', '.join(self.names)}"]
         if self.weights is not None:
-            effective = (self.weights.sum() ** 2 / self.weights.square().sum()).item()
+            shares = self.weights / self.weights.max()
+            effective = (shares.sum() ** 2 / shares.square().sum()).item()
             parts.append(f"weighted, worth {effective:.0f} equal rows")
         if self.chains is not None:
             parts.append(f"{len(self.chains.unique())} chains")
         if self.bounds:
             parts.append(f"bounds of {', '.join(self.bounds)}")
-        if self.burn_in:
-            parts.append(f"{self.burn_in} rows of burn-in left out")
+        # Where there are chains there was a beginning, and its end is not in the file.
+        if self.burn_in or self.chains is not None:
+            rows = f"{self.burn_in} rows of" if self.burn_in else "no"
+            parts.append(f"{rows} burn-in left out")
         if self.left_out:
-            parts.append(f"left out {', '.join(self.left_out)}")
+            reasons = sorted(self.left_out.items(), key=lambda item: item[1])
+            grouped = groupby(reasons, key=lambda item: item[1])
+            listed = (f"{', '.join(n for n, _ in group)} ({why})" for why, group in grouped)
+            parts.append(f"left out {', '.join(listed)}")
         return f"Chain({'; '.join(parts)})"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from pyro_stad.data.chain import Chain
 from pyro_stad.data.containers import Table, read
-from pyro_stad.data.layout import Layout
+from pyro_stad.data.layout import Layout, element_names
 from pyro_stad.data.numbers import to_float64
 from pyro_stad.data.weights import check_weights
 
@@ -77,6 +76,8 @@ def as_samples(
         raise ValueError("`samples` hold weights of their own; pass no others beside them")
     weights, log_weights = _named(table, weights), _named(table, log_weights)
     values, layout = _matrix(table, var_names)
+    if isinstance(samples, Chain):
+        layout = Layout.of(layout.names)
     _check_values(values, layout)
     checked = check_weights(
         weights if own is None else own, log_weights, len(values), least=_LEAST_ROWS
@@ -126,19 +127,12 @@ def _matrix(table: Table, var_names: Sequence[str] | None) -> tuple[Tensor, Layo
             raise ValueError(f"{name!r} must have shape (N, ...); got a scalar")
         shape = tuple(values.shape[1:])
         parts.append(values.reshape(len(values), math.prod(shape)))
-        names += table.labels.get(name) or _element_names(name, shape)
+        names += table.labels.get(name) or element_names(name, shape)
         variables.append((name, shape))
     lengths = {name: len(part) for name, part in zip(chosen, parts)}
     if len(set(lengths.values())) != 1:
         raise ValueError(f"all variables must have as many rows; got {lengths}")
     return torch.cat(parts, dim=1), Layout(tuple(names), tuple(variables))
-
-
-def _element_names(name: str, shape: tuple[int, ...]) -> list[str]:
-    if not shape:
-        return [name]
-    indices = product(*(range(size) for size in shape))
-    return [f"{name}[{', '.join(map(str, index))}]" for index in indices]
 
 
 def _check_values(values: Tensor, layout: Layout) -> None:
