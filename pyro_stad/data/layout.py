@@ -45,9 +45,10 @@ class Layout:
         name is a variable of its own.
         """
         variables: list[tuple[str, tuple[int, ...]]] = []
-        for stem, group in groupby(names, key=lambda name: name.partition("[")[0]):
-            members = list(group)
-            shape = _shape_of(members)
+        groups = [(stem, list(group)) for stem, group in groupby(names, key=_stem)]
+        for stem, members in groups:
+            together = sum(stem == other for other, _ in groups) == 1
+            shape = _shape_of(members) if together else None
             variables += [(n, ()) for n in members] if shape is None else [(stem, shape)]
         return cls(tuple(names), tuple(variables))
 
@@ -77,6 +78,10 @@ class Layout:
             start += size
         known = sorted({*self.names, *(variable for variable, _ in self.variables)})
         raise ValueError(f"there is no parameter {name!r}; the names are {known}")
+
+
+def _stem(name: str) -> str:
+    return name.partition("[")[0]
 
 
 def _shape_of(names: list[str]) -> tuple[int, ...] | None:

@@ -106,8 +106,8 @@ def _renamed(found: Found, names: Sequence[str] | None, source: str) -> Found:
     count = len(found.columns)
     if len(chosen) != count or len(set(chosen)) != count:
         raise ValueError(
-            f"{source} has {count} columns without names; `names` must be as many different "
-            f"names, got {chosen}"
+            f"{source} has {count} columns without names, and `names` are {len(set(chosen))}: "
+            f"{chosen}"
         )
     return replace(found, columns=dict(zip(chosen, found.columns.values())))
 
@@ -147,7 +147,7 @@ def _one_error(reader: AbstractReader, path: Path) -> Iterator[None]:
         # Parsers of other packages raise what they like on damaged files, and seldom say of which.
         what = " ".join(str(error).split()) or type(error).__name__
         if type(error) is ValueError and path.name in what:
-            raise
+            raise ValueError(what) from error
         raise ValueError(f"{path} looks like {reader.name}, but can't be read: {what}") from error
 
 

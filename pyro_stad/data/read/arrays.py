@@ -25,11 +25,12 @@ class Numpy(AbstractReader):
         )
 
     def read(self, path: Path) -> Found:
-        if head(path, 2) == b"PK":
-            with np.load(path, allow_pickle=False) as archive:
-                columns, left_out = spread({name: archive[name] for name in archive.files})
-            return Found(columns, left_out=left_out, files=(path,))
-        array = np.load(path, allow_pickle=False)
+        # Opened here, so that it is closed if it is damaged.
+        with path.open("rb") as file:
+            array = np.load(file, allow_pickle=False)
+            if not isinstance(array, np.ndarray):
+                columns, left_out = spread({name: array[name] for name in array.files})
+                return Found(columns, left_out=left_out, files=(path,))
         if array.dtype.names:
             columns, left_out = spread({name: array[name] for name in array.dtype.names})
             return Found(columns, left_out=left_out, files=(path,))
