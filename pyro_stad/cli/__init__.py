@@ -1,5 +1,1 @@
-"""The command line, ``pyro-stad``."""
-
-from pyro_stad.cli.main import main
-
-__all__ = ["main"]
+"""The command line, ``pyro-stad``; it starts in :mod:`pyro_stad.__main__`."""

@@ -1,75 +1,114 @@
-"""Files of samples for the command line: csv, npy, npz and netcdf, in; csv and npy, out."""
+"""Files of the command line: chains and tables in, tables out.
+
+Reading is :func:`pyro_stad.read_chain`, whatever the command. Writing is tried before any work is
+done, so that a fit of an hour does not end at a folder that is not there, and goes to a temporary
+file first, so that a full disk leaves the old file or none, and never half of one.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_stad.data import Chain, read_chain
 from pyro_stad.density import FlowPrior
 
-__all__ = ["read_samples", "read_points", "write_points"]
+__all__ = ["check_out", "check_table", "even_rows", "read_points", "write_table"]
 
-
-def read_samples(path: Path) -> Any:
-    """Return the samples in ``path`` in a container that ``fit`` takes.
-
-    Raises:
-        ValueError: for an ending that is not known, or a file that does not parse.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
-    ending = path.suffix.lower()
-    if ending == ".csv":
-        import pandas
-
-        return pandas.read_csv(path, sep=None, engine="python")
-    if ending == ".npy":
-        return np.load(path, allow_pickle=False)
-    if ending == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    if ending in (".nc", ".netcdf", ".h5"):
-        import arviz
-
-        return arviz.from_netcdf(str(path))
-    raise ValueError(f"{path} has the ending {ending!r}; expected .csv, .npy, .npz or .nc")
+_ENDINGS = (".csv", ".npy")
 
 
 def read_points(path: Path, prior: FlowPrior) -> Tensor:
-    """Return points ``(N, D)`` in the prior's dtype, with columns matched by name."""
-    samples = read_samples(path)
-    if hasattr(samples, "columns"):
-        missing = [name for name in prior.names if name not in samples.columns]
-        if missing:
-            raise ValueError(f"{path} lacks the columns {missing}; the prior has {prior.names}")
-        samples = samples[list(prior.names)].to_numpy(dtype=np.float64)
-    elif isinstance(samples, dict):
-        names = [name for name, _ in prior.layout.variables]
-        missing = [name for name in names if name not in samples]
-        if missing:
-            raise ValueError(f"{path} lacks the arrays {missing}")
-        parts = [np.asarray(samples[name]) for name in names]
-        samples = np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
-    elif not isinstance(samples, np.ndarray):
-        from pyro_stad.data import as_samples
+    """Return points ``(N, D)`` in the prior's dtype, with columns matched by name.
 
-        chosen = [name for name, _ in prior.layout.variables]
-        samples = as_samples(samples, var_names=chosen).values.numpy()
-    return torch.as_tensor(np.array(samples), dtype=prior.transforms[1].loc.dtype)
+    Raises:
+        ValueError: if the file can't be read, or lacks a parameter of the prior.
+    """
+    names = list(prior.names)
+    chain = read_chain(path, var_names=names, names=names, weights=False)
+    return chain.values.to(prior.transforms[1].loc.dtype)
 
 
-def write_points(path: Path, points: Tensor, names: tuple[str, ...]) -> None:
-    """Write points ``(N, D)`` as csv with a header, or npy."""
-    array = points.cpu().numpy()
-    if path.suffix.lower() == ".npy":
-        np.save(path, array)
-    elif path.suffix.lower() == ".csv":
-        import pandas
+def even_rows(chain: Chain, most: int) -> Tensor:
+    """Return at most ``most`` rows ``(M, D)`` of equal weight, evenly from all of the chain.
 
-        pandas.DataFrame(array, columns=list(names)).to_csv(path, index=False)
-    else:
+    Rows are where the cumulated weights cross the middles of M equal steps (systematic
+    resampling); without weights these are evenly spaced rows, and all rows if there are few.
+    """
+    count = len(chain.values)
+    weights = torch.ones(count, dtype=torch.float64) if chain.weights is None else chain.weights
+    size = min(most, count)
+    reached = (weights / weights.max()).cumsum(0)
+    middles = (torch.arange(size, dtype=torch.float64) + 0.5) * (reached[-1] / size)
+    return chain.values[torch.searchsorted(reached, middles).clamp(max=count - 1)]
+
+
+def check_out(path: Path, inputs: Iterable[Path] = ()) -> None:
+    """Refuse, before any work, a path that can't be written or that is one of the ``inputs``.
+
+    Raises:
+        OSError: if it can't be written.
+        ValueError: if it must not be.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no such folder: {path.parent}")
+    if path.is_symlink():
+        raise ValueError(f"{path} is a symbolic link; name the file itself, {path.resolve()}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file in it, such as {path / 'out'}")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is a device or a pipe; name a file")
+    for source in inputs:
+        if path.exists() and source.exists() and path.samefile(source):
+            raise ValueError(f"{path} is read by this command and would be lost; name another file")
+    _trial(path)
+
+
+def _trial(path: Path) -> None:
+    """Make and remove a file beside ``path``: permissions alone do not tell on every system."""
+    temporary = _temporary(path)
+    try:
+        temporary.open("xb").close()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    temporary.unlink()
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def check_table(path: Path, inputs: Iterable[Path] = ()) -> None:
+    """Refuse a path that no table can be written to; see ``check_out``."""
+    if path.suffix.lower() not in _ENDINGS:
         raise ValueError(f"{path} has the ending {path.suffix!r}; expected .csv or .npy")
+    check_out(path, inputs)
+
+
+def write_table(path: Path, columns: Tensor, names: Iterable[str]) -> None:
+    """Write columns ``(N, K)``, as csv with a header or as npy, atomically.
+
+    Raises:
+        OSError: if that fails; an older file stays as it was.
+    """
+    import pandas
+
+    array, temporary = columns.cpu().numpy(), _temporary(path)
+    try:
+        with temporary.open("wb") as file:
+            if path.suffix.lower() == ".npy":
+                np.save(file, array)
+            else:
+                pandas.DataFrame(array, columns=list(names)).to_csv(file, index=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -7,15 +7,21 @@ for one that failed.
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
+from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
+from torch import Tensor
 
 from pyro_stad.cli.check import check_prior
-from pyro_stad.cli.files import read_points, read_samples, write_points
+from pyro_stad.cli.files import check_out, check_table, even_rows, read_points, write_table
+from pyro_stad.data import Periodic, read_chain
 from pyro_stad.density import FlowPrior, load
 from pyro_stad.density import fit as fit_prior
 
@@ -33,53 +39,123 @@ app = typer.Typer(
 PriorFile = Annotated[Path, typer.Argument(help="A prior that `pyro-stad fit` wrote.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(help="Column that holds weights. Formats that have weights need no telling."),
+]
+LogWeights = Annotated[
+    str | None, typer.Option(help="Column that holds the logarithms of weights.")
+]
+NoWeights = Annotated[bool, typer.Option("--no-weights", help="Take all rows as equal.")]
+BurnIn = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="What to leave out at the beginning of each chain: a fraction below 1, or rows. "
+        "By default only what the file marks as warm-up.",
+    ),
+]
+
+
+class Precision(StrEnum):
+    """Floating-point types of a prior."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"pyro-stad {version('pyro-stad')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Learn a Pyro prior from samples, and ask how good it is."""
 
 
 @app.command()
 def fit(
-    samples: Annotated[Path, typer.Argument(help="Samples: .csv, .npy, .npz or .nc.")],
+    chain: Annotated[
+        Path,
+        typer.Argument(
+            help="Samples: a table (.csv, .dat, .npy, .parquet, ...), the chain of a sampler "
+            "(Stan, PyMC, emcee, Cobaya, ...), or the root of its files."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Where to write the prior.")],
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Parameters to learn, separated by commas, or repeat the option. By default all "
+            "that are not the sampler's own, derived or constant."
+        ),
+    ] = None,
     bounds: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=LOW,HIGH; leave a side empty for none. Repeat per parameter."),
+        typer.Option(
+            help="NAME=LOW,HIGH; leave a side empty for none, or add ,periodic for an angle. "
+            "Repeat per parameter. Replaces the bounds that the chain brings."
+        ),
     ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="Name of the column (or array) that holds weights.")
-    ] = None,
+    weights: Weights = None,
+    log_weights: LogWeights = None,
+    no_weights: NoWeights = False,
+    burn_in: BurnIn = None,
     path: Annotated[
-        str, typer.Option(help="ot, vp, cosine, subvp, ve, edm, or cnf for a free-form flow.")
+        str,
+        typer.Option(
+            help="Path from noise to data: ot, vp, cosine, subvp, ve, edm, or cnf for a "
+            "free-form flow."
+        ),
     ] = "ot",
-    budget: Annotated[str, typer.Option(help="tiny, quick, standard or thorough.")] = "standard",
+    budget: Annotated[
+        str, typer.Option(help="How long to train: tiny, quick, standard or thorough.")
+    ] = "standard",
+    dtype: Annotated[Precision, typer.Option(help="Precision of the prior.")] = Precision.float32,
     seed: Seed = 0,
     no_progress: NoProgress = False,
     resume: Annotated[
-        Path | None, typer.Option(help="Folder for the state of an unfinished fit.")
+        Path | None,
+        typer.Option(help="Folder for the state of the fit; one that was killed goes on from it."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Learn a prior from SAMPLES and write it to a file."""
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"no such folder: {out.parent}")
-    data, row_weights = read_samples(samples), None
-    if weights is not None:
-        data, row_weights = _take_weights(data, weights)
+    """Learn a prior from CHAIN and write it to a file."""
+    check_out(out, [chain])
+    samples = read_chain(
+        chain,
+        burn_in=_rows_or_fraction(burn_in),
+        var_names=_names(columns),
+        weights=_weights(weights, log_weights, no_weights=no_weights),
+        log_weights=log_weights,
+    )
+    check_out(out, samples.files)
     prior = fit_prior(
-        data,
-        weights=row_weights,
+        samples,
         bounds=_parse_bounds(bounds or []),
         path=path,
         budget=budget,
         seed=seed,
         progress=not no_progress,
         resume=resume,
+        dtype=getattr(torch, dtype.value),
     )
     prior.save(out)
     if as_json:
-        _print_json({"prior": str(out), "names": prior.names, **_description(prior)})
+        read = {"left_out": dict(samples.left_out), "burn_in": samples.burn_in}
+        _print_json({"prior": str(out), "names": prior.names, **read, **_description(prior)})
     else:
-        typer.echo(prior.summary())
-        typer.echo(f"wrote {out}")
+        typer.echo(f"{samples!r}\n{prior.summary()}\nwrote {out}")
 
 
 @app.command()
@@ -90,43 +166,88 @@ def sample(
     seed: Seed = 0,
 ) -> None:
     """Draw from a prior."""
+    check_table(out, [prior])
     learned = load(prior)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         draws = learned.sample((count,))
-    write_points(out, draws, learned.names)
+    write_table(out, draws, learned.names)
     typer.echo(f"wrote {count} draws to {out}")
 
 
 @app.command("log-prob")
 def log_prob(
     prior: PriorFile,
-    points: Annotated[Path, typer.Argument(help="Points: .csv, .npy, .npz or .nc.")],
+    points: Annotated[
+        Path, typer.Argument(help="Points: whatever `pyro-stad fit` reads, with the same names.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the table, .csv or .npy, if not here.")
+    ] = None,
+    error: Annotated[
+        bool, typer.Option("--error", help="Add a bound on the error of each, in nats.")
+    ] = False,
+    tail: Annotated[
+        bool, typer.Option("--tail", help="Add the probability of points as far out or farther.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print the log-density of points, one number per line."""
+    """Print the log-density of points, as a table with a header."""
+    if out is not None:
+        check_table(out, [prior, points])
     learned = load(prior)
+    values = read_points(points, learned)
+    table = {"log_prob": learned.log_prob}
+    if error:
+        table["log_prob_error"] = learned.log_prob_error
+    if tail:
+        table["tail_probability"] = learned.tail_probability
     with torch.no_grad():
-        values = learned.log_prob(read_points(points, learned))
-    if as_json:
-        # JSON has no infinities: a point outside the support is null.
-        _print_json([v if abs(v) != float("inf") else None for v in values.tolist()])
+        columns = {name: compute(values) for name, compute in table.items()}
+    if out is not None:
+        write_table(out, torch.stack(list(columns.values()), 1), columns)
+        typer.echo(f"wrote {', '.join(columns)} of {len(values)} points to {out}")
+    elif as_json:
+        _print_json({name: _finite(column) for name, column in columns.items()})
     else:
-        typer.echo("\n".join(f"{v:.6f}" for v in values.tolist()))
+        typer.echo(",".join(columns))
+        for row in zip(*(column.tolist() for column in columns.values())):
+            typer.echo(",".join(f"{value:.6f}" for value in row))
 
 
 @app.command()
 def check(
     prior: PriorFile,
-    samples: Annotated[Path, typer.Option(help="Samples that the fit has not seen.")],
+    samples: Annotated[
+        Path,
+        typer.Option(help="Samples that the fit has not seen; whatever `pyro-stad fit` reads."),
+    ],
+    weights: Weights = None,
+    log_weights: LogWeights = None,
+    no_weights: NoWeights = False,
+    burn_in: BurnIn = None,
     figure: Annotated[Path | None, typer.Option(help="Where to write a picture, .png.")] = None,
     most: Annotated[int, typer.Option(min=2, help="Use at most this many samples.")] = 1000,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a prior on held-out SAMPLES: accuracy, normaliser, Stein residual."""
+    """Measure a prior on held-out samples.
+
+    Shows the accuracy of its log-density, its normaliser and its Stein residual.
+    """
+    if figure is not None:
+        check_out(figure, [prior, samples])
     learned = load(prior)
-    audited = check_prior(learned, read_points(samples, learned)[:most], seed, figure)
+    chain = read_chain(
+        samples,
+        burn_in=_rows_or_fraction(burn_in),
+        var_names=learned.names,
+        names=learned.names,
+        weights=_weights(weights, log_weights, no_weights=no_weights),
+        log_weights=log_weights,
+    )
+    points = even_rows(chain, most).to(learned.transforms[1].loc.dtype)
+    audited = check_prior(learned, points, seed, figure)
     if as_json:
         _print_json(audited.to_dict())
     else:
@@ -172,7 +293,7 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments, standalone_mode=False, prog_name="pyro-stad")
     except typer.Exit as stop:
         return stop.exit_code
     except typer.Abort:
@@ -189,32 +310,51 @@ def _run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _parse_bounds(entries: list[str]) -> dict[str, tuple[float | None, float | None]] | None:
-    parsed: dict[str, tuple[float | None, float | None]] = {}
+def _parse_bounds(entries: list[str]) -> dict[str, Any] | None:
+    parsed: dict[str, Any] = {}
     for entry in entries:
-        name, _, pair = entry.partition("=")
-        sides = pair.split(",")
+        match = re.fullmatch(r"(.+)=([^,]*),([^,]*)(,\s*periodic)?", entry)
         try:
-            low, high = (float(side) if side.strip() else None for side in sides)
+            if match is None:
+                raise ValueError
+            low, high = (float(side) if side.strip() else None for side in match.group(2, 3))
+            # An angle needs both ends of its period.
+            parsed[match[1]] = (
+                Periodic(float(match[2]), float(match[3])) if match[4] else (low, high)
+            )
         except ValueError:
             raise typer.BadParameter(f"--bounds must be NAME=LOW,HIGH; got {entry!r}") from None
-        parsed[name] = (low, high)
     return parsed or None
 
 
-def _take_weights(data: Any, name: str) -> tuple[Any, Any]:
-    """Split the weights off a table or a mapping of arrays."""
-    names = list(getattr(data, "columns", data if isinstance(data, dict) else []))
-    if name not in names:
-        raise typer.BadParameter(f"--weights {name!r} is not among {[str(n) for n in names]}")
-    if isinstance(data, dict):
-        return {k: v for k, v in data.items() if k != name}, data[name]
-    return data.drop(columns=name), data[name].to_numpy()
+def _names(entries: list[str] | None) -> list[str] | None:
+    """Split at commas, but not at those within the brackets of ``theta[0, 1]``."""
+    parts = [part.strip() for entry in entries or [] for part in re.split(r",(?![^\[]*\])", entry)]
+    return [part for part in parts if part] or None
+
+
+def _weights(
+    weights: str | None, log_weights: str | None, *, no_weights: bool
+) -> str | Literal[False] | None:
+    if no_weights and (weights or log_weights):
+        raise typer.BadParameter("--no-weights excludes --weights and --log-weights")
+    return False if no_weights else weights
+
+
+def _rows_or_fraction(burn_in: float | None) -> float | None:
+    """Make a whole number of a number of rows."""
+    whole = burn_in is not None and burn_in >= 1 and burn_in.is_integer()
+    return int(burn_in) if burn_in is not None and whole else burn_in
 
 
 def _description(prior: FlowPrior) -> dict[str, Any]:
     parts = {"report": prior.report, "calibration": prior.calibration}
     return {name: part and part.to_dict() for name, part in parts.items()}
+
+
+def _finite(values: Tensor) -> list[float | None]:
+    """JSON has no infinities: the log-density of a point outside the support is null."""
+    return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
 def _print_json(value: object) -> None:
