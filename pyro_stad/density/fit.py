@@ -85,13 +85,15 @@ def fit(
 
     Arguments:
         samples: a tensor, numpy array or pandas DataFrame with shape ``(N, D)``, a mapping of
-            names to arrays ``(N, ...)``, or an ArviZ posterior; at least 100 distinct rows.
+            names to arrays ``(N, ...)``, an ArviZ posterior, or what ``read_chain`` returns; at
+            least 100 distinct rows.
         names: names of the columns of a tensor or array.
         weights: one non-negative weight per row, as nested samplers give, of any scale; or the
             name of the column that holds them.
         log_weights: the logarithms of the weights, up to a constant, in their place.
         var_names: the variables to keep.
         bounds: ``{name: (low, high)}``, or one pair per coordinate; None leaves a side open.
+            Those of a chain are used unless some are given.
         path: a name in ``pyro_stad.paths.PATHS``, a path object, or ``"cnf"`` for a free-form
             continuous normalising flow trained by maximum likelihood.
         budget: a name in ``pyro_stad.density.BUDGETS`` or a ``FitSettings``.
