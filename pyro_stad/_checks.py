@@ -105,12 +105,10 @@ def _refuse(value: Tensor, bad: Tensor, names: tuple[str, ...], argument: str) -
 def check_count(value: Any, argument: str, *, least: int = 1, most: int | None = None) -> None:
     """Raise ``ValueError`` unless ``value`` is an integer from ``least`` to ``most``."""
     # True is an integer to Python, and a slip here.
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not whole or int(value) < least or (most is not None and int(value) > most):
-        limit = "" if most is None else f" and at most {most}"
-        raise ValueError(
-            f"`{argument}` must be an integer of at least {least}{limit}; got {value!r:.80}"
-        )
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
+        raise ValueError(f"`{argument}` must be an integer of at least {least}; got {value!r:.80}")
+    if most is not None and int(value) > most:
+        raise ValueError(f"`{argument}` must be an integer of at most {most}; got {value!r:.80}")
 
 
 def check_positive(value: Any, argument: str, unit: str = "") -> None:
