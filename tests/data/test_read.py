@@ -217,13 +217,13 @@ def test_warmup_of_stan_is_left_out_and_counted(values, tmp_path):
 
 def test_arrays_of_stan_are_read_row_by_row(tmp_path):
     names = [f"m.{i}.{j}" for j in (1, 2, 3) for i in (1, 2)]
-    drawn = np.random.default_rng(0).normal(size=(120, 6))
+    drawn = np.random.default_rng(0).normal(size=(200, 6))
     rows = [",".join(map(repr, row)) for row in drawn.tolist()]
     text = "\n".join(["# method = sample", ",".join(names), *rows])
     (tmp_path / "out.csv").write_text(text)
     chain = pyro_stad.read_chain(tmp_path / "out.csv")
     assert chain.names == ("m[0, 0]", "m[0, 1]", "m[0, 2]", "m[1, 0]", "m[1, 1]", "m[1, 2]")
-    expected = drawn.reshape(120, 3, 2).swapaxes(1, 2).reshape(120, 6)
+    expected = drawn.reshape(200, 3, 2).swapaxes(1, 2).reshape(200, 6)
     np.testing.assert_array_equal(chain.values.numpy(), expected)
     prior = pyro_stad.fit(chain, budget="tiny", progress=False)
     assert prior.unpack(prior.sample((5,)))["m"].shape == (5, 2, 3)
@@ -290,9 +290,9 @@ def test_other_results_in_memory(values, weights):
 
 def test_fit_takes_a_chain_with_its_weights_and_bounds(values, weights, tmp_path):
     chain = pyro_stad.read_chain(files.write_cobaya(tmp_path, values, weights))
-    prior = pyro_stad.fit(chain, budget="tiny", progress=False)
+    prior = pyro_stad.fit(chain, budget="tiny", progress=False, dtype=torch.float64)
     assert prior.names == NAMED
     assert prior.bounds[0] == (-50.0, 1000.0)
     assert prior.bounds[1] == (-float("inf"), float("inf"))
-    free = pyro_stad.fit(chain, bounds={}, budget="tiny", progress=False)
+    free = pyro_stad.fit(chain, bounds={}, budget="tiny", progress=False, dtype=torch.float64)
     assert free.bounds is None
