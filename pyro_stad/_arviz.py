@@ -41,6 +41,12 @@ def psislw(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return arviz.psislw(log_weights)
     from arviz_stats.base import array_stats
 
+    # Some versions take the logarithm of one over the weights. Smoothing keeps the order of the
+    # weights, which tells.
+    smooth, shape = array_stats.psislw(-log_weights)
+    rows, wanted = np.atleast_2d(smooth)[0], np.atleast_2d(log_weights)[0]
+    if rows[wanted.argmax()] >= rows[wanted.argmin()]:
+        return smooth, shape
     return array_stats.psislw(log_weights)
 
 

@@ -1,7 +1,16 @@
 """Samples to tensors: containers, bounds, standardisation, batches."""
 
+from pyro_stad.data.angles import Angle, Periodic, Wrap
 from pyro_stad.data.batches import Batches, balanced_noise, split, stratified
-from pyro_stad.data.bounds import Bounds, Periodic, check_inside, parse_bounds, support_of
+from pyro_stad.data.bounds import (
+    Bounds,
+    box,
+    check_inside,
+    outer_transforms,
+    parse_bounds,
+    support_of,
+    wind,
+)
 from pyro_stad.data.chain import Chain
 from pyro_stad.data.intake import Intake, take_in
 from pyro_stad.data.layout import Layout
@@ -11,6 +20,7 @@ from pyro_stad.data.scale import check_whitening
 from pyro_stad.data.standardise import Standardise, whitening
 
 __all__ = [
+    "Angle",
     "Batches",
     "Bounds",
     "Chain",
@@ -19,10 +29,13 @@ __all__ = [
     "Periodic",
     "Samples",
     "Standardise",
+    "Wrap",
     "as_samples",
     "balanced_noise",
+    "box",
     "check_inside",
     "check_whitening",
+    "outer_transforms",
     "parse_bounds",
     "read_chain",
     "split",
@@ -30,4 +43,5 @@ __all__ = [
     "support_of",
     "take_in",
     "whitening",
+    "wind",
 ]

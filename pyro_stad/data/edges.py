@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_stad.data.bounds import Bounds, Periodic
+from pyro_stad.data.bounds import Bounds, box
 
 __all__ = ["off_the_edges"]
 
@@ -31,7 +31,7 @@ def off_the_edges(
     Arguments:
         values: float64 with shape ``(N, D)``, nowhere beyond the bounds.
         weights: weights with shape ``(N,)`` or None.
-        bounds: one pair per coordinate. Both ends of a period are inside.
+        bounds: one per coordinate; an angle has no edges.
         names: names of the columns.
         dtype: floating-point type of the prior.
 
@@ -40,9 +40,7 @@ def off_the_edges(
     """
     values, moved = values.clone(), torch.zeros(len(values), dtype=torch.bool)
     share = torch.ones(len(values), dtype=torch.float64) if weights is None else weights
-    for column, pair in enumerate(bounds):
-        if isinstance(pair, Periodic):
-            continue
+    for column, pair in enumerate(box(bounds)):
         for edge, sign in zip(pair, (1.0, -1.0)):
             # Mirrored for the upper edge, so that inside is always above.
             inward, wall = sign * values[:, column], torch.tensor(sign * edge, dtype=torch.float64)

@@ -1,9 +1,10 @@
 """Learned densities as Pyro distributions."""
 
+from pyro_stad.density.counts import Counts
 from pyro_stad.density.fit import fit
 from pyro_stad.density.flow import FlowTransform
 from pyro_stad.density.inside import find_flow, to_flow
-from pyro_stad.density.prior import Counts, FlowPrior
+from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.report import FitReport, Stage
 from pyro_stad.density.save import load
 from pyro_stad.density.settings import BUDGETS, FitSettings

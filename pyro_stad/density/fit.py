@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import biject_to
 
 from pyro_stad._checks import check_device, check_seed
 from pyro_stad._config import build, describe
@@ -28,13 +27,15 @@ from pyro_stad.data import (
     Bounds,
     Samples,
     Standardise,
+    Wrap,
     as_samples,
     check_whitening,
+    outer_transforms,
     parse_bounds,
     split,
-    support_of,
     take_in,
     whitening,
+    wind,
 )
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.report import FitReport, Stage
@@ -123,11 +124,14 @@ def fit(
     checked = as_samples(
         samples, names=names, weights=weights, log_weights=log_weights, var_names=var_names
     )
-    limits = parse_bounds(checked.bounds if bounds is None else bounds, checked.layout)
+    limits = parse_bounds(
+        checked.bounds if bounds is None else bounds, checked.layout, checked.values
+    )
     taken = take_in(checked, limits, dtype)
     rows, values = taken.samples, taken.samples.values
     if limits is not None:
-        values = biject_to(support_of(limits, values)).inv(values)
+        limits = wind(limits, values, rows.weights)
+        values = _unbounded(values, limits, seed)
     loc, scale_tril = whitening(values, rows.weights, rows.layout.names)
     check_whitening(loc, scale_tril, rows.layout.names, dtype)
     white = Standardise(loc, scale_tril).inv(values).to(device, dtype)
@@ -160,6 +164,16 @@ def fit(
     )
     loc, scale_tril = loc.to(device, dtype), scale_tril.to(device, dtype)
     return FlowPrior(likelihood, loc, scale_tril, checked.layout, limits, report, calibration)
+
+
+def _unbounded(values: Tensor, limits: Bounds, seed: int) -> Tensor:
+    """Carry samples to the coordinates without walls or seams."""
+    outer = outer_transforms(limits, values)
+    for transform in reversed(outer):
+        values = transform.inv(values)
+    if outer and isinstance(outer[0], Wrap):
+        values = outer[0].unroll(values, generator(seed, "unrolling"))
+    return values
 
 
 def _settings(budget: str | FitSettings) -> FitSettings:

@@ -7,13 +7,14 @@ on it apart: NUTS and SVI then work on the noise and never ask for a log-determi
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
 from pyro_stad.likelihood import AbstractLikelihood
 
-__all__ = ["FlowTransform"]
+__all__ = ["FlowTransform", "check_likelihood"]
 
 
 class FlowTransform(Transform):
@@ -52,3 +53,16 @@ class FlowTransform(Transform):
         z, log_prob = self.likelihood.pull_and_log_prob(y.reshape(-1, y.shape[-1]))
         normal = -0.5 * z.square().sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
         return z.reshape(y.shape), (normal - log_prob).reshape(y.shape[:-1])
+
+
+def check_likelihood(likelihood: Any, features: int) -> None:
+    """Refuse what is not the density of ``features`` coordinates, which could be broadcast."""
+    if not isinstance(likelihood, AbstractLikelihood):
+        raise TypeError(
+            f"`likelihood` must be FlowODE or SteinPath; got {type(likelihood).__name__}"
+        )
+    if likelihood.field.features != features:
+        raise ValueError(
+            f"`likelihood` has a field of {likelihood.field.features} features, the prior has "
+            f"{features} coordinates"
+        )

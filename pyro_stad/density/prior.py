@@ -3,7 +3,8 @@ r"""``FlowPrior``: samples, learned, as a distribution for Pyro.
 .. math::
     z \sim N(0, I_D), \qquad x = \mathrm{flow}(z), \qquad u = \mu + L x, \qquad \theta = b(u),
 
-with the whitening :math:`(\mu, L)` and, for bounded parameters, the bijection b. A prior is a
+with the whitening :math:`(\mu, L)` and, for bounded parameters, the bijection b; angles are wrapped
+in between (:mod:`pyro_stad.data.angles`). A prior is a
 ``TransformedDistribution``, so that Pyro's ``TransformReparam`` splits it; its ``log_prob`` takes
 one solve for the state and the log-determinant, where the stock one would take two.
 
@@ -13,54 +14,38 @@ Shapes follow Pyro: ``sample_shape + batch_shape + event_shape`` with ``event_sh
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import biject_to, constraints
+from torch.distributions import constraints
 
-from pyro_stad._checks import (
-    check_batch,
-    check_choice,
-    check_finite,
-    check_not_nan,
-    check_positive,
-    check_seed,
-    check_value,
-    is_transformed,
-)
+from pyro_stad._checks import check_batch, check_not_nan, check_value, is_transformed
 from pyro_stad._context import own_context
-from pyro_stad._random import generator
-from pyro_stad.data import Batches, Bounds, Layout, Standardise, support_of
-from pyro_stad.density.flow import FlowTransform
+from pyro_stad.data import (
+    Angle,
+    Bounds,
+    Layout,
+    Standardise,
+    Wrap,
+    box,
+    outer_transforms,
+    support_of,
+    wind,
+)
+from pyro_stad.density.calibrated import calibrated
+from pyro_stad.density.counts import Counts
+from pyro_stad.density.flow import FlowTransform, check_likelihood
 from pyro_stad.density.report import FitReport
 from pyro_stad.density.tail import noise_tail
-from pyro_stad.divergence.distil import cloud_for
-from pyro_stad.likelihood import REFERENCES, AbstractLikelihood, Calibration, calibrate
+from pyro_stad.likelihood import AbstractLikelihood, Calibration
 from pyro_stad.likelihood.calibrate import disagreement
 
-__all__ = ["Counts", "FlowPrior"]
-
-_FEWEST = 20  # points for a calibration; the 95 percent bound needs as many
-
-
-@dataclass
-class Counts:
-    """Points that ``log_prob`` has seen; shared by a prior and its expansions.
-
-    Attributes:
-        points: points in all.
-        nonfinite: points given as NaN or infinity, or outside the support; they got -inf.
-        failed: points whose solve was not finite; they got -inf.
-    """
-
-    points: int = 0
-    nonfinite: int = 0
-    failed: int = 0
+__all__ = ["FlowPrior"]
 
 
 class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
@@ -72,7 +57,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         loc: mean of the whitening with shape ``(D,)``.
         scale_tril: Cholesky factor of the whitening with shape ``(D, D)``.
         layout: names of the coordinates and variables.
-        bounds: one ``(low, high)`` pair per coordinate, or None.
+        bounds: one ``(low, high)`` pair per coordinate, or ``Periodic`` or an ``Angle``; or None.
         report: how it was fitted, or None.
         calibration: how its density was chosen and how accurate it is, or None.
         validate_args: as in Pyro.
@@ -100,19 +85,20 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         *,
         validate_args: bool | None = None,
     ) -> None:
-        _check_likelihood(likelihood, len(loc))
+        check_likelihood(likelihood, len(loc))
         # Frozen: jit refuses constants that require grad, and SVI would train the prior away.
         self.likelihood = likelihood.requires_grad_(False).eval()
-        self.layout, self.bounds = layout, bounds
+        self.layout, self.bounds = layout, bounds and wind(bounds, None, None)
         self.report, self.calibration = report, calibration
         self.counts = Counts()
         self._support = support_of(bounds, loc)
+        outer = outer_transforms(self.bounds, loc)
         transforms: list[Any] = [FlowTransform(self.likelihood), Standardise(loc, scale_tril)]
-        if bounds is not None:
-            transforms.append(biject_to(self._support))
+        transforms += outer
+        self._wrap = outer[0] if outer and isinstance(outer[0], Wrap) else None
         base = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
         # Made once: log_prob is called for every leapfrog step.
-        sides = bounds or ((-torch.inf, torch.inf),) * len(loc)
+        sides = box(bounds or ((-torch.inf, torch.inf),) * len(loc))
         self._low, self._high = (
             torch.tensor(side, dtype=torch.float64, device="cpu").to(loc) for side in zip(*sides)
         )
@@ -120,7 +106,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         below_normal = torch.nextafter(*loc.new_tensor([torch.finfo(loc.dtype).tiny, 0.0]))
         self._low = torch.where(self._low == 0, below_normal, self._low)
         self._high = torch.where(self._high == 0, -below_normal, self._high)
-        self._stand_in = loc if bounds is None else transforms[2](loc)
+        self._stand_in = functools.reduce(lambda x, transform: transform(x), outer, loc)
         super().__init__(base, transforms, validate_args=validate_args)  # type: ignore[arg-type]
 
     @property
@@ -130,7 +116,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
 
     @constraints.dependent_property(is_discrete=False, event_dim=1)
     def support(self) -> constraints.Constraint:
-        """The box of the bounds, or the real vectors."""
+        """The box of the bounds, or the real vectors; of an angle, the line, as in torch."""
         return self._support
 
     @property
@@ -142,7 +128,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         """Return the same prior with another batch shape; nothing is solved or copied."""
         new = self._get_checked_instance(FlowPrior, _instance)
         parts = ("likelihood", "layout", "bounds", "report", "calibration", "counts")
-        made_once = ("_support", "_low", "_high", "_stand_in")
+        made_once = ("_support", "_wrap", "_low", "_high", "_stand_in")
         for name in (*parts, *made_once):
             setattr(new, name, getattr(self, name))
         base = self.base_dist.expand(torch.Size(batch_shape))
@@ -209,13 +195,18 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
 
     def _density(self, theta: Tensor) -> Tensor:
         """Return the log-density of rows that have one."""
-        flow, *outer = self.transforms
-        x, log_det = theta, None
+        affine, *outer = self.transforms[1:]
+        u, log_det = theta, affine.log_det
         for transform in reversed(outer):
-            y, x = x, transform.inv(x)
-            step = transform.log_abs_det_jacobian(x, y)
-            log_det = step if log_det is None else log_det + step
-        return flow.likelihood.log_prob(x) - log_det
+            y, u = u, transform.inv(u)
+            log_det = log_det + transform.log_abs_det_jacobian(u, y)
+        if self._wrap is None:
+            return self._on_line(u) - log_det
+        return torch.logsumexp(self._wrap.terms(self._on_line, u), 0) - log_det
+
+    def _on_line(self, u: Tensor) -> Tensor:
+        """Return the log-density in whitened coordinates of unbounded, unrolled rows ``u``."""
+        return self.likelihood.log_prob(self.transforms[1].inv(u))
 
     @staticmethod
     def _all_finite(values: Tensor) -> bool:
@@ -240,16 +231,41 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         x = check_value(value, len(self.names), self._like).reshape(-1, len(self.names))
         with torch.no_grad():
             inside = self._inside(x)
-            safe = torch.where(inside[:, None], x, self._stand_in)
-            tail = noise_tail(self.likelihood.pull(self.whiten(safe)))
+            white, share = self._images(torch.where(inside[:, None], x, self._stand_in))
+            tail = noise_tail(self.likelihood.pull(white.flatten(0, 1))).reshape(share.shape)
+            # Of an angle's images, the one that was seen best.
+            tail = torch.where(share > 0, tail, 0.0).amax(0)
             tail = torch.where(inside & ~torch.isnan(tail), tail, 0.0)
         return tail.reshape(value.shape[:-1])
 
+    def _images(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the whitened images ``(K, B, D)`` of rows, and their shares of the density."""
+        white = self.whiten(theta)
+        if self._wrap is None:
+            return white[None], torch.ones_like(white[None, :, 0])
+        u = self.transforms[1](white)
+        share = torch.softmax(self._wrap.terms(self._on_line, u), 0)
+        return self.transforms[1].inv(self._wrap.images(u)[0]), share
+
     def whiten(self, value: Tensor) -> Tensor:
-        """Carry points ``(..., D)`` to the whitened, unbounded coordinates of the likelihood."""
+        """Carry points ``(..., D)`` to the whitened, unbounded coordinates of the likelihood.
+
+        An angle goes to its principal image, nearest to where the flow has its middle.
+        """
         for transform in reversed(self.transforms[1:]):
             value = transform.inv(value)
         return value
+
+    def unroll(self, value: Tensor, generator: torch.Generator) -> Tensor:
+        """Carry samples ``(N, D)`` to a sample of the law that the flow has learned, whitened.
+
+        That is ``whiten``, but for angles, which go to one of their images by chance.
+        """
+        white = self.whiten(value)
+        if self._wrap is None:
+            return white
+        affine = self.transforms[1]
+        return affine.inv(self._wrap.unroll(affine(white), generator))
 
     def unpack(self, value: Tensor) -> dict[str, Tensor]:
         """Split vectors ``(..., D)`` into the variables that came in, by name."""
@@ -307,32 +323,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         Raises:
             TypeError, ValueError: for samples that can't be used, or no positive tolerance.
         """
-        check_positive(tolerance, "tolerance", " of nats")
-        check_choice(reference, "reference", REFERENCES)
-        seed = check_seed(seed)
-        points = check_value(samples, len(self.names), self._like, argument="samples")
-        points = points.reshape(-1, len(self.names))
-        check_finite(points, self.names, argument="samples")
-        distinct, outside = len(points.unique(dim=0)), int((~self.support.check(points)).sum())
-        if distinct < _FEWEST or outside:
-            raise ValueError(
-                f"`samples` must be at least {_FEWEST} distinct points inside the bounds; got "
-                f"{len(points)} points, {distinct} of them distinct and {outside} outside"
-            )
-        points = self.whiten(points)
-        source = generator(seed, "calibration", points.device)
-        cloud = cloud_for(self.likelihood.field, Batches(points), source)
-        chosen, calibration = calibrate(
-            self.likelihood, points, cloud, tolerance, source, reference=reference
-        )
-        if math.isnan(calibration.audit.sd):
-            raise ValueError(
-                "no way to the density is finite at the samples of the calibration; are they from "
-                "the law that was fitted?"
-            )
-        new = self.with_likelihood(chosen)
-        new.calibration = calibration
-        return new.expand(self.batch_shape) if self.batch_shape else new
+        return calibrated(self, samples, tolerance, reference, seed)
 
     def log_prob_error(self, value: Tensor) -> Tensor:
         """Return a bound on the error of ``log_prob``, shape ``(...)``, in nats.
@@ -351,7 +342,10 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
             raise ValueError("this prior is not calibrated; use prior.calibrate(samples)")
         x = check_value(value, len(self.names), self._like).reshape(-1, len(self.names))
         with torch.no_grad():
-            bound = self.calibration.bound.at(disagreement(self.likelihood, self.whiten(x)))
+            white, share = self._images(x)
+            difference = disagreement(self.likelihood, white.flatten(0, 1)).reshape(share.shape)
+            bounds = self.calibration.bound.at(difference)
+            bound = torch.where(share > 0, share * bounds, 0.0).sum(0)
             # Where log_prob is -inf, nothing is known.
             bound = torch.where(self._inside(x) & torch.isfinite(bound), bound, torch.inf)
         return bound.reshape(value.shape[:-1])
@@ -366,7 +360,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         """Return what the prior is, how it was fitted and how accurate it is, as text."""
         lines = [repr(self), f"  parameters: {', '.join(self.names)}"]
         if self.bounds is not None:
-            lines.append(f"  bounds: {dict(zip(self.names, self.bounds))}")
+            lines.append(f"  bounds: {dict(zip(self.names, map(_described, self.bounds)))}")
         lines.append("  not fitted here" if self.report is None else self.report.text())
         known = self.calibration
         lines.append("  not calibrated" if known is None else known.text())
@@ -382,14 +376,5 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         )
 
 
-def _check_likelihood(likelihood: Any, features: int) -> None:
-    """Refuse what is not the density of ``features`` coordinates, which could be broadcast."""
-    if not isinstance(likelihood, AbstractLikelihood):
-        raise TypeError(
-            f"`likelihood` must be FlowODE or SteinPath; got {type(likelihood).__name__}"
-        )
-    if likelihood.field.features != features:
-        raise ValueError(
-            f"`likelihood` has a field of {likelihood.field.features} features, the prior has "
-            f"{features} coordinates"
-        )
+def _described(bound: Any) -> Any:
+    return f"periodic in [{bound.low:g}, {bound.high:g})" if isinstance(bound, Angle) else bound

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from pyro_stad._checks import check_count, check_device
 from pyro_stad._config import build, decode, describe, encode
 from pyro_stad._context import own_context
 from pyro_stad._files import read_tensors, write_tensors
-from pyro_stad.data import Bounds, Layout
+from pyro_stad.data import Angle, Bounds, Layout, box
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.report import FitReport
 from pyro_stad.divergence import (
@@ -72,7 +73,7 @@ def save_prior(prior: FlowPrior, path: str | os.PathLike[str]) -> None:
         "log_mass": likelihood.log_mass,
         "names": prior.layout.names,
         "variables": prior.layout.variables,
-        "bounds": prior.bounds and [[repr(low), repr(high)] for low, high in prior.bounds],
+        "bounds": prior.bounds and [_describe_bound(bound) for bound in prior.bounds],
         "report": prior.report and prior.report.to_dict(),
         "calibration": prior.calibration and prior.calibration.to_dict(),
     }
@@ -158,10 +159,24 @@ def _read_bounds(stored: Any, size: int) -> Bounds | None:
     if stored is None:
         return None
     # Numbers are written as words here, in files of every age: JSON has no infinity.
-    pairs = tuple((float(low), float(high)) for low, high in stored)
-    if len(pairs) != size or not all(low < high for low, high in pairs):
+    pairs = tuple(_build_bound(bound) for bound in stored)
+    if len(pairs) != size or not all(low < high for low, high in box(pairs)):
         raise ValueError(f"`bounds` must be {size} pairs that increase; got {stored!r:.80}")
     return pairs
+
+
+def _describe_bound(bound: tuple[float, float] | Angle) -> Any:
+    if isinstance(bound, Angle):
+        return {"name": "angle", **asdict(bound)}
+    # JSON has no infinity.
+    return [repr(side) for side in bound]
+
+
+def _build_bound(config: Any) -> tuple[float, float] | Angle:
+    if isinstance(config, dict):
+        return Angle(*(float(config[key]) for key in ("low", "high", "centre", "overlap")))
+    low, high = config
+    return float(low), float(high)
 
 
 def _check_tensors(

@@ -89,7 +89,7 @@ def test_zero_field_is_no_trouble():
 
 @pytest.mark.parametrize(("kind", "least"), [(Hutchinson, 1), (HutchPlusPlus, 3), (XTrace, 2)])
 def test_too_few_probes_are_refused(kind, least):
-    with pytest.raises(ValueError, match=f"`num_probes` must be an integer of at least {least}; got 0"):
+    with pytest.raises(ValueError, match=f"`num_probes` .* at least {least}; got 0"):
         kind(0).velocity_and_divergence(
             PathField(OptimalTransport(), 5, 8, 2), torch.tensor(0.3), torch.randn(4, 5)
         )
