@@ -9,7 +9,7 @@
 
 from pyro_stad import divergence, likelihood, paths
 from pyro_stad.data import Chain, read_chain
-from pyro_stad.density import BUDGETS, FitSettings, FlowPrior, fit, load
+from pyro_stad.density import BUDGETS, FitSettings, FlowPrior, TruncatedPrior, fit, load
 from pyro_stad.errors import (
     CheckpointError,
     EvidenceError,
@@ -45,6 +45,7 @@ __all__ = [
     "TrainingError",
     "TrainingSettings",
     "TrainingWarning",
+    "TruncatedPrior",
     "compare_evidence",
     "divergence",
     "fit",

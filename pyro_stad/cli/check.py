@@ -27,8 +27,8 @@ def check_prior(prior: FlowPrior, points: Tensor, seed: int, figure: Path | None
         raise ValueError(f"at least two samples are needed for a check; got {len(points)}")
     if not bool(prior.support.check(points).all() & torch.isfinite(points).all()):
         raise ValueError("some samples are not finite, or outside the prior's bounds")
-    white = prior.whiten(points)
     generator = torch.Generator().manual_seed(seed)
+    white = prior.unroll(points, generator)
     likelihood = prior.likelihood
     cloud = cloud_for(likelihood.field, Batches(white), generator)
     exact = exact_log_prob(likelihood, white)

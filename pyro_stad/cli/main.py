@@ -313,17 +313,22 @@ def _run(arguments: list[str]) -> int:
 def _parse_bounds(entries: list[str]) -> dict[str, Any] | None:
     parsed: dict[str, Any] = {}
     for entry in entries:
-        match = re.fullmatch(r"(.+)=([^,]*),([^,]*)(,\s*periodic)?", entry)
+        match = re.fullmatch(r"([^=]+)=([^,]*),([^,]*)(,\s*periodic)?", entry)
+        name, _, period = entry.partition("=")
         try:
-            if match is None:
-                raise ValueError
-            low, high = (float(side) if side.strip() else None for side in match.group(2, 3))
-            # An angle needs both ends of its period.
-            parsed[match[1]] = (
-                Periodic(float(match[2]), float(match[3])) if match[4] else (low, high)
-            )
+            if period.strip() == "periodic":
+                parsed[name] = "periodic"
+            elif match is None:
+                parsed[name] = float(period)
+            elif match[4]:
+                parsed[name] = Periodic(float(match[2]), float(match[3]))
+            else:
+                low, high = (float(side) if side.strip() else None for side in match.group(2, 3))
+                parsed[name] = (low, high)
         except ValueError:
-            raise typer.BadParameter(f"--bounds must be NAME=LOW,HIGH; got {entry!r}") from None
+            raise typer.BadParameter(
+                f"--bounds must be NAME=LOW,HIGH, NAME=periodic or NAME=PERIOD; got {entry!r}"
+            ) from None
     return parsed or None
 
 

@@ -3,12 +3,13 @@
 from pyro_stad.density.counts import Counts
 from pyro_stad.density.fit import fit
 from pyro_stad.density.flow import FlowTransform
-from pyro_stad.density.inside import find_flow, to_flow
+from pyro_stad.density.inside import find_cut, find_flow, to_cut, to_flow
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.report import FitReport, Stage
 from pyro_stad.density.save import load
 from pyro_stad.density.settings import BUDGETS, FitSettings
 from pyro_stad.density.tail import FLAGGED, noise_tail
+from pyro_stad.density.truncated import TruncatedPrior
 
 __all__ = [
     "BUDGETS",
@@ -19,9 +20,12 @@ __all__ = [
     "FlowPrior",
     "FlowTransform",
     "Stage",
+    "TruncatedPrior",
+    "find_cut",
     "find_flow",
     "fit",
     "load",
     "noise_tail",
+    "to_cut",
     "to_flow",
 ]

@@ -40,6 +40,7 @@ from pyro_stad.data import (
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.report import FitReport, Stage
 from pyro_stad.density.settings import BUDGETS, FitSettings
+from pyro_stad.density.truncated import TruncatedPrior
 from pyro_stad.divergence import Stein, TrunkHead
 from pyro_stad.divergence.distil import (
     AbstractCloud,
@@ -81,7 +82,7 @@ def fit(
     resume: str | os.PathLike[str] | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-) -> FlowPrior:
+) -> FlowPrior | TruncatedPrior:
     """Learn a prior from samples.
 
     Arguments:
@@ -93,8 +94,12 @@ def fit(
             name of the column that holds them.
         log_weights: the logarithms of the weights, up to a constant, in their place.
         var_names: the variables to keep.
-        bounds: ``{name: (low, high)}``, or one pair per coordinate; None leaves a side open.
-            Those of a chain are used unless some are given.
+        bounds: ``{name: (low, high)}``, or one pair per coordinate; None leaves a side open. An
+            angle is ``"periodic"``, with period two pi, or the number that is its period, or
+            ``pyro_stad.data.Periodic(low, high)``; its density is periodic, its draws lie in
+            ``[low, high)``: from zero on if no sample is negative, else about zero. Those
+            of a chain are used unless some are given. For a cut that is no box, see
+            ``FlowPrior.truncate``.
         path: a name in ``pyro_stad.paths.PATHS``, a path object, or ``"cnf"`` for a free-form
             continuous normalising flow trained by maximum likelihood.
         budget: a name in ``pyro_stad.density.BUDGETS`` or a ``FitSettings``.

@@ -1,12 +1,13 @@
 """A learned prior inside other distributions: where it is, and what it is asked there.
 
-In a model a prior may stand under ``to_event``, in a plate, behind further transforms, or all of
-that. What is known of it, its tail and the error of its density, is known of the site all the same.
+In a model a prior may stand under ``to_event``, in a plate, behind further transforms, cut to a
+region, or all of that. What is known of it, its tail and the error of its density, is known of the
+site all the same; and so is the cut.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import pyro.distributions as dist
 import torch
@@ -14,20 +15,28 @@ from torch import Tensor
 from torch.distributions import Independent, TransformedDistribution
 
 from pyro_stad.density.prior import FlowPrior
+from pyro_stad.density.truncated import TruncatedPrior
 
-__all__ = ["find_flow", "to_flow"]
+__all__ = ["find_cut", "find_flow", "to_cut", "to_flow"]
 
-# Wrappers that leave the values of their base as they are.
-_PLAIN = (Independent, dist.MaskedDistribution, dist.ExpandedDistribution)
+Kind = TypeVar("Kind")
+_WRAPPERS = (
+    Independent,
+    TransformedDistribution,
+    TruncatedPrior,
+    dist.ExpandedDistribution,
+    dist.MaskedDistribution,
+)
 
 
 def find_flow(fn: Any) -> FlowPrior | None:
     """Return the learned prior inside ``fn``, at any depth, or None if there is none."""
-    while not isinstance(fn, FlowPrior):
-        if not isinstance(fn, (*_PLAIN, TransformedDistribution)):
-            return None
-        fn = fn.base_dist
-    return fn
+    return _find(fn, FlowPrior)
+
+
+def find_cut(fn: Any) -> TruncatedPrior | None:
+    """Return the learned prior inside ``fn`` that is cut to a region, or None if there is none."""
+    return _find(fn, TruncatedPrior)
 
 
 def to_flow(fn: Any, value: Tensor) -> Tensor:
@@ -40,10 +49,31 @@ def to_flow(fn: Any, value: Tensor) -> Tensor:
     Raises:
         NotImplementedError: if a transform on the way has no inverse.
     """
+    return _carry(fn, value, FlowPrior)
+
+
+def to_cut(fn: Any, value: Tensor) -> Tensor:
+    """Return a value of ``fn`` in the coordinates of the cut inside, as ``to_flow`` does."""
+    return _carry(fn, value, TruncatedPrior)
+
+
+def _find(fn: Any, kind: type[Kind]) -> Kind | None:
+    while not isinstance(fn, kind):
+        if isinstance(fn, FlowPrior) or not isinstance(fn, _WRAPPERS):
+            return None
+        fn = _unwrap(fn)
+    return fn
+
+
+def _carry(fn: Any, value: Tensor, kind: type) -> Tensor:
     with torch.no_grad():
-        while not isinstance(fn, FlowPrior):
+        while not isinstance(fn, kind):
             if isinstance(fn, TransformedDistribution):
                 for transform in reversed(fn.transforms):
                     value = transform.inv(value)
-            fn = fn.base_dist
+            fn = _unwrap(fn)
     return value
+
+
+def _unwrap(fn: Any) -> Any:
+    return fn.prior if isinstance(fn, TruncatedPrior) else fn.base_dist

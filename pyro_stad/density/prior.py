@@ -42,6 +42,7 @@ from pyro_stad.density.counts import Counts
 from pyro_stad.density.flow import FlowTransform, check_likelihood
 from pyro_stad.density.report import FitReport
 from pyro_stad.density.tail import noise_tail
+from pyro_stad.density.truncated import Region, TruncatedPrior, truncate
 from pyro_stad.likelihood import AbstractLikelihood, Calibration
 from pyro_stad.likelihood.calibrate import disagreement
 
@@ -113,6 +114,11 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
     def names(self) -> tuple[str, ...]:
         """Names of the coordinates."""
         return self.layout.names
+
+    @property
+    def is_periodic(self) -> bool:
+        """Whether a coordinate is an angle."""
+        return self._wrap is not None
 
     @constraints.dependent_property(is_discrete=False, event_dim=1)
     def support(self) -> constraints.Constraint:
@@ -266,6 +272,24 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
             return white
         affine = self.transforms[1]
         return affine.inv(self._wrap.unroll(affine(white), generator))
+
+    def wrap(self, value: Tensor) -> Tensor:
+        """Return points ``(..., D)`` with every angle in the period in which draws are."""
+        return value if self._wrap is None else self._wrap(value)
+
+    def truncate(self, region: Region, *, seed: int = 0) -> TruncatedPrior:
+        """Return the prior kept to a region, and normalised there.
+
+        Arguments:
+            region: a function from tensors by variable, as ``unpack`` gives them, to a bool tensor
+                that says which points are inside: ``lambda t: t["w0"] + t["wa"] < 0``.
+            seed: of the 100,000 draws from which the mass inside is counted.
+
+        Raises:
+            TypeError: if ``region`` is no function, or does not return a bool tensor.
+            ValueError: if no draw of the prior is inside, or for a wrong shape.
+        """
+        return truncate(self, region, seed)
 
     def unpack(self, value: Tensor) -> dict[str, Tensor]:
         """Split vectors ``(..., D)`` into the variables that came in, by name."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from pyro_stad._files import read_tensors, write_tensors
 from pyro_stad.data import Angle, Bounds, Layout, box
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.report import FitReport
+from pyro_stad.density.truncated import Mass, Region, TruncatedPrior, contains
 from pyro_stad.divergence import (
     AbstractDivergence,
     AbstractDivergenceNetwork,
@@ -51,7 +52,7 @@ _MISTAKES = (
 _PROBED: dict[str, type] = {"hutchinson": Hutchinson, "hutch++": HutchPlusPlus, "xtrace": XTrace}
 
 
-def save_prior(prior: FlowPrior, path: str | os.PathLike[str]) -> None:
+def save_prior(prior: FlowPrior | TruncatedPrior, path: str | os.PathLike[str]) -> None:
     """Write ``prior`` to ``path``, atomically: an older file stays until the new one is whole.
 
     A calibration that is not finite is kept as it is.
@@ -61,6 +62,16 @@ def save_prior(prior: FlowPrior, path: str | os.PathLike[str]) -> None:
         ValueError: if its tensors are not finite, so that no file of it could be read.
         OSError: if the file can't be written; an older file at ``path`` stays as it was.
     """
+    document, tensors = _describe_prior(prior if isinstance(prior, FlowPrior) else prior.prior)
+    if isinstance(prior, TruncatedPrior):
+        # A function can't be written without pickle: points on both sides know it again.
+        inside = prior.contains(prior.probes).to(prior.probes.dtype)
+        document["region"] = asdict(prior.mass)
+        tensors |= {"probes": prior.probes, "probes_inside": inside}
+    write_tensors(path, tensors, encode(document))
+
+
+def _describe_prior(prior: FlowPrior) -> tuple[dict[str, Any], dict[str, Tensor]]:
     likelihood = prior.likelihood
     document = {
         "format": _FORMAT,
@@ -80,18 +91,34 @@ def save_prior(prior: FlowPrior, path: str | os.PathLike[str]) -> None:
     affine = prior.transforms[1]
     tensors = {**likelihood.state_dict(), "loc": affine.loc, "scale_tril": affine.scale_tril}
     _check_finite({**tensors, "log_mass": torch.tensor(likelihood.log_mass, device="cpu")})
-    write_tensors(path, tensors, encode(document))
+    return document, tensors
 
 
+@overload
+def load(
+    path: str | os.PathLike[str], *, device: torch.device | str = ..., region: None = ...
+) -> FlowPrior: ...
+@overload
+def load(
+    path: str | os.PathLike[str], *, device: torch.device | str = ..., region: Region
+) -> TruncatedPrior: ...
 @own_context()
-def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> FlowPrior:
-    """Read a prior that ``FlowPrior.save`` wrote. No code in the file can run.
+def load(
+    path: str | os.PathLike[str],
+    *,
+    device: torch.device | str = "cpu",
+    region: Region | None = None,
+) -> FlowPrior | TruncatedPrior:
+    """Read a prior that ``save`` wrote. No code in the file can run.
 
     Arguments:
         path: the file.
         device: where to put the prior.
+        region: the function that the prior was cut by, which no file can hold, if it was.
 
     Raises:
+        ValueError: if the prior was cut and there is no ``region``, or another one; or the other
+            way round.
         FileNotFoundError: if there is no such file.
         CheckpointError: if the file is damaged, truncated, of another format or version, or does
             not hold exactly the tensors that its description asks for, all finite.
@@ -106,10 +133,51 @@ def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
             f"{_VERSION}. Install the version that wrote it, or fit again"
         )
     try:
-        prior = _build_prior(tensors, document)
+        known = _build_region(tensors, document)
+        prior = _build_prior(tensors, document).to(where)
     except _MISTAKES as error:
         raise CheckpointError(f"{path} does not describe a prior: {error}") from error
-    return prior.to(where)
+    if (known is None) != (region is None):
+        raise ValueError(
+            f"`region` is not for {path}, a prior without a cut"
+            if known is None
+            else f"{path} is cut to a region, which is a function that no file can hold: say "
+            "load(..., region=f) with the f that it was cut by"
+        )
+    return prior if known is None else _cut(prior, region, known, path)
+
+
+class _Region(NamedTuple):
+    """What a file knows of a region."""
+
+    mass: Mass
+    probes: Tensor
+    inside: Tensor
+
+
+def _build_region(tensors: dict[str, Tensor], document: dict[str, Any]) -> _Region | None:
+    config = document.get("region")
+    if config is None:
+        return None
+    mass = Mass(float(config["value"]), float(config["error"]), int(config["draws"]))
+    if not 0 < mass.value <= 1:
+        raise ValueError(f"a region's mass must lie in (0, 1]; got {mass.value}")
+    probes, inside = tensors.pop("probes"), tensors.pop("probes_inside")
+    expected = {"probes": torch.Size([len(inside), len(document["names"])])}
+    _check_tensors({"probes": probes}, expected, tensors["loc"].dtype)
+    return _Region(mass, probes, inside > 0)
+
+
+def _cut(prior: FlowPrior, region: Any, known: _Region, path: Any) -> TruncatedPrior:
+    """Cut a prior by the region that its file knows."""
+    probes = known.probes.to(prior.transforms[1].loc)
+    differs = contains(region, prior.layout, probes) != known.inside.to(probes.device)
+    if differs.any():
+        raise ValueError(
+            f"`region` is not the one that {path} was cut by: they differ at {int(differs.sum())} "
+            f"of {len(differs)} points that the file holds"
+        )
+    return TruncatedPrior(prior, region, known.mass, probes)
 
 
 def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> FlowPrior:

@@ -32,7 +32,7 @@ from pyro_stad._arviz import ess
 from pyro_stad.errors import EvidenceError
 from pyro_stad.evidence.chains import chains_of
 from pyro_stad.evidence.correction import Correction, correct, distilled
-from pyro_stad.evidence.joint import JointDensity
+from pyro_stad.evidence.joint import JointDensity, angles
 from pyro_stad.evidence.posterior import extrapolated
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.task import Task
@@ -54,6 +54,11 @@ def bridge(task: Task) -> EvidenceResult:
     if task.draws is None:
         raise ValueError("method='bridge' needs posterior draws of the model: draws=mcmc")
     model = task.problem.model
+    if periodic := angles(model.latent):
+        raise ValueError(
+            f"method='bridge' integrates over the line, on which the density of the angles in "
+            f"{periodic} repeats itself without end; use method='smc'"
+        )
     chains = chains_of(task.draws, model.sites, model.like)
     density = JointDensity(model)
     with torch.no_grad():

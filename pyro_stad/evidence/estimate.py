@@ -13,6 +13,7 @@ from pyro_stad._checks import check_choice, check_count, check_seed
 from pyro_stad.errors import EvidenceError, EvidenceWarning
 from pyro_stad.evidence.bridge import bridge
 from pyro_stad.evidence.importance import importance
+from pyro_stad.evidence.joint import angles
 from pyro_stad.evidence.latent import LatentProblem
 from pyro_stad.evidence.nested import nested
 from pyro_stad.evidence.posterior import MOST_EXTRAPOLATED, cautions, disagreement
@@ -126,9 +127,13 @@ def log_evidence(
 
 def _auto(task: Task) -> EvidenceResult:
     """Estimate by every method that is cheap, take the best, and hold it against the others."""
-    names = ("smc", "importance", *(("bridge",) if task.draws is not None else ()))
+    periodic = task.draws is not None and angles(task.problem.model.latent)
+    bridged = task.draws is not None and not periodic
+    names = ("smc", "importance", *(("bridge",) if bridged else ()))
     found: dict[str, EvidenceResult] = {}
     notes: tuple[str, ...] = ()
+    if periodic:
+        notes += (f"`draws` were not used: the bridge can't take the angles in {periodic}",)
     for name in names:
         try:
             found[name] = METHODS[name](task)

@@ -5,6 +5,8 @@ Pyro's bijection, :math:`\theta = b(z)`, and
 
 .. math:: \log q(z) = \log p(y|\theta) + \log p(\theta) + \log|\det \partial\theta/\partial z| .
 
+An angle has no such density: it is the same in every period, so that its integral is infinite.
+
 Prior densities occur here, and with them the distilled divergence of a flow prior.
 """
 
@@ -20,7 +22,13 @@ from torch.distributions import biject_to
 from pyro_stad.density import FlowPrior, find_flow, to_flow
 from pyro_stad.evidence.vectorised import AbstractSetter, VectorisedModel, is_data, is_latent
 
-__all__ = ["JointDensity"]
+__all__ = ["JointDensity", "angles"]
+
+
+def angles(latent: list[Any]) -> list[str]:
+    """Return the names of the latent sites with a periodic density on the line."""
+    flows = {site["name"]: find_flow(site["fn"]) for site in latent}
+    return [name for name, flow in flows.items() if flow is not None and flow.is_periodic]
 
 
 class _FromReals(AbstractSetter):

@@ -6,7 +6,9 @@ the sites,
 
 .. math:: Z = \int p(y|\theta)\, p(\theta)\, d\theta = E_{u \sim N(0, I)}[L(u)],
 
-in which no prior density occurs: of a flow prior it takes the flow, and never its divergence.
+in which no prior density occurs: of a flow prior it takes the flow, and never its divergence. A
+prior that is cut to a region is the flow without the cut, and L is zero outside and divided by the
+mass inside.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_stad.density import FLAGGED, find_flow, noise_tail
+from pyro_stad.density import FLAGGED, find_cut, find_flow, noise_tail, to_cut
 from pyro_stad.errors import EvidenceError
 from pyro_stad.evidence.maps import from_normal, noise_limit
-from pyro_stad.evidence.vectorised import AbstractSetter, VectorisedModel, is_data
+from pyro_stad.evidence.vectorised import AbstractSetter, VectorisedModel, is_data, is_latent
 
 __all__ = ["LatentProblem"]
 
@@ -76,7 +78,7 @@ class LatentProblem:
         """Return the log-likelihood of noise ``u``, shape ``(N, D)``, whatever it is: ``(N,)``."""
         trace = self.model.trace(_FromNormal(u), args)
         sites = self.model.log_probs(trace, len(u), is_data)
-        total = u.new_zeros(len(u))
+        total = _log_cuts(trace, u)
         for log_prob in sites.values():
             total = total + log_prob.reshape(len(u), -1).sum(-1)
         return total
@@ -170,6 +172,22 @@ def _limits(latent: list[Any], like: Tensor) -> Tensor:
     """Return the noise up to which each column is carried rightly, shape ``(D,)``."""
     each = [(site["value"].numel(), noise_limit(site["fn"], like.dtype)) for site in latent]
     return torch.cat([like.new_full((size,), limit) for size, limit in each])
+
+
+def _log_cuts(traces: list[Any], u: Tensor) -> Tensor:
+    """Return what the cuts of latent sites add to the log-likelihood at noise ``u``, ``(N,)``."""
+    total = u.new_zeros(len(u))
+    for name, site in traces[0].nodes.items():
+        if site["type"] != "sample" or not is_latent(site) or find_cut(site["fn"]) is None:
+            continue
+        each = []
+        for trace in traces:
+            fn, value = trace.nodes[name]["fn"], trace.nodes[name]["value"]
+            cut = find_cut(fn)
+            if cut is not None:
+                each.append(cut.log_cut(to_cut(fn, value)).flatten())
+        total = total + torch.cat(each).reshape(len(u), -1).sum(-1)
+    return total
 
 
 def _check_map(site: Any) -> None:

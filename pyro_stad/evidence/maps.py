@@ -1,7 +1,8 @@
 r"""Priors as maps of standard normal noise.
 
 A flow prior is one by construction; a normal is :math:`\mu + L u`; a transformed law is the
-transform of its base; every other law in one dimension goes by its quantiles,
+transform of its base; what was cut is the map without its cut, which belongs to the likelihood
+(:mod:`pyro_stad.evidence.latent`); every other law in one dimension goes by its quantiles,
 :math:`F^{-1}(\Phi(u))` (:mod:`pyro_stad.evidence.quantiles`).
 """
 
@@ -19,11 +20,12 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
+from pyro_stad.density import TruncatedPrior
 from pyro_stad.evidence.quantiles import has_quantile, quantile, resolved_until
 
 __all__ = ["from_normal", "noise_limit"]
 
-_WRAPPERS = (Independent, dist.ExpandedDistribution, TransformedDistribution)
+_WRAPPERS = (Independent, dist.ExpandedDistribution, TransformedDistribution, TruncatedPrior)
 
 
 def from_normal(fn: Distribution, u: Tensor) -> Tensor:
@@ -34,6 +36,8 @@ def from_normal(fn: Distribution, u: Tensor) -> Tensor:
     """
     if isinstance(fn, (Independent, dist.ExpandedDistribution)):
         return from_normal(fn.base_dist, u)
+    if isinstance(fn, TruncatedPrior):
+        return from_normal(fn.prior, u)
     if isinstance(fn, Normal):
         return fn.loc + fn.scale * u
     if isinstance(fn, (MultivariateNormal, LowRankMultivariateNormal)):
@@ -57,6 +61,6 @@ def noise_limit(fn: Distribution, dtype: torch.dtype) -> float:
     A law's own ``icdf`` takes a probability, and one minus it has no digits left far out.
     """
     while isinstance(fn, _WRAPPERS) and not has_quantile(fn):
-        fn = fn.base_dist
+        fn = fn.prior if isinstance(fn, TruncatedPrior) else fn.base_dist
     normal = isinstance(fn, (Normal, MultivariateNormal, LowRankMultivariateNormal))
     return torch.inf if normal or has_quantile(fn) else resolved_until(dtype)

@@ -9,7 +9,14 @@ import pandas
 import pytest
 import torch
 
-from pyro_stad.data import as_samples, check_inside, parse_bounds, support_of, whitening
+from pyro_stad.data import (
+    Periodic,
+    as_samples,
+    check_inside,
+    parse_bounds,
+    support_of,
+    whitening,
+)
 from pyro_stad.data.batches import Batches, balanced_noise, split, stratified
 from tests.oracles import mixture_sample
 
@@ -258,7 +265,14 @@ BAD_BOUNDS = {
     "unknown name": ({"z": (0, 1)}, "there is no parameter 'z'"),
     "decreasing": ({"a": (1, 0)}, "`bounds` of a must increase"),
     "nan": ({"a": (math.nan, 1)}, "`bounds` of a must increase"),
-    "not a pair": ({"a": 3}, r"`bounds` of a must be a pair \(low, high\); got 3"),
+    "not a pair": (
+        {"a": "low"},
+        r"a must be a pair \(low, high\), 'periodic' or a period; got 'low'",
+    ),
+    "no period": ({"a": 0}, "`bounds` of a must have a finite, positive period; got 0"),
+    "endless period": ({"a": math.inf}, "a finite, positive period; got inf"),
+    "backward period": ({"a": Periodic(1, 0)}, "`bounds` of a must increase"),
+    "a truth value": ({"a": True}, "must be a pair"),
     "text": ({"a": ("x", 1)}, "must be a pair"),
     "wrong count": ([(0, 1)], "or 4 pairs"),
 }
