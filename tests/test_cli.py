@@ -81,6 +81,14 @@ def test_fit_reads_chains(name, folder, capsys, tmp_path):
         assert set(report["left_out"]) == {"lp__", "Unnamed: 0"}
 
 
+def test_bounds_of_angles():
+    from pyro_stad.cli.main import _parse_bounds
+
+    entries = ["a=periodic", "b=360", "c=0,", "d=-1,1"]
+    expected = {"a": "periodic", "b": 360.0, "c": (0.0, None), "d": (-1.0, 1.0)}
+    assert _parse_bounds(entries) == expected
+
+
 def test_fit_kept_bounds_and_seed(folder):
     prior = pyro_stad.load(folder / "prior.safetensors")
     assert prior.bounds == ((-50.0, float("inf")), (-float("inf"), float("inf")))

@@ -57,7 +57,7 @@ class Layout:
         parts, start = {}, 0
         for name, shape in self.variables:
             size = math.prod(shape)
-            parts[name] = value[..., start : start + size].reshape(*value.shape[:-1], *shape)
+            parts[name] = value[..., start : start + size].reshape((*value.shape[:-1], *shape))
             start += size
         return parts
 

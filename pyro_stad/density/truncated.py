@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_stad.data import Layout
+from pyro_stad.density.counts import Counts
+from pyro_stad.likelihood import Calibration
 
 if TYPE_CHECKING:
     from pyro_stad.density.prior import FlowPrior
@@ -152,6 +154,16 @@ class TruncatedPrior(dist.TorchDistribution):
     def names(self) -> tuple[str, ...]:
         """Names of the coordinates."""
         return self.prior.names
+
+    @property
+    def counts(self) -> Counts:
+        """Points that ``log_prob`` has seen, on both sides of the cut."""
+        return self.prior.counts
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """How the density without the cut was chosen, and how accurate it is, or None."""
+        return self.prior.calibration
 
     @constraints.dependent_property(is_discrete=False, event_dim=1)
     def support(self) -> constraints.Constraint:

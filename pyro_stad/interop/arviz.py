@@ -20,13 +20,14 @@ from pyro.infer.mcmc.api import _MultiSampler
 from torch import Tensor
 
 from pyro_stad._arviz import from_dict
-from pyro_stad.density import FLAGGED, FlowPrior
+from pyro_stad.density import FLAGGED, FlowPrior, TruncatedPrior
 from pyro_stad.errors import OutOfDistributionWarning
 from pyro_stad.evidence import EvidenceResult
 from pyro_stad.interop.replay import Replay, replay
 
 __all__ = ["to_arviz"]
 
+LearnedPrior = FlowPrior | TruncatedPrior
 _TOLERATED = 0.01
 
 
@@ -36,7 +37,7 @@ def to_arviz(
     model: Callable[..., Any] | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
-    prior: FlowPrior | Mapping[str, FlowPrior] | None = None,
+    prior: LearnedPrior | Mapping[str, LearnedPrior] | None = None,
     num_chains: int = 1,
     predictive: int = 0,
     coords: Mapping[str, Any] | None = None,
@@ -145,10 +146,10 @@ def _tensor(name: Any, value: Any) -> Tensor:
 
 
 def _priors_by_site(
-    prior: FlowPrior | Mapping[str, FlowPrior] | None,
-    found: dict[str, FlowPrior],
+    prior: LearnedPrior | Mapping[str, LearnedPrior] | None,
+    found: dict[str, LearnedPrior],
     values: dict[str, Tensor],
-) -> dict[str, FlowPrior]:
+) -> dict[str, LearnedPrior]:
     """Return the learned priors of sites: the model's, and those given."""
     if prior is None:
         return found
@@ -185,7 +186,7 @@ def _statistics(source: Any, num_chains: int, count: int) -> dict[str, Any]:
     return statistics
 
 
-def _tails(priors: dict[str, FlowPrior], values: Mapping[str, Any]) -> dict[str, Tensor]:
+def _tails(priors: dict[str, LearnedPrior], values: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return each draw's tail probability under each learned prior; warn if many are small."""
     tails = {}
     for site, prior in priors.items():
@@ -202,7 +203,7 @@ def _tails(priors: dict[str, FlowPrior], values: Mapping[str, Any]) -> dict[str,
     return tails
 
 
-def _counts(priors: dict[str, FlowPrior], source: Any) -> dict[str, int | str]:
+def _counts(priors: dict[str, LearnedPrior], source: Any) -> dict[str, int | str]:
     """Return what the priors counted, or that nobody here knows.
 
     Chains that ran in workers were counted there, and the counts went with them; draws by site may
@@ -216,7 +217,7 @@ def _counts(priors: dict[str, FlowPrior], source: Any) -> dict[str, int | str]:
     }
 
 
-def _errors(priors: dict[str, FlowPrior], values: Mapping[str, Any]) -> Tensor | None:
+def _errors(priors: dict[str, LearnedPrior], values: Mapping[str, Any]) -> Tensor | None:
     """Return the bound on the error of the learned log-densities of each draw, if all have one."""
     if not priors or any(prior.calibration is None for prior in priors.values()):
         return None
@@ -265,7 +266,7 @@ def _numpy(value: Tensor) -> np.ndarray:
 
 
 def _names(
-    priors: dict[str, FlowPrior],
+    priors: dict[str, LearnedPrior],
     values: Mapping[str, Tensor],
     coords: dict[str, Any],
     dims: dict[str, list[str]],

@@ -227,6 +227,8 @@ def test_unpack_gives_the_names_back(tiny_prior):
     parts = tiny_prior.unpack(tiny_prior.sample((4,)))
     assert list(parts) == ["scale", "shift", "slope"]
     assert all(part.shape == (4,) for part in parts.values())
+    one = tiny_prior.unpack(tiny_prior.sample())
+    assert all(part.shape == () for part in one.values())
 
 
 def test_tail_probability_flags_what_was_never_seen(free_prior):
