@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# compat: type checkers do not follow the import hook of an ordinary editable install.
+INSTALL := $(BIN)/pip install --quiet --config-settings editable_mode=compat -e
 
 .PHONY: venv test test-slow lint demo docs bench bench-long bench-quick clean
 
@@ -14,8 +16,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	# torch first: a plain request would pull the CUDA build.
 	$(BIN)/pip install --quiet torch==2.13.0
-	# compat: type checkers do not follow the import hook of an ordinary editable install.
-	$(BIN)/pip install --quiet --config-settings editable_mode=compat -e '.[chains,cli,demo,dev,docs,evidence]'
+	$(INSTALL) '.[chains,cli,demo,dev,docs,evidence]'
 	touch $@
 
 test: venv
@@ -38,7 +39,7 @@ docs: venv
 	@echo "open docs/_build/html/index.html"
 
 bench: venv
-	$(BIN)/pip install --quiet -e '.[bench,evidence]'
+	$(INSTALL) '.[bench,evidence]'
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/oracle.py
 	$(BIN)/python benchmarks/identity.py
@@ -51,7 +52,7 @@ bench: venv
 
 # The benchmarks that train or sample for long: an hour and a half.
 bench-long: venv
-	$(BIN)/pip install --quiet -e '.[bench,evidence]'
+	$(INSTALL) '.[bench,evidence]'
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/nuts.py
 	$(BIN)/python benchmarks/evidence.py
@@ -70,7 +71,7 @@ bench-long: venv
 	$(BIN)/python benchmarks/tables.py
 
 bench-quick: venv
-	$(BIN)/pip install --quiet -e '.[bench,evidence]'
+	$(INSTALL) '.[bench,evidence]'
 	$(BIN)/python benchmarks/latency.py --features 4 --repeats 11 --name quick_latency
 	$(BIN)/python benchmarks/oracle.py --features 2 --name quick_oracle
 	$(BIN)/python benchmarks/identity.py --steps 300 --name quick_identity

@@ -252,6 +252,11 @@ REFUSED = {
     "pickle": (pickled("results.pkl"), "is a pickle, which is never loaded"),
     "pickle by another name": (pickled("results.csv"), "is a pickle, which is never loaded"),
     "objects in npy": (object_array, "allow_pickle=False"),
+    "ragged arrays": (
+        lambda f: np.savez(f / "x.npz", a=np.zeros(3), b=np.zeros(4)) or f / "x.npz",
+        "different numbers of rows",
+    ),
+    "single values": (lambda f: np.savez(f / "x.npz", a=1.0) or f / "x.npz", "has no samples"),
     "three dimensions": (
         lambda f: np.save(f / "x.npy", np.zeros((2, 3, 4))) or f / "x.npy", "draws of all chains"
     ),

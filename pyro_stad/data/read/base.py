@@ -124,14 +124,24 @@ def matrix_columns(values: np.ndarray, names: Sequence[str]) -> dict[str, np.nda
 
 
 def spread(arrays: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Split arrays ``(N, ...)`` into columns ``(N,)``; say of those without numbers why not."""
+    """Split arrays ``(N, ...)`` into columns ``(N,)``; say of those without numbers why not.
+
+    Raises:
+        ValueError: if they have different numbers of rows.
+    """
     columns: dict[str, np.ndarray] = {}
     left_out: dict[str, str] = {}
     for name, values in arrays.items():
         array = np.asarray(values)
+        if array.ndim == 0:
+            left_out[name] = "a single value"
+            continue
         if array.dtype.kind not in "fiub":
             left_out[name] = "complex" if array.dtype.kind == "c" else "no numbers"
             continue
         flat = array.reshape(len(array), -1).astype(np.float64)
         columns |= matrix_columns(flat, element_names(name, array.shape[1:]))
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"the arrays have different numbers of rows: {lengths}")
     return columns, left_out
