@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # compat: type checkers do not follow the import hook of an ordinary editable install.
 INSTALL := $(BIN)/pip install --quiet --config-settings editable_mode=compat -e
 
-.PHONY: venv test test-slow lint demo docs bench bench-long bench-quick clean
+.PHONY: venv test test-slow test-versions lint demo docs bench bench-long bench-quick clean
 
 venv: $(STAMP)
 
@@ -24,6 +24,10 @@ test: venv
 
 test-slow: venv
 	$(BIN)/python -m pytest -q -n 2 -m slow
+
+# Every Python from 3.11 to 3.13 that is here, from the built wheel; those that are not are named.
+test-versions:
+	.ci/versions
 
 lint: venv
 	$(BIN)/ruff check .
