@@ -84,4 +84,4 @@ bench-quick: venv
 	$(BIN)/python benchmarks/accuracy.py --mixtures 2 --tables --budget tiny --name quick_accuracy
 
 clean:
-	rm -rf $(VENV) docs/_build demo
+	rm -rf $(VENV) docs/_build docs/generated demo
