@@ -103,8 +103,9 @@ def fit(
     bounds: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=LOW,HIGH; leave a side empty for none, or add ,periodic for an angle. "
-            "Repeat per parameter. Replaces the bounds that the chain brings."
+            help="NAME=LOW,HIGH; leave a side empty for none. NAME=periodic, NAME=PERIOD or "
+            "NAME=LOW,HIGH,periodic for an angle. Repeat per parameter. Replaces the bounds that "
+            "the chain brings."
         ),
     ] = None,
     weights: Weights = None,

@@ -253,11 +253,11 @@ def test_files_without_a_cut_take_no_region(free_prior, tmp_path):
         pyro_stad.load(tmp_path / "free.safetensors", region=vector_below)
 
 
-def test_fit_with_a_region():
+def test_a_fit_is_cut():
     values = dist.Normal(0.0, 1.0).sample((1_200, 2))
     values = values[values.sum(-1) < 0]
     options = {"budget": "tiny", "progress": False, "dtype": torch.float64}
-    cut = pyro_stad.fit(values, region=vector_below, **options)
+    cut = pyro_stad.fit(values, **options).truncate(vector_below)
     assert type(cut) is TruncatedPrior
     assert 0.5 < cut.mass.value <= 1
     assert (cut.sample((500,)).sum(-1) < 0).all()
@@ -283,13 +283,6 @@ def test_wrong_regions_are_named(name, normal):
     region, error, message = WRONG[name]
     with pytest.raises(error, match=message):
         normal.truncate(region)
-
-
-def test_samples_outside_the_region_are_named():
-    values = torch.cat([-torch.rand(150, 2), torch.ones(2, 2)])
-    for region, message in ((vector_below, "2 of 152 samples are outside `region`; .* row 150"),):
-        with pytest.raises(ValueError, match=message):
-            pyro_stad.fit(values, region=region, budget="tiny", progress=False)
 
 
 def test_a_region_that_changes_its_mind_is_found_out(normal):
