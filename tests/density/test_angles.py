@@ -348,6 +348,8 @@ def lobes(parts, count, seed):
     sizes = [round(share * count) for share, _, _ in parts]
     laws = [VonMises(torch.tensor(m), torch.tensor(max(k, 1e-6))) for _, m, k in parts]
     phi = torch.cat([law.sample((size,)) for law, size in zip(laws, sizes)])
+    # Mixed: lobe after lobe would look like a chain that drifts.
+    phi = phi[torch.randperm(len(phi))]
     x = 0.5 * phi.sin() + 0.3 * torch.randn(len(phi))
     terms = [math.log(part[0]) + law.log_prob(phi) for part, law in zip(parts, laws)]
     truth = torch.stack(terms).logsumexp(0) + dist.Normal(0.5 * phi.sin(), 0.3).log_prob(x)

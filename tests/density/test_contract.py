@@ -12,6 +12,7 @@ import pyro_stad
 from pyro_stad.divergence import Exact
 from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4, Dopri5
+from pyro_stad.teacher import AbstractField
 from tests.oracles import mixture_sample
 
 
@@ -92,7 +93,7 @@ def test_outside_the_bounds_is_minus_infinity_with_validation_on(tiny_prior):
 def test_failed_solves_are_counted_and_their_gradient_is_zero(free_prior):
     """A field that explodes beyond a radius: no exception, no NaN, no hang."""
 
-    class Exploding(torch.nn.Module):
+    class Exploding(AbstractField):
         features, t_min, t_max, data_scale = 2, 0.0, 1.0, 1.0
 
         def velocity(self, t, x):
