@@ -1,7 +1,9 @@
-"""Claim: a learned posterior of half the patients, updated with the other half, is the posterior.
+"""Claim: a learned prior carries a ridge between walls, which no normal fit does.
 
-The demo, run whole: means within 0.10 posterior standard deviations and standard deviations within
-7 % of the closed form by both routes, no divergences, R-hat below 1.01, in four minutes.
+The demo, run whole, against the truth. The enzyme: means within 0.1 posterior standard deviations
+and standard deviations within 10 % for V and K by both routes, log Z within 0.05; the normal
+fits at least three times further off in K. The regression: a normal serves as well. All of it in
+four minutes.
 """
 
 from __future__ import annotations
@@ -10,9 +12,7 @@ import tempfile
 
 from common import arguments, provenance, write
 
-from pyro_stad.demo import run_demo
-
-KEPT = ("worst_mean_error", "worst_sd_error", "r_hat", "ess_bulk", "divergences")
+from pyro_stad.demo import run_demo, text
 
 
 def main() -> None:
@@ -21,9 +21,9 @@ def main() -> None:
     made = provenance(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         summary = run_demo(folder, seed=options.seed, progress=False)
-    for name, answer in summary["answers"].items():
-        print(name, {key: answer.get(key) for key in KEPT})
-    print(summary["seconds"])
+    print(text(summary))
+    for part in ("kinetics", "regression"):
+        print(part, summary[part]["seconds"])
     write(options.name, {"provenance": made, "rows": [summary]})
 
 

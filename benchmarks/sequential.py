@@ -17,7 +17,7 @@ from torch import Tensor
 
 import pyro_stad
 from pyro_stad.demo.closed_form import NormalInverseGamma
-from pyro_stad.demo.story import load_halves
+from pyro_stad.demo.regression import load_halves
 
 
 def regression(theta: Tensor, x: Tensor, y: Tensor) -> None:

@@ -48,14 +48,30 @@ def test_benchmark(name):
 
 
 def test_demo_writes_its_summary_and_its_figure(tmp_path):
-    """Two chains of each route in this process, tiny; the full size is `make demo`."""
+    """Two chains of each route in two processes, tiny; the full size is `make demo`."""
     pytest.importorskip("sklearn")
-    arguments = ["--out", str(tmp_path), "--budget", "tiny", "--draws", "400", "--samples", "8"]
-    arguments += ["--warmup", "6", "--chains", "2", "--workers", "2"]
-    run(ROOT / "examples" / "sequential_updating.py", arguments)
+    arguments = ["--out", str(tmp_path), "--budget", "tiny", "--regression-budget", "tiny"]
+    arguments += ["--draws", "1000", "--samples", "8", "--warmup", "6", "--particles", "100"]
+    printed = run(ROOT / "examples" / "sequential_updating.py", arguments)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert len(summary["parameters"]) == 12
-    for name in ("x-space", "auxiliary form", "multivariate normal", "independent normals"):
-        assert {"r_hat", "ess_bulk", "divergences", "mean_error"} <= set(summary["answers"][name])
-    assert "ignoring A" in summary["answers"]
+    kinetics, regression = summary["kinetics"], summary["regression"]
+    assert kinetics["parameters"] == ["V", "K", "sigma"]
+    assert len(regression["parameters"]) == 12
+    chained = {
+        "learned prior, x-space": (kinetics, regression),
+        "learned prior, auxiliary form": (kinetics,),
+        "multivariate normal": (regression,),
+    }
+    for name, parts in chained.items():
+        for part in parts:
+            assert {"r_hat", "ess_bulk", "divergences"} <= set(part["answers"][name])
+    for part in (kinetics, regression):
+        assert {"truth", "fit", "calibration", "seconds"} <= set(part)
+        assert {"log_z", "log_z_err", "truth"} <= set(part["evidence"])
+        for name, answer in part["answers"].items():
+            assert {"mean_error", "sd_error", "worst_mean_error"} <= set(answer)
+            assert name in printed
+    assert {"multivariate normal", "log-normal"} <= set(kinetics["evidence"]["normal fits"])
+    assert set(kinetics["comparison"]) == {"michaelis_menten", "hill"}
+    assert summary["says"]["regression"] in printed
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"

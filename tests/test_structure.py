@@ -20,7 +20,7 @@ ALLOWED = {
     "density": {"likelihood", "divergence", "teacher", "ode", "paths", "data", "training"},
     "evidence": {"density", "likelihood", "divergence", "teacher", "ode", "paths", "data"},
     "interop": {"density", "evidence"},
-    "demo": {"density"},
+    "demo": {"density", "evidence"},
     "cli": {"density", "demo", "likelihood", "divergence", "teacher", "ode", "data"},
 }
 MAY_IMPORT_PYRO = {"density", "evidence", "interop", "demo"}

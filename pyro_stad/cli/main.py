@@ -263,27 +263,20 @@ def check(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
-    budget: Annotated[str, typer.Option(help="Budget of the fit.")] = "standard",
-    samples: Annotated[int, typer.Option(min=10, help="NUTS draws per chain.")] = 800,
+    budget: Annotated[str, typer.Option(help="Budget of the fit to the enzyme.")] = "standard",
+    samples: Annotated[int, typer.Option(min=10, help="NUTS draws per chain.")] = 1000,
     warmup: Annotated[int, typer.Option(min=10, help="NUTS warm-up per chain.")] = 200,
     no_progress: NoProgress = False,
     as_json: AsJson = False,
 ) -> None:
-    """Update a regression in two steps, and compare with the closed form."""
-    from pyro_stad.demo import run_demo
+    """Update an enzyme's law and a regression in two steps, and compare with the truth."""
+    from pyro_stad.demo import run_demo, text
 
     summary = run_demo(out, budget=budget, samples=samples, warmup=warmup, progress=not no_progress)
     if as_json:
         _print_json(summary)
         return
-    typer.echo(f"{'answer':22}{'worst mean':>12}{'worst sd':>10}{'R-hat':>8}{'divergences':>13}")
-    for name, answer in summary["answers"].items():
-        r_hat = f"{answer['r_hat']:8.3f}" if "r_hat" in answer else " " * 8
-        divergences = f"{answer['divergences']:13d}" if "divergences" in answer else ""
-        typer.echo(
-            f"{name:22}{answer['worst_mean_error']:10.3f}sd"
-            f"{answer['worst_sd_error']:10.1%}{r_hat}{divergences}"
-        )
+    typer.echo(text(summary))
     typer.echo(f"wrote {out / 'summary.json'} and {out / 'figure.png'}")
 
 

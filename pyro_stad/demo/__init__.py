@@ -1,5 +1,6 @@
-"""The demonstration: sequential updating of a linear regression whose answer is known."""
+"""The demonstration: sequential updating of two problems whose answers are known."""
 
 from pyro_stad.demo.story import run_demo
+from pyro_stad.demo.text import text
 
-__all__ = ["run_demo"]
+__all__ = ["run_demo", "text"]
