@@ -385,6 +385,8 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         lines = [repr(self), f"  parameters: {', '.join(self.names)}"]
         if self.bounds is not None:
             lines.append(f"  bounds: {dict(zip(self.names, map(_described, self.bounds)))}")
+        if self.is_periodic:
+            lines.append("  angles are unrolled: accuracies are those of the law on the line")
         lines.append("  not fitted here" if self.report is None else self.report.text())
         known = self.calibration
         lines.append("  not calibrated" if known is None else known.text())

@@ -189,6 +189,7 @@ def test_file_round_trip(fitted, tmp_path):
     assert loaded.bounds == fitted.bounds
     assert isinstance(loaded.bounds[0], Angle)
     assert "'phi': 'periodic in [-3.14159, 3.14159)'" in loaded.summary()
+    assert "accuracies are those of the law on the line" in loaded.summary()
 
 
 def test_calibration_and_its_bound(fitted):
