@@ -27,7 +27,6 @@ from torch.distributions import constraints
 from pyro_stad._checks import check_batch, check_not_nan, check_value, is_transformed
 from pyro_stad._context import own_context
 from pyro_stad.data import (
-    Angle,
     Bounds,
     Layout,
     Standardise,
@@ -39,6 +38,7 @@ from pyro_stad.data import (
 )
 from pyro_stad.density.calibrated import calibrated
 from pyro_stad.density.counts import Counts
+from pyro_stad.density.described import described
 from pyro_stad.density.flow import FlowTransform, check_likelihood
 from pyro_stad.density.report import FitReport
 from pyro_stad.density.tail import noise_tail
@@ -382,15 +382,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
 
     def summary(self) -> str:
         """Return what the prior is, how it was fitted and how accurate it is, as text."""
-        lines = [repr(self), f"  parameters: {', '.join(self.names)}"]
-        if self.bounds is not None:
-            lines.append(f"  bounds: {dict(zip(self.names, map(_described, self.bounds)))}")
-        if self.is_periodic:
-            lines.append("  angles are unrolled: accuracies are those of the law on the line")
-        lines.append("  not fitted here" if self.report is None else self.report.text())
-        known = self.calibration
-        lines.append("  not calibrated" if known is None else known.text())
-        return "\n".join(lines)
+        return described(self)
 
     def __repr__(self) -> str:
         likelihood, error = self.likelihood, ""
@@ -400,7 +392,3 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
             f"FlowPrior(D={len(self.names)}, batch_shape={tuple(self.batch_shape)}, "
             f"{type(likelihood.field).__name__}, {likelihood!r}{error})"
         )
-
-
-def _described(bound: Any) -> Any:
-    return f"periodic in [{bound.low:g}, {bound.high:g})" if isinstance(bound, Angle) else bound

@@ -1,0 +1,29 @@
+"""What a prior is, how it was fitted and how accurate it is, as text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyro_stad.data import Angle
+
+if TYPE_CHECKING:
+    from pyro_stad.density.prior import FlowPrior
+
+__all__ = ["described"]
+
+
+def described(prior: FlowPrior) -> str:
+    """Return a few lines on ``prior``."""
+    lines = [repr(prior), f"  parameters: {', '.join(prior.names)}"]
+    if prior.bounds is not None:
+        lines.append(f"  bounds: {dict(zip(prior.names, map(_bound, prior.bounds)))}")
+    if prior.is_periodic:
+        lines.append("  angles are unrolled: accuracies are those of the law on the line")
+    lines.append("  not fitted here" if prior.report is None else prior.report.text())
+    known = prior.calibration
+    lines.append("  not calibrated" if known is None else known.text())
+    return "\n".join(lines)
+
+
+def _bound(bound: Any) -> Any:
+    return f"periodic in [{bound.low:g}, {bound.high:g})" if isinstance(bound, Angle) else bound
