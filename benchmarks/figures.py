@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
+from scipy import stats
 
-__all__ = ["DOCS", "draw_distillation", "draw_error_in_time", "draw_scaling"]
+__all__ = ["DOCS", "draw_distillation", "draw_error_in_time", "draw_reliability", "draw_scaling"]
 
 DOCS = Path(__file__).parents[1] / "docs"
 CURVES = {
@@ -82,3 +84,41 @@ def draw_scaling(result: dict[str, Any]) -> None:
     for axes in (left, right):
         axes.legend(frameon=False, fontsize=9)
     sheet.savefig(DOCS / "scaling.png", dpi=130)
+
+
+def draw_reliability(ratios: dict[str, list[float]], *, apart: str) -> None:
+    """Draw errors of evidences over their quoted errors, beside the law that they should have.
+
+    Arguments:
+        ratios: errors over quoted errors, by problem.
+        apart: the problem that is shown in a colour of its own, and left out of the coverage.
+    """
+    sheet = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = sheet.subplots(1, 2)
+    usual = np.concatenate([values for name, values in ratios.items() if name != apart])
+    groups, edges = [usual, np.array(ratios[apart])], np.arange(-4, 4.1, 0.5)
+    # What is further out is drawn at the ends.
+    clipped = [np.clip(group, -3.99, 3.99) for group in groups]
+    left.hist(
+        clipped,
+        edges,
+        stacked=True,
+        color=["#2b5c9e", "#c0392b"],
+        label=[f"{len(usual)} estimates", f"{apart}: SMC is stuck, and says so"],
+    )
+    z = np.linspace(-4, 4, 200)
+    left.plot(z, 0.5 * len(usual) * stats.norm.pdf(z), color="black", label="N(0, 1)")
+    left.set(xlabel="error of log Z, over its quoted error", ylabel="estimates", xlim=(-4, 4))
+    left.set_ylim(0, 1.35 * left.get_ylim()[1])  # for the legend
+    left.legend(frameon=False, fontsize=9, loc="upper left")
+
+    levels = np.linspace(0.005, 0.995, 199)
+    held = np.mean(np.abs(usual)[:, None] < stats.norm.ppf(0.5 + levels / 2), axis=0)
+    noise = 2 * np.sqrt(levels * (1 - levels) / len(usual))
+    right.fill_between(levels, levels - noise, levels + noise, color="#dddddd", label="by chance")
+    right.plot([0, 1], [0, 1], color="black", linewidth=0.8)
+    right.plot(levels, held, color="#2b5c9e", linewidth=2, label="found")
+    right.set(xlabel="probability of an interval", ylabel="share of truths within", xlim=(0, 1))
+    right.set(ylim=(0, 1), aspect="equal")
+    right.legend(frameon=False, fontsize=9, loc="upper left")
+    sheet.savefig(DOCS / "reliability.png", dpi=130)

@@ -6,6 +6,7 @@ import math
 import statistics
 from typing import Any
 
+from figures import draw_reliability
 from page import read, section, source, table
 
 _EVIDENCES = ("evidence", "evidence_more", "evidence_bridge", "evidence_nested")
@@ -40,12 +41,17 @@ def evidence() -> str:
     every = _coverage(measured)
     rest = _coverage([row for row in measured if row["problem"] != "spike"])
     sources = " ".join(source("evidence", result) for result in results)
+    ratios: dict[str, list[float]] = {}
+    for row in measured:
+        ratios.setdefault(row["problem"], []).extend(row["z"])
+    draw_reliability(ratios, apart="spike")
     return (
         "## Evidence against the truth\n\n"
         "SMC and importance sampling: twelve seeds of four runs each; the bridge: twelve chains of "
         "1,000 draws; nested sampling: one seed of four runs, particles being live points. "
         f"{every}. Without the spike, where SMC says that its particles are stuck: {rest}.\n\n"
-        f"{table(header, rows)}\n\n{sources}\n"
+        "![Errors of evidences over their quoted errors, and how often intervals hold the truth]"
+        f"(reliability.png)\n\n{table(header, rows)}\n\n{sources}\n"
     )
 
 
@@ -125,5 +131,5 @@ def digits() -> str:
         "## Which digit is it?\n\n"
         "[The digits](digits.md): held-out images, blurred, noisy, and without their lower rows; "
         "confidence is the posterior probability of the class that is taken.\n\n"
-        f"{table(header, rows)}\n\n![Reliability](reliability.png)\n\n{source('digits', result)}\n"
+        f"{table(header, rows)}\n\n{source('digits', result)}\n"
     )

@@ -28,8 +28,11 @@ extensions = [
 exclude_patterns = ["_build", "generated/*.txt"]
 templates_path = ["_templates"]
 nitpicky = True
-# Of other projects, or types that nobody documents.
-nitpick_ignore_regex = [("py:.*", r"(torch|torchdiffeq|pyro|numpy|pandas|arviz|xarray)\..*")]
+# Of other projects, beyond their inventories; and private names, in the signatures of public ones.
+nitpick_ignore_regex = [
+    ("py:.*", r"(torch|torchdiffeq|pyro|numpy|pandas|arviz|xarray)\..*"),
+    ("py:.*", r"pyro_stad\.(.+\.)?_\w+"),
+]
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 # Text notebooks are run whenever they are read; an error in one is an error of the build.
@@ -56,6 +59,7 @@ html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
 html_copy_source = False
+html_show_copyright = False
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0b6e4f", "color-brand-content": "#0b6e4f"},
     "dark_css_variables": {"color-brand-primary": "#5fc9a3", "color-brand-content": "#5fc9a3"},

@@ -1,7 +1,8 @@
 """Docstrings as this package writes them, put into what Sphinx reads.
 
 Napoleon takes what stands before the first colon of ``Returns:`` for a type; here it is a sentence,
-and types are in the signatures. A table of things (``PATHS``) has the docstring of ``dict``.
+and types are in the signatures. A table of things (``PATHS``) has the docstring of ``dict``, and a
+network's ``forward`` that of torch: the one is replaced, the other left out.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import inspect
 
 from sphinx.application import Sphinx
 
-__all__ = ["process", "process_signature", "setup"]
+__all__ = ["leave_out", "process", "process_signature", "setup"]
 
 
 def process(
@@ -21,6 +22,13 @@ def process(
         lines[:] = [_described(obj), ""]
     elif "Returns:" in lines:
         _returns_as_field(lines)
+
+
+def leave_out(
+    app: Sphinx, what: str, name: str, obj: object, skip: object, options: object
+) -> bool | None:
+    """Leave out ``forward`` where the package has nothing to say about it."""
+    return True if name == "forward" and not obj.__doc__ else None
 
 
 def process_signature(
@@ -50,4 +58,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     # Napoleon listens with the usual priority, 500.
     app.connect("autodoc-process-docstring", process, priority=400)
     app.connect("autodoc-process-signature", process_signature)
+    app.connect("autodoc-skip-member", leave_out)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,7 +1,8 @@
 """Names in prose become links, in docstrings and on pages alike.
 
-A name between backquotes is a link if it is the name of one thing: a documented object by its full
-name or its last part, a method as ``Class.method``, or an object of another project's inventory.
+A name between backquotes is a link if it is the name of one thing: a documented object by a full
+name or its last part, a method as ``Class.method`` or ``prior.method()``, a module, or an object of
+another project's inventory.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ __all__ = ["setup"]
 NAME = re.compile(r"[A-Za-z_][\w.]*(\(\))?")
 # Words of everyday prose that happen to be names too.
 PLAIN = {"audit", "split", "train", "match"}
+# How the pages call an object of a class.
+USUAL = {"prior.": "FlowPrior."}
 
 
 class LinkNames(SphinxPostTransform):
@@ -35,7 +38,7 @@ class LinkNames(SphinxPostTransform):
             text = literal.astext()
             if isinstance(literal.parent, nodes.reference) or not NAME.fullmatch(text):
                 continue
-            target = known.get(text.removesuffix("()"))
+            target = find(known, text.removesuffix("()"))
             if target is None or target.get("docname") == self.env.docname:
                 continue
             literal.replace_self(self.link(target, literal.deepcopy()))
@@ -49,24 +52,31 @@ class LinkNames(SphinxPostTransform):
         )
 
 
+def find(known: dict[str, dict[str, str]], text: str) -> dict[str, str] | None:
+    """Return where a name leads to: as it stands, or by its last part if it is a full name."""
+    for usual, name in USUAL.items():
+        text = re.sub(rf"^{re.escape(usual)}", name, text)
+    last = text.split(".")[-1] if text.startswith("pyro_stad.") else text
+    return known.get(text) or known.get(last)
+
+
 @functools.cache
 def names_of(env: BuildEnvironment) -> dict[str, dict[str, str]]:
     """Return where every name that stands for one thing leads to."""
     places: dict[str, list[dict[str, str]]] = {}
     for name, target in _targets(env):
         parts = name.split(".")
-        spellings = (
-            {name, parts[-1]} if target["kind"] != "method" else {name, ".".join(parts[-2:])}
-        )
-        for spelling in spellings - PLAIN:
+        last = {"module": name, "method": ".".join(parts[-2:])}.get(target["kind"], parts[-1])
+        for spelling in {name, last} - PLAIN:
             places.setdefault(spelling, []).append(target)
     return {spelling: found[0] for spelling, found in places.items() if len(found) == 1}
 
 
 def _targets(env: BuildEnvironment) -> Iterator[tuple[str, dict[str, str]]]:
     for name, entry in env.domains["py"].objects.items():
-        if not entry.aliased and entry.objtype != "module":
-            kind = "method" if entry.objtype in ("method", "property", "attribute") else "object"
+        if not entry.aliased:
+            inside = entry.objtype in ("method", "property", "attribute")
+            kind = "method" if inside else entry.objtype
             place = {"docname": entry.docname, "id": entry.node_id, "name": name, "kind": kind}
             yield name, place
     for role, entries in InventoryAdapter(env).main_inventory.items():

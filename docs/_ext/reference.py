@@ -69,8 +69,8 @@ def _heading(text: str, line: str) -> str:
 
 def _table(names: list[str], *, pages: bool = True) -> str:
     options = "   :nosignatures:\n"
-    options += "   :toctree:\n   :template: object.rst\n" if pages else ""
-    return ".. autosummary::\n" + options + "\n" + "".join(f"   {name}\n" for name in names)
+    options += "   :toctree:\n   :template: autosummary/object.rst\n" if pages else ""
+    return ".. autosummary::\n" + options + "\n" + "".join(f"   ~{name}\n" for name in names)
 
 
 def _module_section(module: str, names: list[str]) -> str:

@@ -59,6 +59,7 @@ from pyro_stad.training import History, TrainingSettings, train
 __all__ = [
     "AbstractCloud",
     "AbstractObjective",
+    "AbstractPathCloud",
     "ConditionalCloud",
     "ExactLabels",
     "HutchinsonLabels",
