@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from pyro_stad.demo.grid import Grid
@@ -31,6 +32,7 @@ _ANSWERS = {
     f"{_LEARNED}x-space": (_GREEN, "learned: NUTS, x-space"),
 }
 _PEAK, _HALF = 0, 1  # columns of V and K
+_DRAWS, _BINS = 200_000, 120
 
 
 def draw(path: Path, ridge: Ridge) -> None:
@@ -62,7 +64,7 @@ def _draw_ridge(axes: Any, ridge: Ridge) -> None:
     axes.plot(truth[_PEAK], truth[_HALF], "*", color=_BLACK, markersize=13)
     for colour, label in (
         (_GREY, "experiment A: exact posterior draws"),
-        (_GREEN, "learned prior, 90%"),
+        (_GREEN, "draws of the learned prior, 90%"),
         (_RED, "multivariate normal cut at 0, 90%"),
     ):
         axes.plot([], [], "o" if colour == _GREY else "-", color=colour, label=label)
@@ -111,8 +113,8 @@ def _draw_errors(axes: Any, summary: dict[str, Any]) -> None:
     by_normal = evidence["normal fits"]["multivariate normal"]
     axes.set_xlabel(
         "error of the mean of K, in posterior sds\n"
-        f"log Z of B given A: truth {evidence['truth']:.2f}, learned prior {found}, "
-        f"normal {by_normal:.2f}"
+        f"log Z of B given A: truth {evidence['truth']:.2f},\n"
+        f"learned prior {found}, normal {by_normal:.2f}"
     )
     axes.set_title("3. How wrong K is (band: 0.1 sd)", loc="left", fontsize=11)
 
@@ -130,19 +132,14 @@ def _plane(grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _learned_plane(ridge: Ridge) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the same of the learned prior, over a part of the plane that holds the contour."""
-
-    def log_density(theta: Tensor) -> Tensor:
-        rows = theta.reshape(-1, 3).float()
-        with torch.no_grad():
-            return ridge.prior.log_prob(rows).reshape(theta.shape[:-1]).double()
-
-    axes = [
-        torch.linspace(low, high, 50, dtype=torch.float64)
-        for low, high in ((3, 8), (-6, 1), (1.5, 5))
-    ]
-    u = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
-    return _plane(Grid(tuple(axes), log_density(u.exp()) + u.sum(-1)))
+    """Return the same of draws from the learned prior, counted and smoothed in logarithms."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        drawn = ridge.prior.sample((_DRAWS,))[:, [_PEAK, _HALF]].log().double().numpy()
+    counts, *edges = np.histogram2d(*drawn.T, bins=_BINS, range=((3.5, 7.5), (-5.5, 0.5)))
+    smooth = torch.as_tensor(gaussian_filter(counts, 2.0))
+    peak, half = (torch.as_tensor(0.5 * (edge[1:] + edge[:-1])).exp() for edge in edges)
+    return peak, half, smooth / (peak[:, None] * half)
 
 
 def _contour(axes: Any, plane: tuple[Tensor, Tensor, Tensor], colour: str, **options: Any) -> None:
