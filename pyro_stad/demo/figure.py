@@ -136,7 +136,9 @@ def _learned_plane(ridge: Ridge) -> tuple[Tensor, Tensor, Tensor]:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         drawn = ridge.prior.sample((_DRAWS,))[:, [_PEAK, _HALF]].log().double().numpy()
-    counts, *edges = np.histogram2d(*drawn.T, bins=_BINS, range=((3.5, 7.5), (-5.5, 0.5)))
+    counts, *edges = np.histogram2d(
+        drawn[:, 0], drawn[:, 1], bins=_BINS, range=((3.5, 7.5), (-5.5, 0.5))
+    )
     smooth = torch.as_tensor(gaussian_filter(counts, 2.0))
     peak, half = (torch.as_tensor(0.5 * (edge[1:] + edge[:-1])).exp() for edge in edges)
     return peak, half, smooth / (peak[:, None] * half)
