@@ -8,7 +8,7 @@ import pytest
 import torch
 from pyro import poutine
 
-from pyro_stad.demo import kinetics
+from pyro_stad.demo import kinetics, story
 from pyro_stad.demo.grid import Grid
 from pyro_stad.demo.ridge import grid_over, normal_fits
 from pyro_stad.demo.sampling import errors
@@ -117,3 +117,25 @@ def test_no_normal_law_describes_the_ridge():
         found = errors(*grid.moments(), truth)
         assert abs(found["mean_error"][1] - expected[name][0]) < 0.1
         assert abs(found["sd_error"][1] - expected[name][1]) < 0.05
+
+
+def answers(ridge, normal, r_hat=1.0):
+    """Return a summary with the given errors of K, by the learned prior and the normal fits."""
+    learned = {"mean_error": [ridge], "worst_mean_error": ridge, "r_hat": r_hat}
+    fitted = {"mean_error": [normal], "worst_mean_error": normal}
+    names = {"multivariate normal": fitted, "log-normal": fitted}
+    return {"parameters": ["K"], "answers": {"learned prior, x-space": learned, **names}}
+
+
+@pytest.mark.parametrize(
+    ("summary", "ridge", "regression"),
+    [
+        (answers(0.05, 0.5), "needs a flow", "does not serve"),
+        (answers(0.08, 0.1), "does not show", "serves as well"),
+        (answers(0.5, 2.0), "does not show", "does not serve"),
+        (answers(0.05, 0.5, r_hat=1.9), "have not mixed", "have not mixed"),
+    ],
+)
+def test_verdicts_follow_from_the_numbers(summary, ridge, regression):
+    assert ridge in story._of_ridge(summary)
+    assert regression in story._of_regression(summary)

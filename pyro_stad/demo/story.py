@@ -19,6 +19,9 @@ from pyro_stad.density import FitSettings
 
 __all__ = ["run_demo"]
 
+_CLOSE, _MIXED = 0.1, 1.05  # posterior sds, and R-hat
+_UNMIXED = "the chains have not mixed, so that nothing follows"
+
 
 def run_demo(
     out: str | os.PathLike[str],
@@ -82,10 +85,17 @@ def _of_ridge(summary: dict[str, Any]) -> str:
     at = summary["parameters"].index("K")
     worst = {name: abs(answer["mean_error"][at]) for name, answer in summary["answers"].items()}
     learned = max(value for name, value in worst.items() if name.startswith("learned"))
-    normals = [f"{worst[name]:.1f} by a {name}" for name in ("multivariate normal", "log-normal")]
+    fits = {name: worst[name] for name in ("multivariate normal", "log-normal")}
+    if not _mixed(summary):
+        verdict = _UNMIXED
+    elif learned <= _CLOSE and min(fits.values()) >= 3 * learned:
+        verdict = "a ridge between walls needs a flow"
+    else:
+        verdict = "this run does not show that a flow is needed"
+    normals = " and ".join(f"{value:.1f} by a {name}" for name, value in fits.items())
     return (
         f"The posterior mean of K is off by {learned:.2f} posterior sd at the most with the "
-        f"learned prior, by {' and '.join(normals)}: a ridge between walls needs a flow."
+        f"learned prior, by {normals}: {verdict}."
     )
 
 
@@ -95,9 +105,19 @@ def _of_regression(summary: dict[str, Any]) -> str:
         summary["answers"][name]["worst_mean_error"]
         for name in ("learned prior, x-space", "multivariate normal")
     )
-    verdict = "a normal serves as well" if normal <= learned + 0.1 else "a normal does not serve"
+    if not _mixed(summary):
+        verdict = _UNMIXED
+    elif normal <= learned + _CLOSE:
+        verdict = "where a posterior is nearly normal, a normal serves as well"
+    else:
+        verdict = "a normal does not serve"
     return (
         f"The worst posterior mean is off by {learned:.2f} posterior sd with the learned prior, "
-        f"by {normal:.2f} with a multivariate normal: where a posterior is nearly normal, "
-        f"{verdict}."
+        f"by {normal:.2f} with a multivariate normal: {verdict}."
     )
+
+
+def _mixed(summary: dict[str, Any]) -> bool:
+    """Whether all chains agree, so that errors are more than noise."""
+    found = [answer["r_hat"] for answer in summary["answers"].values() if "r_hat" in answer]
+    return all(r_hat < _MIXED for r_hat in found)
