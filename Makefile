@@ -38,7 +38,7 @@ demo: venv
 	$(BIN)/pyro-stad demo --out demo
 
 docs: venv
-	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going -q -j auto -b html docs docs/_build/html
 	$(BIN)/python -m pytest -q pyro_stad docs/start.md docs/extend.md
 	@echo "open docs/_build/html/index.html"
 

@@ -1,6 +1,7 @@
 """The architecture: who may import whom, how long things may get, and that importing is silent."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,16 @@ def test_files_and_functions_stay_short(path):
         if isinstance(node, ast.FunctionDef):
             body = [n for n in node.body if not isinstance(n, ast.Expr)] or node.body
             assert node.end_lineno - body[0].lineno < 60, f"{path}: {node.name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_formulas_are_escaped_once(path):
+    r"""In a docstring's formula a command has one backslash: two are a line break and a word."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            # Without an r before the docstring, a command may begin with a control character.
+            text = ast.get_docstring(node) or ""
+            assert not re.search(r"\\\\[A-Za-z]|[\x07\x08\x0b\x0c\r]", text), node
 
 
 def test_every_layer_is_in_the_map():

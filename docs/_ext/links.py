@@ -1,8 +1,8 @@
 """Names in prose become links, in docstrings and on pages alike.
 
 A name between backquotes is a link if it is the name of one thing: a documented object by a full
-name or its last part, a method as ``Class.method`` or ``prior.method()``, a module, or an object of
-another project's inventory.
+name or its last part, a method as ``Class.method`` or ``prior.method()``, a module, or a thing of
+another project's inventory: a class by its last part too, a function by its full name only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["setup"]
 
 NAME = re.compile(r"[A-Za-z_][\w.]*(\(\))?")
 # Words of everyday prose that happen to be names too.
-PLAIN = {"audit", "split", "train", "match"}
+PLAIN = {"Normal", "audit", "match", "split", "train"}
 # How the pages call an object of a class.
 USUAL = {"prior.": "FlowPrior."}
 
@@ -66,7 +66,7 @@ def names_of(env: BuildEnvironment) -> dict[str, dict[str, str]]:
     places: dict[str, list[dict[str, str]]] = {}
     for name, target in _targets(env):
         parts = name.split(".")
-        last = {"module": name, "method": ".".join(parts[-2:])}.get(target["kind"], parts[-1])
+        last = {"whole": name, "method": ".".join(parts[-2:])}.get(target["kind"], parts[-1])
         for spelling in {name, last} - PLAIN:
             places.setdefault(spelling, []).append(target)
     return {spelling: found[0] for spelling, found in places.items() if len(found) == 1}
@@ -76,11 +76,11 @@ def _targets(env: BuildEnvironment) -> Iterator[tuple[str, dict[str, str]]]:
     for name, entry in env.domains["py"].objects.items():
         if not entry.aliased:
             inside = entry.objtype in ("method", "property", "attribute")
-            kind = "method" if inside else entry.objtype
+            kind = "method" if inside else "whole" if entry.objtype == "module" else "object"
             place = {"docname": entry.docname, "id": entry.node_id, "name": name, "kind": kind}
             yield name, place
     for role, entries in InventoryAdapter(env).main_inventory.items():
-        kind = "method" if role in ("py:method", "py:attribute") else "object"
+        kind = "whole" if role == "py:function" else "object"
         for name, item in entries.items():
             yield name, {"uri": item.uri, "name": name, "kind": kind}
 

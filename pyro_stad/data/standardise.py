@@ -25,7 +25,7 @@ _OUTLYING = 50.0
 
 
 class Standardise(Transform):
-    r"""The affine bijection :math:`\\theta = \\mu + L x` on vectors.
+    r"""The affine bijection :math:`\theta = \mu + L x` on vectors.
 
     Arguments:
         loc: mean with shape ``(D,)``.

@@ -29,7 +29,7 @@ class NormalInverseGamma:
 
     Attributes:
         mean: m with shape ``(P,)``.
-        precision: :math:`\\Lambda` with shape ``(P, P)``.
+        precision: :math:`\Lambda` with shape ``(P, P)``.
         shape, rate: a and b.
     """
 

@@ -24,7 +24,7 @@ __all__ = ["AbstractDivergence", "AbstractProbedDivergence"]
 
 
 class AbstractDivergence(ABC):
-    r"""The divergence :math:`\\nabla\\cdot v` of a field.
+    r"""The divergence :math:`\nabla\cdot v` of a field.
 
     Class attributes:
         is_exact: whether the value is the trace of the Jacobian up to rounding.

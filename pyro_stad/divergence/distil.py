@@ -20,7 +20,7 @@ the identity with :math:`\phi = 1`, :math:`E_p[d + v\cdot S] = 0`, at every t.
 **Three clouds**, that is, three choices of p and S:
 
 - ``TeacherCloud``: the path's law with the teacher's own score; low variance, but the minimiser is
-  :math:`\nabla\cdot v + v\cdot(S_{true} - S_{teacher})`.
+  :math:`\nabla\cdot v + v\cdot(S_\text{true} - S_\text{teacher})`.
 - ``ConditionalCloud``: the path's law with the conditional score :math:`-\epsilon / s` of the pair
   that made the point; the minimiser is the divergence, whatever the teacher's error.
 - ``PerturbedCloud``: any points (here, trajectories of the field itself) perturbed by

@@ -32,7 +32,7 @@ __all__ = ["AbstractDivergenceNetwork", "SeparateNetwork", "Stein", "TrunkHead"]
 
 
 class AbstractDivergenceNetwork(nn.Module, ABC):
-    r"""A scalar network for the divergence over :math:`\\sqrt D`."""
+    r"""A scalar network for the divergence over :math:`\sqrt D`."""
 
     @abstractmethod
     def velocity_and_residual(

@@ -33,7 +33,7 @@ class AbstractLikelihood(nn.Module, ABC):
 
     Arguments:
         field: the velocity field.
-        divergence: how :math:`\\nabla\\cdot v` is computed.
+        divergence: how :math:`\nabla\cdot v` is computed.
         solver: how the flow is solved.
         chunk_size: rows worked on at a time.
 

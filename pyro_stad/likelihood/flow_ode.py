@@ -30,7 +30,7 @@ class FlowODE(AbstractLikelihood):
 
     Arguments:
         field: the velocity field.
-        divergence: how :math:`\\nabla\\cdot v` is computed.
+        divergence: how :math:`\nabla\cdot v` is computed.
         solver: how the ODE is solved.
         chunk_size: rows solved at a time.
 
