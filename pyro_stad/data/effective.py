@@ -29,7 +29,14 @@ from pyro_stad.data.samples import Samples
 from pyro_stad.data.weights import kish
 from pyro_stad.errors import SampleWarning
 
-__all__ = ["correlation_time", "effective_rows", "ess", "warn_if_few"]
+__all__ = [
+    "autocovariance",
+    "correlation_time",
+    "effective_rows",
+    "ess",
+    "normal_scores",
+    "warn_if_few",
+]
 
 _SHORTEST = 20  # draws of a chain that has an autocorrelation
 _FEWEST, _NATS = 100, 0.1
@@ -62,7 +69,7 @@ def correlation_time(samples: Samples) -> float:
     if ordered or (samples.weights is not None and samples.chains is None):
         return 1.0
     draws = _by_chain(values, samples.chains)
-    columns = [_normal_scores(draws[..., column]) for column in range(draws.shape[2])]
+    columns = [normal_scores(draws[..., column]) for column in range(draws.shape[2])]
     worst = max(_times(column[..., None]).item() for column in columns)
     return worst if worst > _ALWAYS and worst > _by_chance(columns) else 1.0
 
@@ -89,14 +96,14 @@ def warn_if_few(effective: float, features: int) -> None:
 
 def ess(draws: Tensor) -> float:
     """Return the effective sample size of draws ``(chains, draws)`` of one coordinate."""
-    return draws.numel() / _times(_normal_scores(draws)[..., None]).item()
+    return draws.numel() / _times(normal_scores(draws)[..., None]).item()
 
 
 def _times(scores: Tensor) -> Tensor:
     """Return the autocorrelation times of scores ``(chains, draws, K)``, shape ``(K,)``."""
     half = scores.shape[1] // 2
     halves = torch.cat([scores[:, :half], scores[:, -half:]])
-    covariance = _autocovariance(halves)
+    covariance = autocovariance(halves)
     within = covariance[:, 0].mean(0) * half / (half - 1)
     total = within * (half - 1) / half + halves.mean(1).var(0)
     rho = 1 - (within - covariance.mean(0)) / total
@@ -114,14 +121,15 @@ def _times(scores: Tensor) -> Tensor:
     )
 
 
-def _normal_scores(draws: Tensor) -> Tensor:
+def normal_scores(draws: Tensor) -> Tensor:
     """Return normal quantiles of the ranks; what is equal has equal ranks."""
     _, place, counts = torch.unique(draws, return_inverse=True, return_counts=True)
     ranks = counts.cumsum(0).double() - 0.5 * (counts - 1)
     return torch.special.ndtri((ranks[place] - 0.375) / (draws.numel() + 0.25))
 
 
-def _autocovariance(draws: Tensor) -> Tensor:
+def autocovariance(draws: Tensor) -> Tensor:
+    """Return the autocovariances of draws ``(chains, draws, ...)`` at all lags, same shape."""
     count = draws.shape[1]
     centred = draws - draws.mean(1, keepdim=True)
     spectrum = torch.fft.rfft(centred, n=2 * count, dim=1)

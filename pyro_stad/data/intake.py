@@ -19,6 +19,7 @@ from pyro_stad.data.repeats import merge_repeats
 from pyro_stad.data.samples import Samples
 from pyro_stad.data.scale import check_scale
 from pyro_stad.data.standardise import check_dependence
+from pyro_stad.data.walkers import part_walkers
 
 __all__ = ["Intake", "take_in"]
 
@@ -52,6 +53,7 @@ def take_in(samples: Samples, bounds: Bounds | None, dtype: torch.dtype) -> Inta
     Warns:
         SampleWarning: for few effective rows, and for columns that have no density.
     """
+    samples = part_walkers(samples)
     names, distinct, moved = samples.layout.names, merge_repeats(samples), 0
     check_scale(distinct.values, distinct.weights, names, dtype)
     if bounds is not None:

@@ -11,6 +11,7 @@ from pyro_stad.data import Batches, Layout, split, take_in
 from pyro_stad.data.effective import correlation_time, effective_rows, ess, warn_if_few
 from pyro_stad.data.repeats import merge_repeats
 from pyro_stad.data.samples import Samples
+from pyro_stad.data.walkers import part_walkers
 from pyro_stad.errors import SampleWarning
 
 
@@ -88,6 +89,41 @@ def test_chains_of_unequal_length_and_mixed_rows():
     values = torch.cat([torch.stack([long[:2000], short], 1).flatten(0, 1), long[2000:]])
     numbers = torch.cat([torch.arange(2).repeat(2000), torch.zeros(1000, dtype=torch.long)])
     assert abs(correlation_time(samples(values, chains=numbers)) / 19 - 1) < 0.6
+
+
+def taking_turns(walkers, rho, steps=2000):
+    """Rows of a flattened ensemble, step by step."""
+    chains = torch.stack([autoregression(steps, 2, rho, seed) for seed in range(walkers)], 1)
+    return chains.flatten(0, 1)
+
+
+@pytest.mark.parametrize("walkers", [4, 7, 32])
+@pytest.mark.parametrize("rho", [0.5, 0.9])
+def test_walkers_that_take_turns_are_told_apart(walkers, rho):
+    given = samples(taking_turns(walkers, rho))
+    parted = part_walkers(given)
+    assert torch.equal(parted.chains, torch.arange(2000 * walkers) % walkers)
+    truth = (1 + rho) / (1 - rho)
+    # Of 8,000 rows and more; as above, with M = 5 tau + 10, two thirds at the most.
+    assert 0.6 < correlation_time(parted) / truth < 1.67
+    assert 0.6 < take_in(given, None, torch.float64).effective * truth / len(given.values) < 1.67
+
+
+ONE_CHAIN = {
+    "independent": lambda: torch.randn(4000, 3, generator=source()),
+    "slow": lambda: autoregression(4000, 3, 0.95),
+    "alternating": lambda: autoregression(4000, 3, -0.8),
+    "one after the other": lambda: torch.cat([autoregression(500, 2, 0.9, s) for s in range(8)]),
+    "repeats": lambda: autoregression(1000, 2, 0.5).repeat_interleave(4, 0),
+    "a table, five times": lambda: torch.randn(200, 2, generator=source()).repeat(5, 1),
+    "few": lambda: torch.randn(60, 2, generator=source()),
+    "sorted": lambda: torch.randn(4000, 1, generator=source()).sort(0).values,
+}
+
+
+@pytest.mark.parametrize("name", ONE_CHAIN)
+def test_one_chain_is_not_taken_apart(name):
+    assert part_walkers(samples(ONE_CHAIN[name]())).chains is None
 
 
 def effective(given):
