@@ -54,6 +54,7 @@ from pyro_stad.divergence.stein import AbstractDivergenceNetwork
 from pyro_stad.ode import RK4, AbstractFixedGrid
 from pyro_stad.teacher.base import AbstractAngularField, AbstractField
 from pyro_stad.teacher.matching import Pairs, draw_pairs
+from pyro_stad.teacher.products import jacobian_products
 from pyro_stad.training import History, TrainingSettings, train
 
 __all__ = [
@@ -264,7 +265,7 @@ class HutchinsonLabels(AbstractObjective):
         signs = torch.randint(0, 2, x.shape, generator=self.generator, device=x.device)
         probe = (2 * signs - 1).to(x)
         with torch.no_grad():
-            _, products = field.velocity_and_products(t, x, probe[None])
+            _, products = jacobian_products(field, t, x, probe[None])
             label = (probe * products[0]).sum(-1) / math.sqrt(field.features)
         residual = network.velocity_and_residual(field, t, x)[1]
         return 0.5 * (residual - label) ** 2

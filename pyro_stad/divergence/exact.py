@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.teacher.base import AbstractField
+from pyro_stad.teacher.products import jacobian_products
 
 __all__ = ["Exact"]
 
@@ -32,7 +33,7 @@ class Exact(AbstractDivergence):
         self, field: AbstractField, t: Tensor, x: Tensor
     ) -> tuple[Tensor, Tensor]:
         basis = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-        velocity, products = field.velocity_and_products(t, x, basis[:, None, :])
+        velocity, products = jacobian_products(field, t, x, basis[:, None, :])
         return velocity, torch.diagonal(products, dim1=0, dim2=2).sum(-1)
 
     def __repr__(self) -> str:

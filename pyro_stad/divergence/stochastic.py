@@ -22,6 +22,7 @@ from pyro_stad._checks import check_count, check_seed
 from pyro_stad.divergence.base import AbstractProbedDivergence
 from pyro_stad.divergence.exact import Exact
 from pyro_stad.teacher.base import AbstractField
+from pyro_stad.teacher.products import jacobian_products
 
 __all__ = ["HutchPlusPlus", "Hutchinson", "XTrace"]
 
@@ -57,7 +58,7 @@ class Hutchinson(AbstractProbedDivergence):
         self, field: AbstractField, t: Tensor, x: Tensor
     ) -> tuple[Tensor, Tensor]:
         probes = self._signs(self.num_probes, x)[:, None, :]
-        velocity, products = field.velocity_and_products(t, x, probes)
+        velocity, products = jacobian_products(field, t, x, probes)
         return velocity, (probes * products).sum(-1).mean(0)
 
 
@@ -87,12 +88,12 @@ class HutchPlusPlus(AbstractProbedDivergence):
         k = self.num_probes // 3
         if k >= x.shape[-1]:
             return Exact().velocity_and_divergence(field, t, x)
-        velocity, sketch = field.velocity_and_products(t, x, self._sphere(k, x)[:, None, :])
+        velocity, sketch = jacobian_products(field, t, x, self._sphere(k, x)[:, None, :])
         basis, _ = torch.linalg.qr(sketch.permute(1, 2, 0))  # (B, D, k)
         rest = self._signs(k, x)[:, None, :].expand(k, *x.shape).permute(1, 2, 0)
         rest = rest - basis @ (basis.mT @ rest)
         directions = torch.cat([basis, rest], dim=-1)
-        _, products = field.velocity_and_products(t, x, directions.permute(2, 0, 1))
+        _, products = jacobian_products(field, t, x, directions.permute(2, 0, 1))
         forms = (directions.permute(2, 0, 1) * products).sum(-1)
         return velocity, forms[:k].sum(0) + forms[k:].mean(0)
 
@@ -123,10 +124,10 @@ class XTrace(AbstractProbedDivergence):
         if k >= x.shape[-1]:
             return Exact().velocity_and_divergence(field, t, x)
         probes = self._sphere(k, x)[:, None, :]
-        velocity, sketch = field.velocity_and_products(t, x, probes)
+        velocity, sketch = jacobian_products(field, t, x, probes)
         sketch = sketch.permute(1, 2, 0)  # (B, D, k), columns J omega_i
         basis, triangle = torch.linalg.qr(sketch)
-        _, projected = field.velocity_and_products(t, x, basis.permute(2, 0, 1))
+        _, projected = jacobian_products(field, t, x, basis.permute(2, 0, 1))
         projected = projected.permute(1, 2, 0)  # J Q
         # Column i of R^{-T}, normalised, is the direction (in the basis) that only probe i
         # contributes; leaving the probe out removes that direction from the range.

@@ -20,6 +20,7 @@ from torch import Tensor
 from pyro_stad.data import Batches
 from pyro_stad.ode import RK4
 from pyro_stad.teacher import FreeFormField
+from pyro_stad.teacher.products import jacobian_products
 from pyro_stad.training import History, TrainingSettings, train
 
 __all__ = ["train_free_form"]
@@ -68,7 +69,7 @@ def _penalised(field: FreeFormField, x: Tensor, probes: Tensor) -> Tensor:
     features = x.shape[-1]
 
     def augmented(t: Tensor, state: Tensor) -> Tensor:
-        velocity, products = field.velocity_and_products(t, state[:, :features], probes[None])
+        velocity, products = jacobian_products(field, t, state[:, :features], probes[None])
         divergence = (probes * products[0]).sum(-1)
         energy = velocity.square().sum(-1)
         return torch.cat([velocity, divergence[:, None], energy[:, None]], dim=-1)

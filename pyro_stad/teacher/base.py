@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from pyro_stad.paths import AbstractPath, convert
 from pyro_stad.teacher.network import Hidden, Trunk
-from pyro_stad.teacher.products import velocity_and_products
 
 __all__ = ["AbstractAngularField", "AbstractField", "AbstractTrunkField"]
 
@@ -42,21 +41,6 @@ class AbstractField(nn.Module, ABC):
     @abstractmethod
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
         """Return :math:`v(t, x)` for ``t``, ``()`` or ``(B,)``, and ``x``, ``(B, D)``."""
-
-    def velocity_and_products(
-        self, t: Tensor, x: Tensor, tangents: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the velocity and the products of its Jacobian in x with ``tangents``.
-
-        Arguments:
-            t: times with shape ``()`` or ``(B,)``.
-            x: points with shape ``(B, D)``.
-            tangents: directions with shape ``(K, B, D)`` or ``(K, 1, D)``.
-
-        Returns:
-            The velocity, ``(B, D)``, and products with shape ``(K, B, D)``.
-        """
-        return velocity_and_products(lambda y: self.velocity(t, y), x, tangents)
 
     def at_fraction(self, fraction: Tensor) -> Tensor:
         """Return the times that lie at ``fraction`` of the way from data to noise."""
@@ -116,14 +100,6 @@ class AbstractTrunkField(AbstractField):
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
         return self.trunk(t, x)
-
-    def velocity_and_products(
-        self, t: Tensor, x: Tensor, tangents: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        # A subclass with another velocity must not get the trunk's derivatives.
-        if type(self).velocity is not AbstractTrunkField.velocity:
-            return super().velocity_and_products(t, x, tangents)
-        return self.trunk.with_tangents(t, x, tangents)
 
     def velocity_and_hidden(self, t: Tensor, x: Tensor) -> tuple[Tensor, Hidden]:
         """Return the velocity, shape ``(B, D)``, and the trunk's hidden layers."""
