@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter
-from torch import Tensor
 
 from pyro_stad.demo.grid import Grid
-from pyro_stad.demo.ridge import Ridge, grid_over, normal_fits
+from pyro_stad.demo.ridge import Ridge, normal_fits
 
 __all__ = ["draw"]
 
@@ -31,8 +31,8 @@ _ANSWERS = {
     f"{_LEARNED}auxiliary form": (_GREEN, "learned: NUTS, auxiliary"),
     f"{_LEARNED}x-space": (_GREEN, "learned: NUTS, x-space"),
 }
+_DRAWS = 50_000  # of the learned prior, for its contour
 _PEAK, _HALF = 0, 1  # columns of V and K
-_DRAWS, _BINS = 200_000, 120
 
 
 def draw(path: Path, ridge: Ridge) -> None:
@@ -55,102 +55,107 @@ def draw(path: Path, ridge: Ridge) -> None:
 
 def _draw_ridge(axes: Any, ridge: Ridge) -> None:
     shown = ridge.posterior_a[:4000]
-    points = {"color": _GREY, "markersize": 1.6, "alpha": 0.45}
-    axes.plot(shown[:, _PEAK], shown[:, _HALF], ".", **points)
-    _contour(axes, _learned_plane(ridge), _GREEN, linewidths=2.0)
-    fits = normal_fits(ridge.posterior_a)
-    _contour(axes, _plane(grid_over(fits["multivariate normal"])), _RED, linewidths=1.8)
+    axes.plot(shown[:, _PEAK], shown[:, _HALF], ".", color=_GREY, markersize=1.6, alpha=0.45)
+    fit = normal_fits(ridge.posterior_a)["multivariate normal"]
+    grid = Grid.over(fit, (1.0, 1e-6, 0.1), (1e5, 1e2, 1e3), (400, 400, 20))
+    _contour(axes, _density(grid), _RED, linewidths=1.8)
+    _contour(axes, _density_of_draws(ridge), _GREEN, linewidths=2.0)
     truth, _ = ridge.grids["truth"].moments()
     axes.plot(truth[_PEAK], truth[_HALF], "*", color=_BLACK, markersize=13)
-    for colour, label in (
-        (_GREY, "experiment A: exact posterior draws"),
-        (_GREEN, "draws of the learned prior, 90%"),
-        (_RED, "multivariate normal cut at 0, 90%"),
-    ):
-        axes.plot([], [], "o" if colour == _GREY else "-", color=colour, label=label)
-    axes.plot([], [], "*", color=_BLACK, markersize=11, label="where B will put it")
+    axes.plot([], [], "o", color=_GREY, markersize=4, label="exact posterior of A, draws")
+    axes.plot([], [], color=_GREEN, label="learned prior, 90%")
+    axes.plot([], [], color=_RED, label="multivariate normal, cut at 0, 90%")
+    axes.plot([], [], "*", color=_BLACK, markersize=11, label="what A and B will say")
     axes.set_xlim(0, 1000)
     axes.set_ylim(0, 0.6)
-    axes.set_xlabel("V, largest rate")
-    axes.set_ylabel("K, concentration at half of it")
-    axes.set_title("1. What four measurements know: a curved ridge", loc="left", fontsize=11)
+    axes.set_xlabel("V, the largest rate")
+    axes.set_ylabel("K, the concentration at half of it")
+    axes.set_title("1. What four measurements (A) know: a curved ridge", loc="left", fontsize=11)
     axes.legend(fontsize=8.5, loc="upper left")
 
 
 def _draw_marginals(axes: Any, ridge: Ridge) -> None:
-    places, truth = _marginal(ridge.grids["truth"])
-    axes.fill_between(places, truth, color="#d9d9d9", label="truth (grid)")
-    axes.plot(places, truth, color=_BLACK, linewidth=1.2)
+    places = np.linspace(0.025, 0.13, 300)
+    truth = _marginal(ridge.grids["truth"], places)
+    axes.fill_between(places, truth, color="#d9d9d9", label="truth")
+    axes.plot(places, truth, color=_BLACK, linewidth=1.0)
     for name in ("multivariate normal", "log-normal"):
         colour, label = _ANSWERS[name]
-        axes.plot(*_marginal(ridge.grids[name]), color=colour, linewidth=1.8, label=label)
-    edges = np.linspace(0.02, 0.14, 41)
-    for style, (name, runs) in zip(("-", ":"), ridge.chains.items()):
+        axes.plot(places, _marginal(ridge.grids[name], places), color=colour, label=label)
+    edges = np.linspace(places[0], places[-1], 29)
+    for marker, (name, runs) in zip(("o", "D"), ridge.chains.items()):
         drawn = np.concatenate([chain.draws[:, _HALF] for chain in runs])
-        options = {"density": True, "histtype": "step", "color": _GREEN, "linewidth": 1.6}
-        axes.hist(drawn, edges, linestyle=style, label=_ANSWERS[name][1], **options)
-    axes.set_xlim(edges[0], edges[-1])
+        heights, _ = np.histogram(drawn, edges)
+        heights = heights / (len(drawn) * (edges[1] - edges[0]))
+        fill = _GREEN if marker == "o" else "white"
+        style = {"color": _GREEN, "markerfacecolor": fill, "markersize": 5, "linestyle": "none"}
+        middles = (edges[1:] + edges[:-1]) / 2
+        axes.plot(middles, heights, marker, label=_ANSWERS[name][1], **style)
+    axes.set_xlim(places[0], places[-1])
     axes.set_ylim(0, None)
     axes.set_yticks([])
     axes.set_xlabel("K, given A and B")
+    axes.set_ylabel("posterior density")
     axes.set_title("2. Add experiment B, by each prior", loc="left", fontsize=11)
     axes.legend(fontsize=8.5, loc="upper right")
 
 
 def _draw_errors(axes: Any, summary: dict[str, Any]) -> None:
     heights = np.arange(len(_ANSWERS))
-    shifts = [summary["answers"][name]["mean_error"][_HALF] for name in _ANSWERS]
+    shifts = [abs(summary["answers"][name]["mean_error"][_HALF]) for name in _ANSWERS]
     widths = [summary["answers"][name]["sd_error"][_HALF] for name in _ANSWERS]
     axes.axvspan(0, 0.1, color="#e0f1e9", zorder=0)
-    axes.barh(heights, np.abs(shifts), color=[colour for colour, _ in _ANSWERS.values()])
+    axes.barh(heights, shifts, color=[colour for colour, _ in _ANSWERS.values()])
     for height, shift, width in zip(heights, shifts, widths):
-        text = f"{abs(shift):.2f} sd; width {width:+.0%}"
-        axes.text(abs(shift) + 0.03, height, text, va="center", fontsize=9)
+        text = f"{shift:.2f} sd; width {width:+.0%}"
+        axes.text(max(shift, 0.1) + 0.03, height, text, va="center", fontsize=9)
     axes.set_yticks(heights, [label for _, label in _ANSWERS.values()])
-    axes.set_xlim(0, 1.75 * max(map(abs, shifts)))
-    evidence = summary["evidence"]
-    found = f"{evidence['log_z']:.2f} ± {evidence['log_z_err']:.2f}"
-    by_normal = evidence["normal fits"]["multivariate normal"]
-    axes.set_xlabel(
-        "error of the mean of K, in posterior sds\n"
-        f"log Z of B given A: truth {evidence['truth']:.2f},\n"
-        f"learned prior {found}, normal {by_normal:.2f}"
-    )
+    axes.set_xlim(0, 1.75 * max(shifts))
+    axes.set_xlabel("error of the mean of K, in posterior sds")
     axes.set_title("3. How wrong K is (band: 0.1 sd)", loc="left", fontsize=11)
+    found = summary["evidence"]
+    lines = {"truth": f"{found['truth']:.2f}"}
+    lines["learned prior"] = f"{found['log_z']:.2f} ± {found['log_z_err']:.2f}"
+    lines |= {name: f"{value:.2f}" for name, value in found["normal fits"].items()}
+    text = "\n".join(["log Z of B given A", *(f"{name}: {z}" for name, z in lines.items())])
+    box = {"facecolor": "white", "edgecolor": "#cccccc", "boxstyle": "round"}
+    place = {"ha": "right", "va": "top", "transform": axes.transAxes}
+    axes.text(0.98, 0.97, text, fontsize=8.5, linespacing=1.5, bbox=box, **place)
 
 
-def _marginal(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Return values of K, and its density there."""
-    places = grid.axes[_HALF].exp()
-    return places.numpy(), (grid.marginal(_HALF) / places).numpy()
+def _marginal(grid: Grid, places: np.ndarray) -> np.ndarray:
+    """Return the density of K at ``places``, by a spline through its logarithm on the grid."""
+    log_density = CubicSpline(grid.axes[_HALF], grid.marginal(_HALF).log())
+    return np.exp(log_density(np.log(places))) / places
 
 
-def _plane(grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """Return values of V and K, and their joint density, shape ``(len(V), len(K))``."""
-    peak, half = grid.axes[_PEAK].exp(), grid.axes[_HALF].exp()
-    return peak, half, grid.marginal(_PEAK, _HALF) / (peak[:, None] * half)
+def _density(grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the logarithms of V and K, and the density of these, ``(len(V), len(K))``."""
+    first, second, density = grid.axes[_PEAK], grid.axes[_HALF], grid.marginal(_PEAK, _HALF)
+    return first.numpy(), second.numpy(), density.numpy()
 
 
-def _learned_plane(ridge: Ridge) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the same of draws from the learned prior, counted and smoothed in logarithms."""
+def _density_of_draws(ridge: Ridge) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the same of the learned prior, smoothed from draws.
+
+    Of the flow, as both routes start from it; of its density there would be a grid to make.
+    """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        drawn = ridge.prior.sample((_DRAWS,))[:, [_PEAK, _HALF]].log().double().numpy()
-    counts, *edges = np.histogram2d(
-        drawn[:, 0], drawn[:, 1], bins=_BINS, range=((3.5, 7.5), (-5.5, 0.5))
-    )
-    smooth = torch.as_tensor(gaussian_filter(counts, 2.0))
-    peak, half = (torch.as_tensor(0.5 * (edge[1:] + edge[:-1])).exp() for edge in edges)
-    return peak, half, smooth / (peak[:, None] * half)
+        logs = ridge.prior.sample((_DRAWS,)).log().numpy()
+    counts, *edges = np.histogram2d(logs[:, _PEAK], logs[:, _HALF], 120, ((3, 8), (-7, 1)))
+    first, second = ((side[1:] + side[:-1]) / 2 for side in edges)
+    return first, second, gaussian_filter(counts, 1.5)
 
 
-def _contour(axes: Any, plane: tuple[Tensor, Tensor, Tensor], colour: str, **options: Any) -> None:
-    """Draw the line of equal density that holds a share of the mass."""
-    peak, half, density = plane
-    # Even in logarithms: the mass of a point is its density times V times K.
-    mass = (density * peak[:, None] * half).flatten()
-    order = density.flatten().argsort(descending=True)
-    held = mass[order].cumsum(0) / mass.sum()
-    level = density.flatten()[order][int((held < _SHARE).sum())]
-    values = (peak.numpy(), half.numpy(), density.mT.numpy())
-    axes.contour(*values, levels=[level.item()], colors=[colour], **options)
+def _contour(
+    axes: Any, plane: tuple[np.ndarray, np.ndarray, np.ndarray], colour: str, **options: Any
+) -> None:
+    """Draw the line of equal density, of V and K, that holds a share of the mass."""
+    peak, half = np.exp(plane[0])[:, None], np.exp(plane[1])
+    # Even in logarithms: a point has the mass of its density there, V times K that of V and K.
+    density = plane[2] / (peak * half)
+    order = np.argsort(-density, axis=None)
+    held = plane[2].ravel()[order].cumsum() / plane[2].sum()
+    level = density.ravel()[order][np.searchsorted(held, _SHARE)]
+    axes.contour(peak[:, 0], half, density.T, levels=[level], colors=[colour], **options)

@@ -109,7 +109,7 @@ def run_ridge(folder: Path, settings: DemoSettings) -> Ridge:
 
 def grid_over(log_density: Callable[[Tensor], Tensor]) -> Grid:
     """Return the grid of a density of (V, K, sigma), whose walls are its ends."""
-    return Grid.over(log_density, (1.0, 1e-6, 0.1), (1e5, 1e2, 1e3), (160, 160, 80))
+    return Grid.over(log_density, (1.0, 1e-6, 0.1), (1e5, 1e2, 1e3), (120, 120, 60))
 
 
 def normal_fits(draws: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
