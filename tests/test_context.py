@@ -168,6 +168,17 @@ def test_a_field_of_another_velocity_gets_its_own_derivatives():
     torch.testing.assert_close(found, torch.full((20,), 5.0))
 
 
+def test_a_value_has_a_graph_only_if_somebody_asked_for_one():
+    from pyro_stad.teacher.analytic import random_mixture
+
+    flow = FlowODE(field_on("ot", random_mixture(2)), Exact(), RK4(2))
+    x = POINTS.clone().requires_grad_()
+    assert not flow.log_prob(POINTS).requires_grad
+    assert flow.log_prob(x).requires_grad
+    with torch.no_grad():
+        assert not flow.log_prob(x).requires_grad
+
+
 def test_products_survive_checkpoints_and_inference_tensors():
     """More rows than a chunk, with a gradient; and points made in inference mode."""
     from pyro_stad.teacher.analytic import random_mixture

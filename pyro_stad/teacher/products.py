@@ -56,10 +56,12 @@ def jacobian_products(
 def _by_autograd(
     velocity: Callable[[Tensor], Tensor], x: Tensor, tangents: Tensor
 ) -> tuple[Tensor, Tensor]:
-    wanted = torch.is_grad_enabled()
+    # Whether somebody differentiates on from here. The leaf below always asks for a gradient, and
+    # without this look a solve would keep the graph of all its steps.
+    wanted = torch.is_grad_enabled() and (x.requires_grad or velocity(x).requires_grad)
     with torch.inference_mode(mode=False), torch.enable_grad():
         # A clone, because an inference tensor can't have a gradient.
-        start = x if wanted and x.requires_grad else x.detach().clone().requires_grad_()
+        start = x if x.requires_grad and wanted else x.detach().clone().requires_grad_()
         value = velocity(start)
         weight = torch.zeros_like(value, requires_grad=True)
         (pulled,) = torch.autograd.grad(
