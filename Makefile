@@ -19,11 +19,14 @@ $(STAMP): pyproject.toml
 	$(INSTALL) '.[chains,cli,demo,dev,docs,evidence]'
 	touch $@
 
+# One thread for each of the two workers, and for what they start: more would fight for two cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
 test: venv
-	$(BIN)/python -m pytest -q -n 2 -m 'not slow and not gpu'
+	$(PYTEST) -m 'not slow and not gpu'
 
 test-slow: venv
-	$(BIN)/python -m pytest -q -n 2 -m slow
+	$(PYTEST) -m slow
 
 # Every Python from 3.11 to 3.13 that is here, from the built wheel; those that are not are named.
 test-versions:
@@ -52,12 +55,15 @@ bench: venv
 	$(BIN)/python benchmarks/error_in_time.py
 	$(BIN)/python benchmarks/fit_budget.py
 	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python benchmarks/tails.py
 	$(BIN)/python benchmarks/tables.py
 
 # The benchmarks that train or sample for long: an hour and a half.
 bench-long: venv
 	$(INSTALL) '.[bench,evidence]'
 	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/chain_split.py
+	$(BIN)/python benchmarks/angles.py
 	$(BIN)/python benchmarks/nuts.py
 	$(BIN)/python benchmarks/evidence.py
 	$(BIN)/python benchmarks/evidence.py --particles 4000 --problems 'shells, D = 10' \

@@ -12,7 +12,7 @@ import tempfile
 
 from common import arguments, provenance, write
 
-from pyro_stad.demo import run_demo, text
+from pyro_stad.demo import DemoSettings, run_demo, text
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     options = parser.parse_args()
     made = provenance(options.seed)
     with tempfile.TemporaryDirectory() as folder:
-        summary = run_demo(folder, seed=options.seed, progress=False)
+        summary = run_demo(folder, DemoSettings(seed=options.seed, progress=False))
     print(text(summary))
     for part in ("kinetics", "regression"):
         print(part, summary[part]["seconds"])

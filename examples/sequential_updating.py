@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from pyro_stad.demo import run_demo, text
+from pyro_stad.demo import DemoSettings, run_demo, text
 
 
 def main() -> None:
@@ -23,7 +23,8 @@ def main() -> None:
     parser.add_argument("--particles", type=int, default=1000, help="of each run of an evidence")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    print(text(run_demo(**vars(parser.parse_args()))))
+    options = vars(parser.parse_args())
+    print(text(run_demo(options.pop("out"), DemoSettings(**options))))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["ess", "from_dict", "generation", "psislw", "r_hat"]
+__all__ = ["from_dict", "generation", "psislw", "r_hat"]
 
 
 def generation() -> int:
@@ -48,17 +48,6 @@ def psislw(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if rows[wanted.argmax()] >= rows[wanted.argmin()]:
         return smooth, shape
     return array_stats.psislw(log_weights)
-
-
-def ess(draws: np.ndarray) -> float:
-    """Return the effective sample size of the mean of draws ``(chain, draw)``."""
-    if generation() == 0:
-        import arviz
-
-        return float(arviz.ess(np.asarray(draws)))
-    from arviz_stats.base import array_stats
-
-    return float(array_stats.ess(np.asarray(draws)))
 
 
 def r_hat(draws: np.ndarray) -> float:

@@ -21,6 +21,9 @@ BENCHMARKS = {
     "evidence": ["--problems", "normal, D = 2", "--seeds", "2", "--particles", "100"],
     "cost": ["--features", "2", "--batch", "16", "--repeats", "1"],
     "distillation": ["--features", "2", "--teachers", "ot", "--scale", "0.004"],
+    "tails": ["--laws", "Laplace"],
+    "chain_split": ["--budget", "tiny"],
+    "angles": ["--budget", "tiny", "--laws", "uniform"],
 }
 
 

@@ -21,7 +21,7 @@ ALLOWED = {
     "density": {"likelihood", "divergence", "teacher", "ode", "paths", "data", "training"},
     "evidence": {"density", "likelihood", "divergence", "teacher", "ode", "paths", "data"},
     "interop": {"density", "evidence"},
-    "demo": {"density", "evidence"},
+    "demo": {"data", "density", "evidence"},
     "cli": {"density", "demo", "likelihood", "divergence", "teacher", "ode", "data"},
 }
 MAY_IMPORT_PYRO = {"density", "evidence", "interop", "demo"}

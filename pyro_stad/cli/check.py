@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pyro_stad._random import generator
 from pyro_stad.data import Batches
 from pyro_stad.density import FlowPrior
 from pyro_stad.divergence.distil import cloud_for
@@ -27,12 +28,12 @@ def check_prior(prior: FlowPrior, points: Tensor, seed: int, figure: Path | None
         raise ValueError(f"at least two samples are needed for a check; got {len(points)}")
     if not bool(prior.support.check(points).all() & torch.isfinite(points).all()):
         raise ValueError("some samples are not finite, or outside the prior's bounds")
-    generator = torch.Generator().manual_seed(seed)
-    white = prior.unroll(points, generator)
+    source = generator(seed, "check")
+    white = prior.unroll(points, source)
     likelihood = prior.likelihood
-    cloud = cloud_for(likelihood.field, Batches(white), generator)
+    cloud = cloud_for(likelihood.field, Batches(white), source)
     exact = exact_log_prob(likelihood, white)
-    result = audit(likelihood, white, cloud, generator, exact=exact)
+    result = audit(likelihood, white, cloud, source, exact=exact)
     if figure is not None:
         with torch.no_grad():
             _draw(figure, result, likelihood.log_prob(white) - exact, exact)

@@ -270,9 +270,10 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Update an enzyme's law and a regression in two steps, and compare with the truth."""
-    from pyro_stad.demo import run_demo, text
+    from pyro_stad.demo import DemoSettings, run_demo, text
 
-    summary = run_demo(out, budget=budget, samples=samples, warmup=warmup, progress=not no_progress)
+    settings = DemoSettings(budget=budget, samples=samples, warmup=warmup, progress=not no_progress)
+    summary = run_demo(out, settings)
     if as_json:
         _print_json(summary)
         return

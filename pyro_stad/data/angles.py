@@ -96,7 +96,7 @@ class Angle:
         low, period = ends.low, ends.high - ends.low
         place = torch.remainder((values - low) / period, 1.0).double()
         bins = (place * _BINS).long().clamp_max(_BINS - 1)
-        share = torch.bincount(bins, None if weights is None else weights.double(), _BINS)
+        share = torch.bincount(bins, None if weights is None else weights.double(), _BINS).double()
         share = share / share.sum()
         turn = 2 * math.pi * (torch.arange(_BINS, dtype=torch.float64) + 0.5) / _BINS
         cosine = torch.cos(turn[:, None] - turn)

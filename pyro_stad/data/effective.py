@@ -137,14 +137,18 @@ def autocovariance(draws: Tensor) -> Tensor:
 
 
 def _by_chain(values: Tensor, chains: Tensor | None) -> Tensor:
-    """Return rows as ``(chains, draws, D)``, chains cut to the length of the shortest."""
+    """Return rows as ``(chains, draws, D)``, chains cut to a common length.
+
+    Those less than half as long as the longest would shorten all others, and are left out.
+    """
     if chains is None:
         return values[None]
     _, lengths = torch.unique(chains, return_counts=True)
-    shortest = int(lengths.min())
+    parts = values[chains.argsort(stable=True)].split(lengths.tolist())
+    parts = [part for part in parts if 2 * len(part) >= int(lengths.max())]
+    shortest = min(map(len, parts))
     if shortest < _SHORTEST:
         return values[None]
-    parts = values[chains.argsort(stable=True)].split(lengths.tolist())
     return torch.stack([part[:shortest] for part in parts])
 
 

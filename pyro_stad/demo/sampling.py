@@ -19,7 +19,8 @@ from pyro.infer.autoguide.initialization import init_to_sample
 from pyro.infer.reparam import TransformReparam
 from torch import Tensor
 
-from pyro_stad._arviz import ess, r_hat
+from pyro_stad._arviz import r_hat
+from pyro_stad.data.effective import ess
 from pyro_stad.density import FlowPrior
 
 __all__ = ["Chain", "Job", "describe", "errors", "jobs_for", "run_chains"]
@@ -94,7 +95,7 @@ def describe(chains: list[Chain], truth: tuple[Tensor, Tensor]) -> dict[str, Any
     return {
         **errors(draws.mean((0, 1)), draws.std((0, 1), ddof=1), truth),
         "r_hat": max(map(r_hat, columns)),
-        "ess_bulk": min(map(ess, columns)),
+        "ess_bulk": min(ess(torch.as_tensor(column)) for column in columns),
         "divergences": sum(chain.divergences for chain in chains),
         "seconds_per_chain": float(np.mean([chain.seconds for chain in chains])),
         "sequential_network_calls_per_evaluation": chains[0].network_calls,

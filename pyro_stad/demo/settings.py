@@ -25,16 +25,16 @@ class DemoSettings:
         progress: whether to show bars.
     """
 
-    draws: int
-    budget: str | FitSettings
-    regression_budget: str | FitSettings
-    warmup: int
-    samples: int
-    chains: int
-    particles: int
-    workers: int
-    seed: int
-    progress: bool
+    draws: int = 20_000
+    budget: str | FitSettings = "standard"
+    regression_budget: str | FitSettings = "quick"
+    warmup: int = 200
+    samples: int = 1000
+    chains: int = 2
+    particles: int = 1000
+    workers: int = 2
+    seed: int = 0
+    progress: bool = True
 
     def of_chains(self, *, auxiliary: bool) -> dict[str, Any]:
         """Return what a chain is told."""

@@ -15,7 +15,6 @@ from typing import Any
 from pyro_stad.demo.regression import run_regression
 from pyro_stad.demo.ridge import run_ridge
 from pyro_stad.demo.settings import DemoSettings
-from pyro_stad.density import FitSettings
 
 __all__ = ["run_demo"]
 
@@ -23,49 +22,18 @@ _CLOSE, _MIXED = 0.1, 1.05  # posterior sds, and R-hat
 _UNMIXED = "the chains have not mixed, so that nothing follows"
 
 
-def run_demo(
-    out: str | os.PathLike[str],
-    *,
-    draws: int = 20_000,
-    budget: str | FitSettings = "standard",
-    regression_budget: str | FitSettings = "quick",
-    warmup: int = 200,
-    samples: int = 1000,
-    chains: int = 2,
-    particles: int = 1000,
-    workers: int = 2,
-    seed: int = 0,
-    progress: bool = True,
-) -> dict[str, Any]:
+def run_demo(out: str | os.PathLike[str], settings: DemoSettings | None = None) -> dict[str, Any]:
     """Run the demonstration; write ``summary.json``, ``figure.png`` and the priors into ``out``.
 
     Arguments:
         out: folder, made if need be.
-        draws: exact draws of A's posterior, the samples that a prior is learned from.
-        budget: of the fit to the enzyme's ridge.
-        regression_budget: of the fit to the regression, whose posterior is nearly normal.
-        warmup, samples, chains: of NUTS, for each prior and route.
-        particles: of tempered Monte Carlo, in each of four runs of an evidence.
-        workers: processes; chains are spread over them.
-        seed: of everything.
-        progress: whether to show bars.
+        settings: how large everything is; None for four minutes of it.
 
     Returns:
         The summary, as written: one for ``"kinetics"``, one for ``"regression"``, and what they
         say.
     """
-    settings = DemoSettings(
-        draws=draws,
-        budget=budget,
-        regression_budget=regression_budget,
-        warmup=warmup,
-        samples=samples,
-        chains=chains,
-        particles=particles,
-        workers=workers,
-        seed=seed,
-        progress=progress,
-    )
+    settings = settings or DemoSettings()
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     ridge = run_ridge(folder, settings)

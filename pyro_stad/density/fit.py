@@ -40,7 +40,6 @@ from pyro_stad.data import (
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.report import FitReport, Stage
 from pyro_stad.density.settings import BUDGETS, FitSettings
-from pyro_stad.density.truncated import TruncatedPrior
 from pyro_stad.divergence import Stein, TrunkHead
 from pyro_stad.divergence.distil import (
     AbstractCloud,
@@ -82,7 +81,7 @@ def fit(
     resume: str | os.PathLike[str] | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-) -> FlowPrior | TruncatedPrior:
+) -> FlowPrior:
     """Learn a prior from samples.
 
     Arguments:
@@ -261,12 +260,12 @@ class _Workshop:
         like, settings = kept.values, self.settings
         sizes = {"features": like.shape[1], "width": settings.width, "depth": settings.depth}
         if path == "cnf":
-            free = FreeFormField(**sizes, generator=self.first_weights()).to(like)
+            free = FreeFormField(**sizes, generator=self.first_weights("teacher")).to(like)
             options = self.options("teacher", like)
             self.record("teacher", train_free_form(free, kept, held, settings.teacher, **options))
             return free
         chosen = build(path, PATHS, "path") if isinstance(path, str) else path
-        field = PathField(chosen, **sizes, generator=self.first_weights()).to(like)
+        field = PathField(chosen, **sizes, generator=self.first_weights("teacher")).to(like)
         options = self.options("teacher", like)
         history = match(field, kept, held, settings.teacher, **options)
         self.record("teacher", history)
@@ -277,7 +276,7 @@ class _Workshop:
     ) -> tuple[FlowODE, AbstractCloud]:
         """Return the likelihood with the distilled divergence, and the held-out cloud."""
         like, settings = kept.values, self.settings
-        head = TrunkHead.for_field(field, self.first_weights()).to(like)
+        head = TrunkHead.for_field(field, self.first_weights("head")).to(like)
         clouds = [
             cloud_for(field, batches, self.generator(f"{part} trajectories", like))
             for part, batches in (("kept", kept), ("held", held))
@@ -327,6 +326,6 @@ class _Workshop:
         kept, held = clouds
         self.record(name, distil(head, field, objective, kept, held, settings, **options))
 
-    def first_weights(self) -> torch.Generator:
+    def first_weights(self, name: str) -> torch.Generator:
         """Return the source of a network's first weights: the global one is for all threads."""
-        return generator(self.seed, "weights")
+        return generator(self.seed, f"{name} weights")

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_stad._checks import check_seed
+from pyro_stad._random import generator
 from pyro_stad.data import Layout
 from pyro_stad.density.counts import Counts
 from pyro_stad.likelihood import Calibration
@@ -85,14 +87,15 @@ def truncate(prior: FlowPrior, region: Region, seed: int = 0) -> TruncatedPrior:
     """Return ``prior`` kept to ``region``; see ``FlowPrior.truncate``.
 
     Raises:
-        TypeError: if the region is no function, or does not return a bool tensor.
+        TypeError: if the region is no function, or does not return a bool tensor, or the seed is
+            no integer.
         ValueError: if no draw of the prior is inside, or for a wrong shape.
     """
     check_region(region)
     like = prior.transforms[1].loc
-    generator = torch.Generator(like.device).manual_seed(seed)
+    source = generator(check_seed(seed), "mass of a region", like.device)
     with torch.no_grad():
-        draws = _draws(prior, _DRAWS, generator)
+        draws = _draws(prior, _DRAWS, source)
         inside = contains(region, prior.layout, draws)
     share = inside.double().mean().item()
     if share == 0:
@@ -114,7 +117,7 @@ def _draws(prior: FlowPrior, count: int, generator: torch.Generator | None = Non
 class TruncatedPrior(dist.TorchDistribution):
     """A learned density, kept to a region and normalised there.
 
-    Made by ``FlowPrior.truncate``, or by ``fit`` with a ``region``.
+    Made by ``FlowPrior.truncate``.
 
     Arguments:
         prior: the density without the cut.

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_stad._arviz import ess, psislw
+from pyro_stad._arviz import psislw
+from pyro_stad.data.effective import ess
 from pyro_stad.density import FlowPrior
 from pyro_stad.divergence import Exact
 from pyro_stad.likelihood import FlowODE
@@ -76,7 +77,7 @@ def correct(flows: list[tuple[FlowPrior, Tensor]], count: int, length: int) -> C
     value -= math.log(len(log_ratio))
     weights = np.exp(smooth)
     ratios = np.exp((log_ratio.double() - largest).cpu().numpy()).reshape(count, -1)
-    effective = ess(ratios) if ratios.std() > 0 else ratios.size
+    effective = ess(torch.as_tensor(ratios)) if ratios.std() > 0 else ratios.size
     relative = ratios.std() / ratios.mean() / math.sqrt(effective)
     return Correction(value, float(relative), float(khat), torch.as_tensor(weights), places)
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pyro_stad._checks import check_choice, check_count, check_seed
+from pyro_stad._context import own_context
 from pyro_stad.errors import EvidenceError, EvidenceWarning
 from pyro_stad.evidence.bridge import bridge
-from pyro_stad.evidence.importance import importance
+from pyro_stad.evidence.importance import held_against, importance, of_particles
 from pyro_stad.evidence.joint import angles
 from pyro_stad.evidence.latent import LatentProblem
 from pyro_stad.evidence.nested import nested
@@ -32,6 +33,7 @@ METHODS: dict[str, Callable[[Task], EvidenceResult]] = {
 }
 
 
+@own_context()
 def log_evidence(
     model: Callable[..., Any],
     *args: Any,
@@ -110,6 +112,8 @@ def log_evidence(
     problem = LatentProblem(model, *args, **kwargs)
     task = Task(problem, particles, repeats, seed, progress, file, draws, proposal, correct)
     result = _auto(task) if method == "auto" else METHODS[method](task)
+    if method == "smc":
+        result = _held_against_importance(result, task)
     against = cautions(result)
     result = replace(result, warnings=(*result.warnings, *against))
     extrapolates = result.extrapolated > MOST_EXTRAPOLATED
@@ -121,7 +125,23 @@ def log_evidence(
         )
     # What was allowed is in the result, and not said again.
     for text in against[extrapolates:]:
-        warnings.warn(text, EvidenceWarning, stacklevel=2)
+        warnings.warn(text, EvidenceWarning, stacklevel=3)
+    return result
+
+
+def _held_against_importance(result: EvidenceResult, task: Task) -> EvidenceResult:
+    """Confirm SMC by importance sampling from its particles; that takes as many likelihoods more.
+
+    Where the map from noise is steep, as of a heavy-tailed prior far out, SMC can be wrong by
+    hundreds of nats and know nothing of it.
+    """
+    (check,) = of_particles(task.problem, task.runs, task.generator)
+    calls = result.likelihood_calls + task.particles * task.repeats
+    networks = task.problem.network_calls(calls)
+    result = replace(result, likelihood_calls=calls, network_calls=networks)
+    result = held_against(result, check)
+    for text in disagreement(result.estimates()):
+        warnings.warn(text, EvidenceWarning, stacklevel=4)
     return result
 
 
@@ -144,12 +164,12 @@ def _auto(task: Task) -> EvidenceResult:
             notes += (f"{name} was refused: {error}",)
     for text in disagreement({name: (r.log_z, r.log_z_err) for name, r in found.items()}):
         notes += (text,)
-        warnings.warn(text, EvidenceWarning, stacklevel=3)
+        warnings.warn(text, EvidenceWarning, stacklevel=4)
     alone = found["smc"]
     if len(found) == 1 and STUCK in alone.warnings:
         text = f"nothing confirms log Z = {alone.log_z:.3f}: {STUCK}, or method='nested'"
         notes += (text,)
-        warnings.warn(text, EvidenceWarning, stacklevel=3)
+        warnings.warn(text, EvidenceWarning, stacklevel=4)
     best = min(found.values(), key=lambda result: result.log_z_err)
     others = {name: result for name, result in found.items() if result is not best}
     checks = {name: (result.log_z, result.log_z_err) for name, result in others.items()}

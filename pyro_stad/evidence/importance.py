@@ -15,6 +15,7 @@ References:
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from pyro_stad._arviz import psislw
 from pyro_stad.errors import EvidenceError
-from pyro_stad.evidence.posterior import described
+from pyro_stad.evidence.posterior import described, disagreement
 from pyro_stad.evidence.proposal import (
     PRIOR_SHARE,
     PROPOSALS,
@@ -34,9 +35,9 @@ from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.task import Task
 from pyro_stad.evidence.tempering import Problem, Runs
 
-__all__ = ["WORST_SHAPE", "Estimate", "importance", "of_particles"]
+__all__ = ["Estimate", "held_against", "importance", "of_particles"]
 
-WORST_SHAPE = 0.7
+_WORST_SHAPE = 0.7
 _ADVICE = {"student": "Use proposal='flow', or method='smc'", "flow": "Use method='smc'"}
 
 
@@ -55,10 +56,10 @@ def importance(task: Task) -> EvidenceResult:
     share = torch.softmax(log_weights.reshape(-1), 0)
     relative = (share.square().sum() - 1 / len(share)).item()
     smooth, shape = psislw(log_weights.reshape(-1).cpu().numpy())
-    if not float(shape) < WORST_SHAPE:
+    if not float(shape) < _WORST_SHAPE:
         raise EvidenceError(
             f"importance weights have a Pareto shape of {float(shape):.2f}, expected less than "
-            f"{WORST_SHAPE}: their mean can't be believed. {_ADVICE[task.proposal]}"
+            f"{_WORST_SHAPE}: their mean can't be believed. {_ADVICE[task.proposal]}"
         )
     smoothed = torch.as_tensor(smooth).exp().to(u.device)
     chosen = torch.multinomial(smoothed, len(share), replacement=True, generator=generator)
@@ -98,6 +99,16 @@ def of_particles(problem: Problem, runs: Runs, generator: torch.Generator) -> li
     error = torch.maximum(relative, means.var(1) / means.shape[1]).sqrt()
     _, shapes = psislw(log_weights.flatten(1).cpu().numpy())
     return [Estimate(*row) for row in zip(log_z.tolist(), error.tolist(), shapes.tolist())]
+
+
+def held_against(result: EvidenceResult, check: Estimate) -> EvidenceResult:
+    """Return an estimate by SMC with the check from its particles, and what is to be said of it."""
+    if not check.khat < _WORST_SHAPE:
+        note = f"importance was refused: its weights have a Pareto shape of {check.khat:.2f}"
+        return replace(result, warnings=(*result.warnings, note))
+    checks = {**result.checks, "importance": (check.log_z, check.log_z_err)}
+    result = replace(result, checks=checks)
+    return replace(result, warnings=(*result.warnings, *disagreement(result.estimates())))
 
 
 def _log_weights(problem: Problem, proposal: Proposal, u: Tensor) -> Tensor:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_count, check_seed
+from pyro_stad._context import own_context
 from pyro_stad.errors import EvidenceWarning
-from pyro_stad.evidence.importance import WORST_SHAPE, Estimate, of_particles
+from pyro_stad.evidence.importance import Estimate, held_against, of_particles
 from pyro_stad.evidence.latent import LatentProblem
 from pyro_stad.evidence.posterior import cautions, described, disagreement
 from pyro_stad.evidence.result import EvidenceResult
@@ -31,6 +32,7 @@ __all__ = ["Population", "log_evidences"]
 _ROWS = 16_384
 
 
+@own_context()
 def log_evidences(
     model: Callable[..., Any],
     *args: Tensor,
@@ -95,25 +97,20 @@ def log_evidences(
             warnings=((STUCK,) if runs.stuck[index] else ()) + common + posterior.pop("warnings"),
             **posterior,
         )
-        found.append(_confirmed(result, check))
+        found.append(_surer(result, check))
     _warn(found)
     return found
 
 
-def _confirmed(result: EvidenceResult, check: Estimate) -> EvidenceResult:
-    """Hold SMC against importance sampling from its particles, and take the surer of the two."""
-    notes = list(cautions(result))
-    if not check.khat < WORST_SHAPE:
-        notes.append(f"importance was refused: its weights have a Pareto shape of {check.khat:.2f}")
-        return replace(result, warnings=(*result.warnings, *notes))
-    smc, other = (result.log_z, result.log_z_err), (check.log_z, check.log_z_err)
-    notes += disagreement({"smc": smc, "importance": other})
-    result = replace(result, warnings=(*result.warnings, *notes), checks={"importance": other})
-    if check.log_z_err >= result.log_z_err:
+def _surer(result: EvidenceResult, check: Estimate) -> EvidenceResult:
+    """Return the surer of SMC and importance sampling from its particles, with the other beside."""
+    result = replace(result, warnings=(*result.warnings, *cautions(result)))
+    result = held_against(result, check)
+    if "importance" not in result.checks or check.log_z_err >= result.log_z_err:
         return result
     return replace(
         result, log_z=check.log_z, log_z_err=check.log_z_err, khat=check.khat, method="importance",
-        checks={"smc": smc},
+        checks={"smc": (result.log_z, result.log_z_err)},
     )  # fmt: skip
 
 
@@ -130,7 +127,7 @@ def _warn(found: list[EvidenceResult]) -> None:
             f"{len(doubtful)} of {len(found)} objects are in doubt ({shown}); of the first: "
             f"{doubts[doubtful[0]][0]}. See the warnings of each",
             EvidenceWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

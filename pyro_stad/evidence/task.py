@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_stad._random import generator
 from pyro_stad.evidence.latent import LatentProblem
 from pyro_stad.evidence.tempering import Runs, temper
 
 __all__ = ["Task", "generator_of"]
-
-_STREAM = 0x5DEECE66  # of the 32 bits that torch looks at
 
 
 def generator_of(like: Tensor, seed: int) -> torch.Generator:
@@ -24,7 +23,7 @@ def generator_of(like: Tensor, seed: int) -> torch.Generator:
     Of a stream of its own: with the seed that users have simulated their data or draws with, it
     would make the very same numbers again.
     """
-    return torch.Generator(like.device).manual_seed((seed ^ _STREAM) % 2**64)
+    return generator(seed, "evidence", like.device)
 
 
 @dataclass

@@ -194,7 +194,7 @@ class VectorisedModel:
             f"the model does not broadcast over draws{reason}, and runs draw by draw: right, but "
             f"many times slower. {_ADVICE}",
             UserWarning,
-            stacklevel=4,
+            stacklevel=6,
         )
 
     def _rows(self, name: str, log_prob: Tensor, points: int) -> Tensor:

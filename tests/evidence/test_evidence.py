@@ -1,6 +1,7 @@
 """Evidence against closed forms, by every method; and models that have none are refused."""
 
 import math
+import warnings
 
 import numpy as np
 import pyro
@@ -216,10 +217,16 @@ def test_few_particles_follow_the_data_far_from_the_prior(widths, particles):
     y = torch.tensor([widths])
     truth = dist.Normal(0.0, 2**0.5).log_prob(y).sum().item()
     options = {"method": "smc", "particles": particles, "progress": False}
-    results = [log_evidence(model, y, seed=seed, **options) for seed in range(4)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EvidenceWarning)
+        results = [log_evidence(model, y, seed=seed, **options) for seed in range(4)]
     for result in results:
-        assert abs(result.log_z - truth) < 5 * result.log_z_err
+        # Of sixty seeds, one was five of its errors off; then importance sampling has to say so.
+        doubted = any("standard errors apart" in text for text in result.warnings)
+        assert abs(result.log_z - truth) < 5 * result.log_z_err or doubted
+        assert abs(result.checks["importance"][0] - truth) < 0.1
         assert (result.draws["x"].mean() - widths / 2).abs() < 1
+    assert sum(abs(r.log_z - truth) < 5 * r.log_z_err for r in results) >= 3
 
 
 def test_what_is_no_model_is_refused():

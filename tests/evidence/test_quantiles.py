@@ -152,6 +152,25 @@ def test_evidence_of_far_data(name, dtype):
         assert not found.unresolved
 
 
+def test_smc_alone_is_held_against_importance_sampling():
+    """A half Cauchy prior and a datum of a hundred thousand: SMC loses its way, and it is said."""
+
+    def model(y):
+        x = pyro.sample("x", dist.HalfCauchy(torch.ones((), dtype=torch.float64)))
+        pyro.sample("y", dist.Normal(x, 0.01 * y), obs=y)
+
+    options = {"method": "smc", "particles": 300, "progress": False}
+    with pytest.warns(pyro_stad.EvidenceWarning, match="standard errors apart"):
+        found = pyro_stad.log_evidence(model, torch.tensor(1e5), **options)
+    assert found.method == "smc"
+    density = stats.halfcauchy.pdf(1e5)  # the likelihood is narrow
+    assert abs(found.checks["importance"][0] - math.log(density)) < 0.1
+    assert any("standard errors apart" in text for text in found.warnings)
+    near = pyro_stad.log_evidence(model, torch.tensor(1.0), **options)
+    log_z, error = near.checks["importance"]
+    assert abs(near.log_z - log_z) < 3 * math.hypot(near.log_z_err, error)
+
+
 class _Homemade(dist.Exponential):
     """A law of which only its author's ``icdf`` is known."""
 

@@ -61,7 +61,7 @@ def test_where_there_is_none(fn):
 
 
 # Few particles may not confirm it either.
-@pytest.mark.filterwarnings("ignore:nothing confirms")
+@pytest.mark.filterwarnings("ignore:nothing confirms", "ignore:.*standard errors apart")
 @pytest.mark.parametrize("wrap", WRAPPED[:3], ids=lambda w: w.__name__)
 def test_an_extrapolated_evidence_is_refused(wrap, free_prior):
     fn = wrap(free_prior)
