@@ -158,7 +158,7 @@ PRIOR = "prior.safetensors"
 BAD = {
     "no file": (["fit", "none.csv", "--out", "p"], 1, "no such file: none.csv"),
     "no folder": (["fit", "samples.csv", "--out", "no/where/p"], 1, "no such folder"),
-    "no chain": (["fit", PRIOR, "--out", "p"], 1, "is no chain that can be read; known are"),
+    "no chain": (["fit", PRIOR, "--out", "p"], 1, "is no chain but a safetensors file"),
     "empty": (["fit", "empty.csv", "--out", "p"], 1, "empty.csv is empty"),
     "a picture": (["fit", "picture.png", "--out", "p"], 1, "known are"),
     "broken HDF5": (["fit", "broken.h5", "--out", "p"], 1, "can't be read"),

@@ -7,6 +7,7 @@ chain goes with each row.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -77,6 +78,10 @@ def read(samples: Any, names: Sequence[str] | None) -> Table:
         columns = {str(name): values for name, values in samples.items()}
         _refuse_grouped(columns)
         return Table(columns)
+    if isinstance(samples, (str, os.PathLike)):
+        raise TypeError(
+            f"`samples` must be values; got a path. Read it first: read_chain({str(samples)!r})"
+        )
     raise TypeError(
         "`samples` must be a tensor, a numpy array, a pandas DataFrame, a mapping of names to "
         f"arrays, or an ArviZ posterior; got {type(samples).__name__}. Wrap lists in numpy.array"

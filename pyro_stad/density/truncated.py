@@ -68,9 +68,16 @@ def contains(region: Region, layout: Layout, value: Tensor) -> Tensor:
 
     Raises:
         TypeError: if the region does not return a bool tensor.
-        ValueError: if it does not return one truth value for each point.
+        ValueError: if it does not return one truth value for each point, or asks for a variable
+            that there is not.
     """
-    inside = region(layout.unpack(value))
+    variables = layout.unpack(value)
+    try:
+        inside = region(variables)
+    except KeyError as error:
+        raise ValueError(
+            f"`region` asks for {error}; the variables are {list(variables)}"
+        ) from error
     if not isinstance(inside, Tensor) or inside.dtype != torch.bool:
         kind = inside.dtype if isinstance(inside, Tensor) else type(inside).__name__
         raise TypeError(f"`region` must return a bool tensor, as a comparison does; got {kind}")

@@ -3,6 +3,7 @@
 import math
 import pickle
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -240,6 +241,7 @@ def dangerous_yaml(folder):
 REFUSED = {
     "nothing there": (lambda folder: folder / "none", "no such file"),
     "a folder": (lambda folder: folder, "is a folder"),
+    "this folder": (lambda folder: Path("."), "is a folder"),
     "empty": (with_text(""), "is empty"),
     "blank": (with_text("\n \n"), "is empty"),
     "header alone": (with_text("a,b\n"), "has no rows"),

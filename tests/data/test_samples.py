@@ -167,6 +167,7 @@ BAD_DATA = {
         lambda: torch.randn(150, 200), ValueError, "more distinct rows than columns; got 150"
     ),
     "list": (lambda: [[1.0, 2.0]], TypeError, "got list. Wrap lists in numpy.array"),
+    "path": (lambda: "c.csv", TypeError, "Read it first: read_chain('c.csv')"),
     "strings": (lambda: np.array([["a", "b"]] * 200), TypeError, "must be numbers"),
     "objects": (lambda: np.array([[None, 1.0]] * 200), TypeError, "dtype object"),
     "complex": (lambda: torch.zeros(200, 2, dtype=torch.complex64), TypeError, "must be real"),

@@ -274,6 +274,7 @@ WRONG = {
     "no tensor": (lambda t: True, TypeError, "must return a bool tensor.*got bool"),
     "numbers": (lambda t: t["a"], TypeError, "got torch.float64"),
     "nothing inside": (lambda t: t["a"] > 1e6, ValueError, "none of 100,000 draws"),
+    "unknown name": (lambda t: t["q"] > 0, ValueError, "asks for 'q'; the variables are \\['a'"),
     "too many": (lambda t: torch.stack([t["a"] > 0] * 2, -1), ValueError, "one truth value for e"),
 }
 

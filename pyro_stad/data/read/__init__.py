@@ -114,6 +114,8 @@ def _renamed(found: Found, names: Sequence[str] | None, source: str) -> Found:
 
 def _read(path: Path) -> Found:
     """Read one path by the reader that recognises it."""
+    if not path.name:
+        path = path.resolve()  # the folder where we are
     _refuse_pickles(path)
     for reader in READERS:
         with _one_error(reader, path):
@@ -131,6 +133,8 @@ def _read(path: Path) -> Found:
             f"no such file: {path}, nor files that begin so and belong to a chain, as "
             f"{path.name}_1.txt with {path.name}.paramnames"
         )
+    if head(path, 9)[8:] == b"{":
+        raise ValueError(f"{path} is no chain but a safetensors file; load(path) opens a prior")
     raise ValueError(
         f"{path} begins with {head(path)!r}, which is no chain that can be read; known are {known}"
     )
