@@ -55,7 +55,7 @@ from pyro_stad.likelihood import FlowODE, SteinPath, calibrate, choose_steps, ma
 from pyro_stad.likelihood.maximum import train_free_form
 from pyro_stad.ode import RK4
 from pyro_stad.paths import PATHS, AbstractPath
-from pyro_stad.teacher import AbstractTrunkField, FreeFormField, PathField
+from pyro_stad.teacher import AbstractTrunkField, FreeFormField, Gate, PathField
 from pyro_stad.teacher.matching import match
 from pyro_stad.training import History, TrainingSettings
 
@@ -258,14 +258,20 @@ class _Workshop:
     def teacher(self, path: str | AbstractPath, kept: Batches, held: Batches) -> AbstractTrunkField:
         """Return the trained field."""
         like, settings = kept.values, self.settings
-        sizes = {"features": like.shape[1], "width": settings.width, "depth": settings.depth}
+        parts: dict[str, Any] = {
+            "features": like.shape[1],
+            "width": settings.width,
+            "depth": settings.depth,
+            "generator": self.first_weights("teacher"),
+            "gate": Gate.around(like),
+        }
         if path == "cnf":
-            free = FreeFormField(**sizes, generator=self.first_weights("teacher")).to(like)
+            free = FreeFormField(**parts).to(like)
             options = self.options("teacher", like)
             self.record("teacher", train_free_form(free, kept, held, settings.teacher, **options))
             return free
         chosen = build(path, PATHS, "path") if isinstance(path, str) else path
-        field = PathField(chosen, **sizes, generator=self.first_weights("teacher")).to(like)
+        field = PathField(chosen, **parts).to(like)
         options = self.options("teacher", like)
         history = match(field, kept, held, settings.teacher, **options)
         self.record("teacher", history)

@@ -39,7 +39,13 @@ from pyro_stad.errors import CheckpointError
 from pyro_stad.likelihood import CURVES, AbstractLikelihood, Calibration, FlowODE, SteinPath
 from pyro_stad.ode import SOLVERS, AbstractSolver
 from pyro_stad.paths import PATHS
-from pyro_stad.teacher import AbstractField, FreeFormField, PathField
+from pyro_stad.teacher import (
+    AbstractField,
+    AbstractTrunkField,
+    FreeFormField,
+    Gate,
+    PathField,
+)
 
 __all__ = ["load", "save_prior"]
 
@@ -307,14 +313,18 @@ def _build_likelihood(
 
 def _describe_field(field: AbstractField) -> dict[str, Any]:
     if type(field) is PathField:
-        sizes = {"width": field.trunk.width, "depth": field.trunk.depth}
-        return {"name": "path", "path": describe(field.path, PATHS, "path"), **sizes}
+        return {"name": "path", "path": describe(field.path, PATHS, "path"), **_of_trunk(field)}
     if type(field) is FreeFormField:
-        return {"name": "free-form", "width": field.trunk.width, "depth": field.trunk.depth}
+        return {"name": "free-form", **_of_trunk(field)}
     raise TypeError(
         f"a prior with a {type(field).__name__} can't be saved, only one with a network of this "
         "package; save the foreign network by its own means and wrap it again"
     )
+
+
+def _of_trunk(field: AbstractTrunkField) -> dict[str, Any]:
+    sizes = {"width": field.trunk.width, "depth": field.trunk.depth}
+    return {**sizes, "gate": field.gate and asdict(field.gate)}
 
 
 def _build_field(
@@ -322,11 +332,15 @@ def _build_field(
 ) -> AbstractField:
     sizes = {"features": features, **_sizes(config, tensors, "field.trunk")}
     # A file brings its own weights: none are to be drawn from the global generator.
-    weights = torch.Generator()
+    parts: dict[str, Any] = {
+        **sizes,
+        "generator": torch.Generator(),
+        "gate": decode(Gate | None, config.get("gate"), "gate"),
+    }
     if config["name"] == "path":
-        return PathField(build(config["path"], PATHS, "path"), **sizes, generator=weights)
+        return PathField(build(config["path"], PATHS, "path"), **parts)
     if config["name"] == "free-form":
-        return FreeFormField(**sizes, generator=weights)
+        return FreeFormField(**parts)
     raise ValueError(f"unknown field {config['name']!r}")
 
 

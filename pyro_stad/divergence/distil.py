@@ -302,7 +302,8 @@ def distil(
         resume: file of a resumable run.
         purpose: identifies the run in ``resume``.
     """
-    field.requires_grad_(False)
+    # A gate has its divergence in closed form: the network learns what is left.
+    field = field.requires_grad_(False).ungated()
     frame = objective.frame(field.features, settings.batch_size)
     fixed = held_out.draw(4 * settings.batch_size, generator, frame=frame)
 

@@ -38,7 +38,7 @@ class AbstractDivergenceNetwork(nn.Module, ABC):
     def velocity_and_residual(
         self, field: AbstractField, t: Tensor, x: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the velocity ``(B, D)`` and :math:`r(t, x)`, shape ``(B,)``."""
+        """Return the velocity ``(B, D)`` and :math:`r(t, x)`, shape ``(B,)``, without a gate."""
 
     @abstractmethod
     def residual_and_slope(
@@ -173,7 +173,7 @@ class SeparateNetwork(AbstractDivergenceNetwork):
     def velocity_and_residual(
         self, field: AbstractField, t: Tensor, x: Tensor
     ) -> tuple[Tensor, Tensor]:
-        return field.velocity(t, x), self.trunk(t, x)[..., 0]
+        return field.ungated().velocity(t, x), self.trunk(t, x)[..., 0]
 
     def residual_and_slope(
         self, field: AbstractField, t: Tensor, x: Tensor, tangent: Tensor
@@ -206,4 +206,4 @@ class Stein(AbstractDivergence, nn.Module):
         self, field: AbstractField, t: Tensor, x: Tensor
     ) -> tuple[Tensor, Tensor]:
         velocity, residual = self.network.velocity_and_residual(field, t, x)
-        return velocity, math.sqrt(field.features) * residual
+        return field.gated(x, velocity, math.sqrt(field.features) * residual)

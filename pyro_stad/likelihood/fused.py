@@ -14,6 +14,12 @@ differentiation. With :math:`\omega_k` the weights, at node k
 and back, with the gated SiLU's value h, slope :math:`\lambda` and bend
 :math:`\lambda' = (1 - s)(2\lambda - h)`. A second derivative and a transform go forward by the same
 operations and leave the way back to autograd; a trace holds both passes.
+
+A point does not move along the constant curve, so that the field's gate g, which depends on
+:math:`s = \lVert y\rVert^2` alone, comes out of the sums. With D the sum of the divergences, A of
+:math:`\omega\, y\cdot w` and C of :math:`\omega \cot\varphi\, w\cdot w`,
+
+.. math:: I = g D + (2 g' - g) A - g^2 C .
 """
 
 from __future__ import annotations
@@ -30,6 +36,7 @@ from pyro_stad._context import full_precision
 from pyro_stad.divergence import AbstractDivergence, Stein, TrunkHead
 from pyro_stad.likelihood.base import ROWS
 from pyro_stad.teacher import AbstractField, AbstractTrunkField, PathField
+from pyro_stad.teacher.gate import GateValues
 from pyro_stad.teacher.network import angle_features, gated_silu
 
 if TYPE_CHECKING:
@@ -72,6 +79,14 @@ class _Layer(NamedTuple):
     factor: Tensor | None  # m, or None in the first layer, where it is one
 
 
+class _Sums(NamedTuple):
+    """What a pass forward gathers over the nodes, each ``(B,)``."""
+
+    inside: Tensor  # of the divergence, without the clock
+    across: Tensor  # of y w
+    along: Tensor  # of cot w w
+
+
 class Fused:
     """Evaluates a ``SteinPath`` along its constant curve.
 
@@ -82,6 +97,7 @@ class Fused:
     of_nodes: _Tables
     of_few: dict[int, _Tables]
     weights: _Weights
+    clock: Tensor
     constant: Tensor
 
     def __init__(self, path: SteinPath) -> None:
@@ -119,8 +135,8 @@ class Fused:
     def by_autograd(self, x: Tensor) -> Tensor:
         """Return the same as operations that can be traced, and differentiated again."""
         y = x * self.path.field.data_scale
-        values, _, _ = _forward(self.weights, self.tables(y.shape[0]), self.rows(y))
-        return self.sum(y, values)
+        sums, _, _ = self.forward(y)
+        return self.values(y, sums, self.gate_at(y))
 
     def by_slopes(self, x: Tensor) -> Tensor:
         r"""Return the same as operations of a trace, which have the gradient s in them.
@@ -132,17 +148,68 @@ class Fused:
         """
         constant = x.detach()
         y = constant * self.path.field.data_scale
-        tables, rows = self.tables(len(y)), self.rows(y)
-        values, velocity, layers = _forward(self.weights, tables, rows)
-        slopes = self.path.field.data_scale * self.slopes(y, rows, velocity, layers)
+        sums, velocity, layers = self.forward(y)
+        gate = self.gate_at(y)
+        slopes = self.path.field.data_scale * self.slopes(y, sums, gate, velocity, layers)
         nothing = x - constant
         slopes = torch.add(slopes, nothing, alpha=torch.finfo(x.dtype).max)
-        return self.sum(y, values) + (nothing * slopes).sum(-1)
+        return self.values(y, sums, gate) + (nothing * slopes).sum(-1)
 
-    def slopes(self, y: Tensor, rows: Tensor, velocity: Tensor, layers: list[_Layer]) -> Tensor:
+    def forward(self, y: Tensor) -> tuple[_Sums, Tensor, list[_Layer]]:
+        """Return the sums over nodes of points ``(B, D)``, velocities ``(B K, D)``, and layers."""
+        tables, rows, shape = self.tables(y.shape[0]), self.rows(y), (-1, self.path.nodes)
+        turned, velocity, layers = _forward(self.weights, tables, rows)
+        weighted = tables.weights * velocity
+        across = (weighted * rows).sum(-1)
+        along = (weighted * velocity).mul(tables.cotangents).sum(-1)
+        sums = (part.reshape(shape).sum(-1) for part in (turned, across, along))
+        return _Sums(*sums), velocity, layers
+
+    def gate_at(self, y: Tensor) -> GateValues | None:
+        """Return the gate at points ``(B, D)``, or None where it is open for all of them."""
+        gate = self.path.field.gate
+        if gate is None:
+            return None
+        squared = y.square().sum(-1)
+        # By one look the operations of an open gate are saved: they would not change a bit.
+        seen = torch.jit.is_tracing() or is_transformed(y)
+        if not seen and squared.detach().amax().item() <= gate.inner**2:
+            return None
+        return gate.at(squared)
+
+    def values(self, y: Tensor, sums: _Sums, gate: GateValues | None) -> Tensor:
+        """Return log-densities ``(B,)``."""
+        end = torch.sub(self.constant, y.square().sum(-1), alpha=0.5)
+        inside = sums.inside + self.clock
+        if gate is None:
+            return end + inside - sums.across - sums.along
+        g, slope = gate.value, gate.slope
+        return end + g * inside - (g - 2 * slope) * sums.across - g * g * sums.along
+
+    def slopes(
+        self,
+        y: Tensor,
+        sums: _Sums,
+        gate: GateValues | None,
+        velocity: Tensor,
+        layers: list[_Layer],
+    ) -> Tensor:
         """Return the derivatives of the log-density by ``y``, ``(B, D)``, after a pass forward."""
-        of_rows = _backward(self.weights, self.tables(len(y)), rows, velocity, layers)
-        return of_rows.reshape(len(y), self.path.nodes, y.shape[1]).sum(1) - y
+        by_row = gate and GateValues(
+            *(part.repeat_interleave(self.path.nodes)[:, None] for part in gate)
+        )
+        tables, rows = self.tables(len(y)), self.rows(y)
+        of_rows = _backward(self.weights, tables, rows, velocity, layers, by_row)
+        of_points = of_rows.reshape(len(y), self.path.nodes, y.shape[1]).sum(1) - y
+        if gate is None:
+            return of_points
+        g, slope, bend = gate
+        by_norm = (
+            slope * (sums.inside + self.clock)
+            - (slope - 2 * bend) * sums.across
+            - 2 * g * slope * sums.along
+        )
+        return of_points + 2 * by_norm[:, None] * y
 
     def tables(self, points: int) -> _Tables:
         """Return the tables for ``points`` points, whose nodes lie side by side."""
@@ -156,11 +223,6 @@ class Fused:
     def rows(self, y: Tensor) -> Tensor:
         """Repeat points ``(B, D)`` for their nodes: ``(B K, D)``."""
         return y[:, None].expand(-1, self.path.nodes, -1).reshape(-1, y.shape[1])
-
-    def sum(self, y: Tensor, values: Tensor) -> Tensor:
-        """Return log-densities ``(B,)`` from ends ``y`` and weighted integrands ``(B K,)``."""
-        end = torch.sub(self.constant, y.square().sum(-1), alpha=0.5)
-        return end + values.reshape(-1, self.path.nodes).sum(-1)
 
     # Tables outlive the mode they are made in.
     @torch.inference_mode(mode=False)
@@ -185,8 +247,8 @@ class Fused:
         )
         enter, leave = trunk.enter.weight.mT, trunk.out.weight.mT
         self.weights = _Weights(enter, links, couplings, leave, trunk.out.bias)
-        clock = root * (path.weights * head.clock(embedded)).sum()
-        self.constant = clock + path.constant()
+        self.clock = root * (path.weights * head.clock(embedded)).sum()
+        self.constant = torch.full_like(self.clock, path.constant())
 
 
 class _LogProb(torch.autograd.Function):
@@ -195,26 +257,31 @@ class _LogProb(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, fused: Fused) -> Tensor:
         y = x * fused.path.field.data_scale
-        values, velocity, layers = _forward(fused.weights, fused.tables(len(y)), fused.rows(y))
-        ctx.fused = fused
-        ctx.save_for_backward(x, y, velocity, *chain.from_iterable(layers))
-        return fused.sum(y, values)
+        sums, velocity, layers = fused.forward(y)
+        ctx.fused, ctx.gate = fused, fused.gate_at(y)
+        ctx.save_for_backward(x, y, *sums, velocity, *chain.from_iterable(layers))
+        return fused.values(y, sums, ctx.gate)
 
     @staticmethod
     @full_precision
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, y, velocity, *saved = ctx.saved_tensors
+        x, y, inside, across, along, velocity, *saved = ctx.saved_tensors
         fused: Fused = ctx.fused
         if torch.is_grad_enabled():
             again = torch.autograd.grad(fused.by_autograd(x), x, grad, create_graph=True)
             return *again, None
         layers = [_Layer(*saved[i : i + 4]) for i in range(0, len(saved), 4)]
-        slopes = fused.slopes(y, fused.rows(y), velocity, layers)
+        sums = _Sums(inside, across, along)
+        slopes = fused.slopes(y, sums, ctx.gate, velocity, layers)
         return (fused.path.field.data_scale * grad)[:, None] * slopes, None
 
 
 def _forward(weights: _Weights, tables: _Tables, y: Tensor) -> tuple[Tensor, Tensor, list[_Layer]]:
-    """Return the weighted integrand of rows ``y``, ``(rows,)``, velocities, and layers."""
+    """Return what a pass forward gives for rows ``y``, all of it without the gate.
+
+    Returns:
+        The weighted divergences, less their clock, ``(rows,)``; velocities; layers.
+    """
     inputs = torch.addmm(tables.biases, y, weights.enter)
     depth = len(weights.links) + 1
     # Chunk, because split is a function in Python.
@@ -229,19 +296,31 @@ def _forward(weights: _Weights, tables: _Tables, y: Tensor) -> tuple[Tensor, Ten
         layers.append(_Layer(h, slope, sigmoid, factor))
         coupled = slope * factor
     velocity = torch.addmm(weights.out_bias, h, weights.out)
-    drift = velocity * torch.addcmul(y, velocity, tables.cotangents)
-    values = (coupled * turns[-1]).sum(-1) - (tables.weights * drift).sum(-1)
-    return values, velocity, layers
+    return (coupled * turns[-1]).sum(-1), velocity, layers
 
 
 def _backward(
-    weights: _Weights, tables: _Tables, y: Tensor, velocity: Tensor, layers: list[_Layer]
+    weights: _Weights,
+    tables: _Tables,
+    y: Tensor,
+    velocity: Tensor,
+    layers: list[_Layer],
+    gate: GateValues | None,
 ) -> Tensor:
-    """Return the derivatives of the weighted integrand with respect to rows ``y``."""
+    """Return the derivatives of the weighted integrand with respect to rows ``y``.
+
+    Those by way of the gate, whose values are given for every row, are not among them.
+    """
+    pull, cotangents = tables.weights, tables.cotangents
+    coupled = tables.turning[:, -weights.out.shape[0] :]
+    toward = y
+    if gate is not None:
+        less = gate.value - 2 * gate.slope
+        toward, pull = less * y, less * pull
+        cotangents, coupled = gate.value.square() * cotangents, gate.value * coupled
     # Minus the derivative by the value of a layer, and the derivative by its coupled slopes.
-    minus = torch.addcmul(y, velocity, tables.cotangents, value=2) * tables.weights
+    minus = torch.addcmul(toward, velocity, cotangents, value=2) * tables.weights
     minus = minus @ weights.out.mT
-    coupled = tables.turning[:, -minus.shape[1] :]
     deltas: list[Tensor] = []
     for index in reversed(range(len(layers))):
         value, slope, sigmoid, factor = layers[index]
@@ -252,4 +331,4 @@ def _backward(
             minus = deltas[0] @ weights.links[index - 1].mT
             coupled = (coupled * slope) @ weights.couplings[index - 1].mT
     entering = torch.cat(deltas, dim=-1) @ weights.enter.mT
-    return -torch.addcmul(entering, tables.weights, velocity)
+    return -torch.addcmul(entering, pull, velocity)

@@ -13,6 +13,7 @@ from pyro_stad.teacher.foreign import (
     from_score,
     from_velocity,
 )
+from pyro_stad.teacher.gate import Gate
 from pyro_stad.teacher.learned import FreeFormField, PathField
 from pyro_stad.teacher.network import Trunk
 
@@ -22,6 +23,7 @@ __all__ = [
     "AbstractTrunkField",
     "ForeignField",
     "FreeFormField",
+    "Gate",
     "GaussianMixtureField",
     "PathField",
     "Trunk",

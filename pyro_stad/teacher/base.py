@@ -12,6 +12,7 @@ needed only to show the field's four faces in path time, and to read foreign net
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_stad.paths import AbstractPath, convert
+from pyro_stad.teacher.gate import Gate
 from pyro_stad.teacher.network import Hidden, Trunk
 
 __all__ = ["AbstractAngularField", "AbstractField", "AbstractTrunkField"]
@@ -31,16 +33,34 @@ class AbstractField(nn.Module, ABC):
         features: the dimension D of a point.
         t_min, t_max: the data end and the noise end, in the field's own time.
         data_scale: the field's variable at ``t_min`` is ``data_scale`` times the data.
+        gate: what holds the field to zero far out, or None.
     """
 
     features: int
     t_min: float
     t_max: float
     data_scale: float
+    gate: Gate | None = None
 
     @abstractmethod
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
         """Return :math:`v(t, x)` for ``t``, ``()`` or ``(B,)``, and ``x``, ``(B, D)``."""
+
+    def ungated(self) -> AbstractField:
+        """Return the field without its gate, with the same network: what networks learn from."""
+        if self.gate is None:
+            return self
+        field = copy.copy(self)
+        field.gate = None
+        return field
+
+    def gated(self, x: Tensor, velocity: Tensor, divergence: Tensor) -> tuple[Tensor, Tensor]:
+        """Return velocity ``(B, D)`` and divergence ``(B,)`` of the field from those without."""
+        if self.gate is None:
+            return velocity, divergence
+        gate = self.gate.at(x.square().sum(-1))
+        across = (x * velocity).sum(-1)
+        return gate.value[..., None] * velocity, gate.value * divergence + 2 * gate.slope * across
 
     def at_fraction(self, fraction: Tensor) -> Tensor:
         """Return the times that lie at ``fraction`` of the way from data to noise."""
@@ -99,8 +119,11 @@ class AbstractTrunkField(AbstractField):
     trunk: Trunk
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
-        return self.trunk(t, x)
+        velocity = self.trunk(t, x)
+        if self.gate is None:
+            return velocity
+        return self.gate.at(x.square().sum(-1)).value[..., None] * velocity
 
     def velocity_and_hidden(self, t: Tensor, x: Tensor) -> tuple[Tensor, Hidden]:
-        """Return the velocity, shape ``(B, D)``, and the trunk's hidden layers."""
+        """Return the velocity without a gate, shape ``(B, D)``, and the trunk's hidden layers."""
         return self.trunk.with_hidden(t, x)

@@ -8,6 +8,7 @@ import torch
 
 from pyro_stad.paths import AbstractPath
 from pyro_stad.teacher.base import AbstractAngularField, AbstractTrunkField
+from pyro_stad.teacher.gate import Gate
 from pyro_stad.teacher.network import Trunk
 
 __all__ = ["FreeFormField", "PathField"]
@@ -22,6 +23,7 @@ class PathField(AbstractTrunkField, AbstractAngularField):
         width: units of each hidden layer.
         depth: number of hidden layers.
         generator: source of the first weights, or None for torch's global one.
+        gate: what holds the velocity to zero far out, or None.
 
     Example:
         >>> import torch
@@ -38,9 +40,11 @@ class PathField(AbstractTrunkField, AbstractAngularField):
         width: int,
         depth: int,
         generator: torch.Generator | None = None,
+        gate: Gate | None = None,
     ) -> None:
         super().__init__()
         self._set_path(path, features)
+        self.gate = gate
         self.trunk = Trunk(features, width, depth, features, generator)
 
 
@@ -58,8 +62,13 @@ class FreeFormField(AbstractTrunkField):
     t_min, t_max, data_scale = 0.0, 0.5 * math.pi, 1.0
 
     def __init__(
-        self, features: int, width: int, depth: int, generator: torch.Generator | None = None
+        self,
+        features: int,
+        width: int,
+        depth: int,
+        generator: torch.Generator | None = None,
+        gate: Gate | None = None,
     ) -> None:
         super().__init__()
-        self.features = features
+        self.features, self.gate = features, gate
         self.trunk = Trunk(features, width, depth, features, generator)

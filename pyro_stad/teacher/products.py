@@ -39,7 +39,8 @@ def jacobian_products(
     # A subclass with another velocity must not get the trunk's derivatives.
     by_trunk = isinstance(field, AbstractTrunkField)
     if by_trunk and type(field).velocity is AbstractTrunkField.velocity:
-        return cast(AbstractTrunkField, field).trunk.with_tangents(t, x, tangents)
+        value, products = cast(AbstractTrunkField, field).trunk.with_tangents(t, x, tangents)
+        return _gated(field, x, tangents, value, products)
 
     def velocity(y: Tensor) -> Tensor:
         return field.velocity(t, y)
@@ -51,6 +52,18 @@ def jacobian_products(
     value, pull = vjp(velocity, x)[:2]
     push = vjp(lambda w: pull(w)[0], torch.zeros_like(value))[1]
     return value, torch.stack([push(u.expand_as(x))[0] for u in tangents])
+
+
+def _gated(
+    field: AbstractField, x: Tensor, tangents: Tensor, velocity: Tensor, products: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return velocity and products of a field from those without its gate."""
+    if field.gate is None:
+        return velocity, products
+    gate = field.gate.at(x.square().sum(-1))
+    outward = (tangents * x).sum(-1, keepdim=True)
+    products = gate.value[..., None] * products + 2 * outward * (gate.slope[..., None] * velocity)
+    return gate.value[..., None] * velocity, products
 
 
 def _by_autograd(

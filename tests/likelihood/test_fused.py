@@ -9,15 +9,16 @@ from pyro_stad.divergence import SeparateNetwork, Stein, TrunkHead
 from pyro_stad.likelihood import Coarse, SteinPath
 from pyro_stad.ode import RK4
 from pyro_stad.paths import OptimalTransport
-from pyro_stad.teacher import PathField
+from pyro_stad.teacher import Gate, PathField
 
 FEATURES = 3
+GATES = {"open": None, "gated": Gate(1.0, 2.5)}
 
 
-def path_of(depth=3, *, frozen=True, dtype=torch.float64):
+def path_of(depth=3, *, frozen=True, dtype=torch.float64, gate=GATES["open"]):
     """Return a Stein path through networks of which no part is zero."""
     torch.manual_seed(depth)
-    field = PathField(OptimalTransport(), FEATURES, width=16, depth=depth)
+    field = PathField(OptimalTransport(), FEATURES, width=16, depth=depth, gate=gate)
     divergence = Stein(TrunkHead.for_field(field))
     path = SteinPath(field, divergence, RK4(2), nodes=16)
     with torch.no_grad():
@@ -37,8 +38,9 @@ def plain(path, x):
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 @pytest.mark.parametrize("count", [1, 5])
-def test_values_and_gradients_are_those_of_the_plain_way(depth, count):
-    path, x = path_of(depth), points(count).requires_grad_()
+@pytest.mark.parametrize("gate", GATES)
+def test_values_and_gradients_are_those_of_the_plain_way(depth, count, gate):
+    path, x = path_of(depth, gate=GATES[gate]), points(count).requires_grad_()
     assert path.fused.ready(x)
     got, wanted = path.log_prob(x), plain(path, x)
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
@@ -48,14 +50,16 @@ def test_values_and_gradients_are_those_of_the_plain_way(depth, count):
     torch.testing.assert_close(*slopes, rtol=0, atol=1e-11)
 
 
-def test_numerical_first_and_second_derivatives():
-    path, x = path_of(), points(2).requires_grad_()
+@pytest.mark.parametrize("gate", GATES)
+def test_numerical_first_and_second_derivatives(gate):
+    path, x = path_of(gate=GATES[gate]), points(4).requires_grad_()
     assert torch.autograd.gradcheck(path.log_prob, x)
     assert torch.autograd.gradgradcheck(path.log_prob, x)
 
 
-def test_hessians_by_functorch_are_those_of_autograd():
-    path, x = path_of(), points(1)
+@pytest.mark.parametrize("gate", GATES)
+def test_hessians_by_functorch_are_those_of_autograd(gate):
+    path, x = path_of(gate=GATES[gate]), points(1)
 
     def density(row):
         return path.log_prob(row[None])[0]
@@ -64,10 +68,24 @@ def test_hessians_by_functorch_are_those_of_autograd():
     torch.testing.assert_close(torch.func.hessian(density)(x[0]), wanted, rtol=0, atol=1e-10)
 
 
+def test_a_point_beyond_the_gate_changes_no_bit_of_the_others():
+    path, x = path_of(gate=Gate(3.5, 5.0), dtype=torch.float32), points(5, torch.float32)
+    far = torch.cat([x, x.new_full((1, FEATURES), 30.0)])
+    assert x.norm(dim=-1).max() < 3.5
+    slopes = []
+    for batch in (x, far):
+        batch.requires_grad_()
+        value = path.log_prob(batch)
+        slopes.append((value[:5], *torch.autograd.grad(value.sum(), batch)))
+    assert torch.equal(slopes[0][0], slopes[1][0])
+    assert torch.equal(slopes[0][1], slopes[1][1][:5])
+
+
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_trace_is_right_on_new_points_and_its_curvature_is_no_number(dtype):
-    path, x = path_of(dtype=dtype), points(3, dtype).requires_grad_()
+def test_a_trace_is_right_on_new_points_and_its_curvature_is_no_number(dtype, gate):
+    path, x = path_of(dtype=dtype, gate=GATES[gate]), points(3, dtype).requires_grad_()
     traced = torch.jit.trace(lambda row: path.log_prob(row), x[:1], check_trace=False)
     values = [torch.cat([f(row[None]) for row in x]) for f in (traced, path.log_prob)]
     slopes = [torch.autograd.grad(v.sum(), x, create_graph=True)[0] for v in values]
