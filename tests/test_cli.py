@@ -246,6 +246,19 @@ def test_a_bad_out_is_refused_before_training(name, folder, capsys, monkeypatch)
     test_errors_are_one_line_with_the_right_code(name, folder, capsys, monkeypatch)
 
 
+@pytest.mark.parametrize("command", ["log-prob", "check"])
+def test_files_behind_a_root_are_not_written_over(command, folder, tmp_path, capsys):
+    for number in (1, 2):
+        rows = "".join(f"{i},{i / 7}\n" for i in range(50))
+        (tmp_path / f"st_{number}.csv").write_text(f"# method = sample\na,b\n{rows}")
+    before, root = (tmp_path / "st_1.csv").read_bytes(), tmp_path / "st"
+    points = [root, "--out"] if command == "log-prob" else ["--samples", root, "--figure"]
+    code, _, err = call(capsys, command, folder / PRIOR, *points, tmp_path / "st_1.csv")
+    assert code == 1
+    assert "would be lost" in err
+    assert (tmp_path / "st_1.csv").read_bytes() == before
+
+
 @pytest.mark.parametrize("ending", ["csv", "npy"])
 def test_a_full_disk_leaves_the_old_file(ending, tmp_path, monkeypatch):
     path = tmp_path / f"draws.{ending}"

@@ -23,15 +23,15 @@ __all__ = ["check_out", "check_table", "even_rows", "read_points", "write_table"
 _ENDINGS = (".csv", ".npy")
 
 
-def read_points(path: Path, prior: FlowPrior) -> Tensor:
-    """Return points ``(N, D)`` in the prior's dtype, with columns matched by name.
+def read_points(path: Path, prior: FlowPrior) -> tuple[Tensor, tuple[Path, ...]]:
+    """Return points ``(N, D)`` in the prior's dtype, columns matched by name, and their files.
 
     Raises:
         ValueError: if the file can't be read, or lacks a parameter of the prior.
     """
     names = list(prior.names)
     chain = read_chain(path, var_names=names, names=names, weights=False)
-    return chain.values.to(prior.transforms[1].loc.dtype)
+    return chain.values.to(prior.transforms[1].loc.dtype), chain.files
 
 
 def even_rows(chain: Chain, most: int) -> Tensor:

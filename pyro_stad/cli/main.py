@@ -104,8 +104,8 @@ def fit(
         list[str] | None,
         typer.Option(
             help="NAME=LOW,HIGH; leave a side empty for none. NAME=periodic, NAME=PERIOD or "
-            "NAME=LOW,HIGH,periodic for an angle. Repeat per parameter. Replaces the bounds that "
-            "the chain brings."
+            "NAME=LOW,HIGH,periodic for an angle. Repeat per parameter. The chain's own bounds "
+            "hold for the others."
         ),
     ] = None,
     weights: Weights = None,
@@ -197,7 +197,9 @@ def log_prob(
     if out is not None:
         check_table(out, [prior, points])
     learned = load(prior)
-    values = read_points(points, learned)
+    values, files = read_points(points, learned)
+    if out is not None:
+        check_table(out, files)
     table = {"log_prob": learned.log_prob}
     if error:
         table["log_prob_error"] = learned.log_prob_error
@@ -247,6 +249,8 @@ def check(
         weights=_weights(weights, log_weights, no_weights=no_weights),
         log_weights=log_weights,
     )
+    if figure is not None:
+        check_out(figure, chain.files)
     points = even_rows(chain, most).to(learned.transforms[1].loc.dtype)
     audited = check_prior(learned, points, seed, figure)
     if as_json:

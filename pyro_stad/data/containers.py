@@ -130,10 +130,24 @@ def _of_frame(frame: Any) -> Table:
     columns = {
         name: frame.iloc[:, place] if by_place else frame[name] for place, name in enumerate(names)
     }
-    index = getattr(frame, "index", None)
-    if index is not None and "weights" in index.names:
-        return Table(columns, weights=index.get_level_values("weights"))
-    return Table(columns)
+    return Table(columns, weights=_weights_in(getattr(frame, "index", None)))
+
+
+def _weights_in(index: Any) -> Any:
+    """Return the weights that an index holds, or None.
+
+    Raises:
+        ValueError: if it holds their logarithms.
+    """
+    for name in [] if index is None else index.names:
+        if name in ("weights", "weight"):
+            return index.get_level_values(name)
+        if name in ("log_weights", "log_weight", "logw"):
+            raise ValueError(
+                f"the index of `samples` holds {name!r}; pass it on, "
+                f"log_weights=samples.index.get_level_values({name!r})"
+            )
+    return None
 
 
 def _of_dataset(dataset: Any) -> Table:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -96,9 +96,9 @@ def fit(
         bounds: ``{name: (low, high)}``, or one pair per coordinate; None leaves a side open. An
             angle is ``"periodic"``, with period two pi, or the number that is its period, or
             ``pyro_stad.data.Periodic(low, high)``; its density is periodic, its draws lie in
-            ``[low, high)``: from zero on if no sample is negative, else about zero. Those
-            of a chain are used unless some are given. For a cut that is no box, see
-            ``FlowPrior.truncate``.
+            ``[low, high)``: from zero on if no sample is negative, else about zero. The
+            bounds that a chain brings hold for what a mapping does not name; an empty one takes
+            none at all. For a cut that is no box, see ``FlowPrior.truncate``.
         path: a name in ``pyro_stad.paths.PATHS``, a path object, or ``"cnf"`` for a free-form
             continuous normalising flow trained by maximum likelihood.
         budget: a name in ``pyro_stad.density.BUDGETS`` or a ``FitSettings``.
@@ -128,9 +128,11 @@ def fit(
     checked = as_samples(
         samples, names=names, weights=weights, log_weights=log_weights, var_names=var_names
     )
-    limits = parse_bounds(
-        checked.bounds if bounds is None else bounds, checked.layout, checked.values
-    )
+    if bounds is None:
+        bounds = checked.bounds
+    elif isinstance(bounds, Mapping) and bounds:
+        bounds = {**checked.bounds, **bounds}
+    limits = parse_bounds(bounds, checked.layout, checked.values)
     taken = take_in(checked, limits, dtype)
     rows, values = taken.samples, taken.samples.values
     if limits is not None:

@@ -1,9 +1,11 @@
 """Chains of other samplers: every format gives back what was written, and weighs as it should."""
 
 import json
+import math
 import warnings
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
@@ -296,3 +298,40 @@ def test_fit_takes_a_chain_with_its_weights_and_bounds(values, weights, tmp_path
     assert prior.bounds[1] == (-float("inf"), float("inf"))
     free = pyro_stad.fit(chain, bounds={}, budget="tiny", progress=False, dtype=torch.float64)
     assert free.bounds is None
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_columns_that_pandas_has_counted_are_a_header(values, tmp_path, index):
+    pandas.DataFrame(values).to_csv(tmp_path / "t.csv", index=index)
+    chain = pyro_stad.read_chain(tmp_path / "t.csv")
+    assert chain.names == ("0", "1", "2")
+    np.testing.assert_array_equal(chain.values.numpy(), values)
+
+
+def test_ranges_without_a_range_are_none(values, weights, tmp_path):
+    files.write_getdist(tmp_path, values, weights)
+    (tmp_path / "root.ranges").write_text("")
+    assert pyro_stad.read_chain(tmp_path / "root").bounds == {}
+    (tmp_path / "root.ranges").write_text("# a remark\n\n  b  -7.0  7.0  # and another\n")
+    assert pyro_stad.read_chain(tmp_path / "root").bounds == {"b": (-7.0, 7.0)}
+
+
+def test_warmup_as_rstan_writes_it_is_left_out(tmp_path):
+    head = "# stan_version_major=2\n# warmup=3\n# save_warmup=1\n# thin=1\nlp__,a\n"
+    (tmp_path / "r.csv").write_text(head + "".join(f"0,{i}\n" for i in range(8)))
+    chain = pyro_stad.read_chain(tmp_path / "r.csv")
+    assert chain.burn_in == 3
+    assert chain.values[:, 0].tolist() == [3.0, 4.0, 5.0, 6.0, 7.0]
+
+
+def test_bounds_given_for_one_parameter_leave_those_of_the_others(values, tmp_path):
+    files.write_getdist(tmp_path, values, np.ones(len(values)))
+    chain = pyro_stad.read_chain(tmp_path / "root")
+    high = float(values[:, 0].max()) + 1
+    for given, first in (
+        ({"a": (-60.0, high)}, (-60.0, high)),
+        ({"a": None}, (-math.inf, math.inf)),
+    ):
+        prior = pyro_stad.fit(chain, bounds=given, budget="tiny", progress=False)
+        assert prior.bounds[0] == first
+        assert (prior.bounds[1].low, prior.bounds[1].high) == (-7.0, 7.0)

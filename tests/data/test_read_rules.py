@@ -245,6 +245,8 @@ REFUSED = {
     "empty": (with_text(""), "is empty"),
     "blank": (with_text("\n \n"), "is empty"),
     "header alone": (with_text("a,b\n"), "has no rows"),
+    "cut short": (with_text("a,b\n1,2\n3,4\n0.1"), "ends in a row of 1 where the others have 2"),
+    "cut short, in white space": (with_text("1 2\n3 4\n5\n"), "was it cut short?"),
     "ragged": (with_text("a,b\n1,2\n3,4,5\n"), "is not a table"),
     "two names alike": (with_text("a,a\n1,2\n"), "several columns with the names"),
     "a word among numbers": (with_text("a\n1\nx\n"), "has 'x' in row 1 of 'a'"),

@@ -113,3 +113,12 @@ def test_kish_counts_equal_weights():
     assert kish(torch.tensor([1.0, 1.0, 0.0, 1.0])) == 3
     # Weights 1 and 1/2, n of each: (3n/2)^2 / (5n/4) = 9n/5.
     assert kish(torch.tensor([1.0, 0.5] * 50)) == pytest.approx(90)
+
+
+def test_an_index_of_weights_by_another_name_is_used_or_named():
+    x, w = torch.randn(200, 2).numpy(), torch.rand(200).numpy()
+    frame = pandas.DataFrame(x, columns=["a", "b"])
+    used = as_samples(frame.set_index(pandas.Index(w, name="weight")))
+    np.testing.assert_allclose(used.weights / used.weights.sum(), w / w.sum(), rtol=1e-6)
+    with pytest.raises(ValueError, match="the index of `samples` holds 'log_weights'; pass it on"):
+        as_samples(frame.set_index(pandas.Index(np.log(w), name="log_weights")))

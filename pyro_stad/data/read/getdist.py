@@ -110,14 +110,17 @@ def read_names(file: Path) -> tuple[list[str], dict[str, str], list[str]]:
 
 
 def _read_ranges(file: Path) -> dict[str, Pair]:
-    """Return bounds by name.
+    """Return bounds by name; a file without any is empty.
 
     Raises:
         ValueError: for a line that is not understood.
     """
     bounds: dict[str, Pair] = {}
-    for line in filter(str.strip, read_text(file).splitlines()):
-        name, *rest = line.split()
+    lines = read_text(file).splitlines() if file.stat().st_size > 0 else []
+    for line in lines:
+        name, *rest = line.partition("#")[0].split() or [""]
+        if not name:
+            continue
         try:
             low, high = (None if side.upper() == "N" else float(side) for side in rest[:2])
         except ValueError:

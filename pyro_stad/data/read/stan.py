@@ -74,7 +74,9 @@ def _without_warmup(table: np.ndarray, comments: str, file: Path) -> tuple[np.nd
         return table[1:], 1
     if settings.get("save_warmup", "0") in ("0", "false") or method != "sample":
         return table, 0
-    warmup = -(-int(settings.get("num_warmup", 0)) // int(settings.get("thin", 1)))
+    # RStan and PyStan 2 leave out the num.
+    count = settings.get("num_warmup") or settings.get("warmup") or 0
+    warmup = -(-int(count) // int(settings.get("thin", 1)))
     if warmup >= len(table):
         raise ValueError(f"{file} has {len(table)} rows, all of them warm-up; did the run end?")
     return table[warmup:], warmup

@@ -2,7 +2,8 @@
 
 What decides, in this order: lines that begin with # are comments; the delimiter is a semicolon, a
 tab, a comma or a bar, if the first line below the header has one, else white space; a first line
-that is all numbers is no header. A column without a name is the index that pandas or R wrote.
+that is all numbers is no header, unless it counts the columns, as pandas names those of an array. A
+column without a name is the index that pandas or R wrote.
 """
 
 from __future__ import annotations
@@ -67,8 +68,14 @@ def _header_and_rows(path: Path) -> tuple[list[str] | None, list[str], str | Non
         return None, [], None
     delimiter = next((mark for mark in ";\t,|" if mark in rows[min(1, len(rows) - 1)]), None)
     first = _fields(rows[0], delimiter)
-    width = len(_fields(rows[-1], delimiter))
-    if not all(_is_number(field, delimiter) for field in first):
+    width = len(_fields(rows[min(1, len(rows) - 1)], delimiter))
+    last = len(_fields(rows[-1], delimiter))
+    if last < width:
+        raise ValueError(
+            f"{path} ends in a row of {last} where the others have {width}: was it cut short? Take "
+            "that row away, or write the file again"
+        )
+    if _counts_columns(first) or not all(_is_number(field, delimiter) for field in first):
         # A name of several words above a single column.
         return (first if width > 1 else [rows[0].strip().strip("\"'")]), rows[1:], delimiter
     if start:
@@ -82,6 +89,12 @@ def _fields(line: str, delimiter: str | None) -> list[str]:
     if delimiter is None:
         return [field.strip("\"'") for field in line.split()]
     return [f.strip() for f in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))]
+
+
+def _counts_columns(fields: list[str]) -> bool:
+    """Tell whether the fields are 0, 1, 2, ..., maybe after that of an index, without a name."""
+    named = fields[1:] if fields[0] == "" else fields
+    return len(fields) > 1 and named == [str(place) for place in range(len(named))]
 
 
 def _is_number(field: str, delimiter: str | None) -> bool:
