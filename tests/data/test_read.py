@@ -285,6 +285,13 @@ def test_other_results_in_memory(values, weights):
     getdist = pytest.importorskip("getdist")
     samples = getdist.MCSamples(samples=values, weights=weights, names=["a", "b", "c*"])
     assert pyro_stad.read_chain(samples).names == ("a", "b")
+    ranges = {"a": [-60.0, None], "b": [-7.0, 7.0, True]}
+    several = getdist.MCSamples(
+        samples=[values[:150], values[150:]], names=["a", "b", "c*"], ranges=ranges
+    )
+    chain = pyro_stad.read_chain(several)
+    assert chain.bounds == {"a": (-60.0, None), "b": Periodic(-7.0, 7.0)}
+    assert torch.bincount(chain.chains).tolist() == [150, len(values) - 150]
     anesthetic = pytest.importorskip("anesthetic")
     frame = anesthetic.MCMCSamples(data=values, columns=NAMED, weights=weights)
     np.testing.assert_array_equal(pyro_stad.read_chain(frame).weights.numpy(), weights)

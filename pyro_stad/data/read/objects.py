@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pyro_stad.data.bounds import Periodic
 from pyro_stad.data.layout import element_names
 from pyro_stad.data.read.base import Found, matrix_columns, spread
 from pyro_stad.data.read.hdf5 import walkers
@@ -82,6 +83,16 @@ def _getdist(samples: Any) -> Found:
     derived = (info.name for info in samples.paramNames.names if info.isDerived)
     found.left_out = dict.fromkeys(derived, "derived parameter")
     found.labels = {info.name: info.label for info in samples.paramNames.names if info.label}
+    low, high = samples.ranges.lower, samples.ranges.upper
+    for name in low.keys() | high.keys():
+        ends = low.get(name), high.get(name)
+        # A range without width is that of a parameter which is fixed.
+        if ends[0] != ends[1]:
+            found.bounds[name] = Periodic(*ends) if name in samples.ranges.periodic else ends
+    # Where each chain begins, and the end of the last; None if they are not known.
+    if samples.chain_offsets is not None:
+        lengths = np.diff(samples.chain_offsets)
+        found.chains = np.repeat(np.arange(len(lengths)), lengths)
     return found
 
 
