@@ -173,7 +173,7 @@ class Fused:
         squared = y.square().sum(-1)
         # By one look the operations of an open gate are saved: they would not change a bit.
         seen = torch.jit.is_tracing() or is_transformed(y)
-        if not seen and squared.detach().amax().item() <= gate.inner**2:
+        if not seen and bool((squared <= gate.inner**2).all()):
             return None
         return gate.at(squared)
 
