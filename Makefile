@@ -54,7 +54,7 @@ bench: venv
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/error_in_time.py
 	$(BIN)/python benchmarks/fit_budget.py
-	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python benchmarks/demo.py --figure docs/demo.png
 	$(BIN)/python benchmarks/tails.py
 	$(BIN)/python benchmarks/tables.py
 

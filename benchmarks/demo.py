@@ -8,7 +8,9 @@ four minutes.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+from pathlib import Path
 
 from common import arguments, provenance, write
 
@@ -17,10 +19,13 @@ from pyro_stad.demo import DemoSettings, run_demo, text
 
 def main() -> None:
     parser = arguments(__doc__, "demo")
+    parser.add_argument("--figure", type=Path, help="where to keep the picture of this run")
     options = parser.parse_args()
     made = provenance(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         summary = run_demo(folder, DemoSettings(seed=options.seed, progress=False))
+        if options.figure is not None:
+            shutil.copy(Path(folder) / "figure.png", options.figure)
     print(text(summary))
     for part in ("kinetics", "regression"):
         print(part, summary[part]["seconds"])

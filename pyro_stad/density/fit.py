@@ -63,6 +63,8 @@ __all__ = ["fit"]
 
 _VERSIONED = ("pyro-stad", "torch", "pyro-ppl")
 _STEPS = (1, 2, 4, 8, 16, 32, 64)
+# Enough to know the radius of the outermost thousandth.
+_GATE_ROWS = 100_000
 
 
 @own_context()
@@ -265,7 +267,8 @@ class _Workshop:
             "width": settings.width,
             "depth": settings.depth,
             "generator": self.first_weights("teacher"),
-            "gate": Gate.around(like),
+            # Rows as often as their weight says: a nested sampler's first ones are far out.
+            "gate": Gate.around(kept.subset(_GATE_ROWS, self.generator("gate", like))),
         }
         if path == "cnf":
             free = FreeFormField(**parts).to(like)

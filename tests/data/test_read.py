@@ -315,6 +315,11 @@ def test_columns_that_pandas_has_counted_are_a_header(values, tmp_path, index):
     np.testing.assert_array_equal(chain.values.numpy(), values)
 
 
+def test_a_first_row_of_integers_like_the_others_is_a_row(tmp_path):
+    (tmp_path / "t.csv").write_text("0,1\n1,1\n2,0\n")
+    assert pyro_stad.read_chain(tmp_path / "t.csv").values.shape == (3, 2)
+
+
 def test_ranges_without_a_range_are_none(values, weights, tmp_path):
     files.write_getdist(tmp_path, values, weights)
     (tmp_path / "root.ranges").write_text("")

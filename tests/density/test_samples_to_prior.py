@@ -103,3 +103,13 @@ def test_any_integer_is_a_seed_of_an_evidence(seed):
     result = pyro_stad.log_evidence(model, torch.tensor(1.0), seed=seed, **options)
     truth = dist.Normal(0.0, 1.25**0.5).log_prob(torch.tensor(1.0))
     assert abs(result.log_z - truth) < 5 * result.log_z_err
+
+
+def test_the_gate_is_about_the_rows_that_have_weight():
+    source = torch.Generator().manual_seed(0)
+    rows = torch.randn(2000, 2, generator=source)
+    far = 30 * torch.randn(500, 2, generator=source)
+    weights = torch.cat([torch.ones(2000), torch.full((500,), 1e-12)])
+    prior = pyro_stad.fit(torch.cat([rows, far]), weights=weights, budget="tiny", progress=False)
+    # Of 2,000 normal rows in the plane the outermost thousandth begins between 3.2 and 4.6.
+    assert 3.2 < prior.likelihood.field.gate.inner < 4.6

@@ -124,9 +124,16 @@ def test_a_gate_leaves_the_samples_alone_and_a_normal_cloud_too():
     # The quantile of a thousandth, seen by five samples, is known to a tenth or so.
     assert gate.inner == pytest.approx(math.sqrt(5) + 2.3, abs=0.3)
     assert (normal.norm(dim=-1) > gate.inner).double().mean() <= 1e-3
-    wide = Gate.around(3 * normal)
-    share = (3 * normal.norm(dim=-1) > wide.inner).double().mean()
+    wide = Gate.around(1.1 * normal)
+    share = (1.1 * normal.norm(dim=-1) > wide.inner).double().mean()
     assert share == pytest.approx(1e-3, abs=3e-4)
+
+
+def test_a_cloud_that_reaches_much_further_than_a_normal_one_gets_no_gate():
+    heavy = torch.distributions.StudentT(torch.tensor(3.0, dtype=torch.float64))
+    torch.manual_seed(0)
+    cloud = heavy.sample((5000, 2))
+    assert Gate.around(cloud / cloud.std(0)) is None
 
 
 @pytest.mark.parametrize("radii", [(0.0, 1.0), (2.0, 2.0), (1.0, math.inf), (math.nan, 1.0)])

@@ -68,14 +68,16 @@ def _header_and_rows(path: Path) -> tuple[list[str] | None, list[str], str | Non
         return None, [], None
     delimiter = next((mark for mark in ";\t,|" if mark in rows[min(1, len(rows) - 1)]), None)
     first = _fields(rows[0], delimiter)
-    width = len(_fields(rows[min(1, len(rows) - 1)], delimiter))
+    second = _fields(rows[min(1, len(rows) - 1)], delimiter)
+    width = len(second)
     last = len(_fields(rows[-1], delimiter))
     if last < width:
         raise ValueError(
             f"{path} ends in a row of {last} where the others have {width}: was it cut short? Take "
             "that row away, or write the file again"
         )
-    if _counts_columns(first) or not all(_is_number(field, delimiter) for field in first):
+    numeric = all(_is_number(field, delimiter) for field in first)
+    if not numeric or _counts_columns(first, second):
         # A name of several words above a single column.
         return (first if width > 1 else [rows[0].strip().strip("\"'")]), rows[1:], delimiter
     if start:
@@ -91,10 +93,15 @@ def _fields(line: str, delimiter: str | None) -> list[str]:
     return [f.strip() for f in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))]
 
 
-def _counts_columns(fields: list[str]) -> bool:
-    """Tell whether the fields are 0, 1, 2, ..., maybe after that of an index, without a name."""
-    named = fields[1:] if fields[0] == "" else fields
-    return len(fields) > 1 and named == [str(place) for place in range(len(named))]
+def _counts_columns(first: list[str], second: list[str]) -> bool:
+    """Tell whether a first line is 0, 1, 2, ..., maybe after the empty name of an index.
+
+    Above integers it may be a row like them, unless there is such an empty name.
+    """
+    has_index = first[0] == ""
+    names = first[1:] if has_index else first
+    counts = len(first) > 1 and names == [str(place) for place in range(len(names))]
+    return counts and (has_index or not all(field.isdigit() for field in second))
 
 
 def _is_number(field: str, delimiter: str | None) -> bool:
