@@ -33,4 +33,20 @@ for module, argument, extra in (("typer", ["--version"], "cli"), ("matplotlib", 
         assert done.returncode, done
         assert len(lines) == 1, done.stderr
         assert ("pyro-stad[cli]" if missing else f"pyro-stad[{extra}]") in lines[0], lines
+with open("core.parquet", "wb") as file:
+    file.write(b"PAR1" + bytes(100) + b"PAR1")
+uses = {
+    ("pyarrow", "chains"): lambda: pyro_stad.read_chain("core.parquet"),
+    ("nautilus", "evidence"): lambda: pyro_stad.log_evidence(
+        model, torch.tensor(0.3), method="nested", progress=False
+    ),
+}
+for (module, extra), use in uses.items():
+    if find_spec(module) is None:
+        said = ""
+        try:
+            use()
+        except ImportError as error:
+            said = str(error)
+        assert f"pyro-stad[{extra}]" in said, said
 print("core dependencies alone: passed", found.log_z)

@@ -17,16 +17,12 @@ __all__ = ["merge_repeats"]
 
 
 def merge_repeats(samples: Samples) -> Samples:
-    """Return the rows that have a weight, each once, in the order in which they come first."""
+    """Return the rows, each once, in the order in which they come first."""
     values, weights, chains = samples.values, samples.weights, samples.chains
-    if weights is not None and (weights == 0).any():
-        here = weights > 0
-        values, weights = values[here], weights[here]
-        chains = None if chains is None else chains[here]
     distinct, place = torch.unique(values, dim=0, return_inverse=True)
     count = len(distinct)
     if count == len(values):
-        return replace(samples, values=values, weights=weights, chains=chains)
+        return samples
     first = torch.full((count,), len(values)).scatter_reduce(
         0, place, torch.arange(len(values)), "amin"
     )

@@ -6,6 +6,7 @@ What came in by name goes out by name, by way of a :class:`~pyro_stad.data.layou
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,9 @@ from pyro_stad.data.chain import Chain
 from pyro_stad.data.containers import Table, read
 from pyro_stad.data.layout import Layout, element_names
 from pyro_stad.data.numbers import to_float64
+from pyro_stad.data.sampler_columns import sampler_column
 from pyro_stad.data.weights import check_weights
+from pyro_stad.errors import SampleWarning
 
 __all__ = ["Samples", "as_samples"]
 
@@ -69,22 +72,29 @@ def as_samples(
         ValueError: for the wrong shape, masked or missing cells, fewer than 100 distinct rows or
             fewer than columns, non-finite values, constant columns, or unusable weights; columns
             are named.
+
+    Warns:
+        SampleWarning: for columns of a table that look like a sampler's own.
     """
     table = _table(samples, names, var_names)
     own = table.weights
     if own is not None and (weights is not None or log_weights is not None):
         raise ValueError("`samples` hold weights of their own; pass no others beside them")
     weights, log_weights = _named(table, weights), _named(table, log_weights)
+    if var_names is None and table.named and not isinstance(samples, Chain):
+        _warn_of_sampler_columns(table.columns)
     values, layout = _matrix(table, var_names)
     if isinstance(samples, Chain):
         layout = Layout.of(layout.names)
-    _check_values(values, layout)
     checked = check_weights(
         weights if own is None else own, log_weights, len(values), least=_LEAST_ROWS
     )
+    rows = len(values)
+    values, checked, chains = _with_weight(values, checked, table.chains)
+    _check_values(values, layout, "" if len(values) == rows else " in the rows that have a weight")
     bounds = samples.bounds if isinstance(samples, Chain) else {}
     kept = {name: pair for name, pair in bounds.items() if name in layout.names}
-    return Samples(values, checked, layout, table.chains, kept)
+    return Samples(values, checked, layout, chains, kept)
 
 
 def _table(samples: Any, names: Sequence[str] | None, var_names: Sequence[str] | None) -> Table:
@@ -112,6 +122,35 @@ def _named(table: Table, weights: Any) -> Any:
     return table.columns.pop(weights)
 
 
+def _with_weight(
+    values: Tensor, weights: Tensor | None, chains: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Drop the rows without weight, which are no part of the law, wherever they lie."""
+    if weights is None or (weights > 0).all():
+        return values, weights, chains
+    here = weights > 0
+    weights = None if (weights[here] == 1).all() else weights[here]
+    return values[here], weights, None if chains is None else chains[here]
+
+
+def _warn_of_sampler_columns(columns: Mapping[str, Any]) -> None:
+    """Warn of columns of a table in memory that files of chains would leave out.
+
+    Here the user chose the columns, so they are kept; but a log-density among the parameters is a
+    function of them, and the learned density would be a sheet.
+    """
+    reasons = {name: reason for name in columns if (reason := sampler_column(name)) is not None}
+    if reasons and len(reasons) < len(columns):
+        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        wanted = [name for name in columns if name not in reasons]
+        warnings.warn(
+            f"`samples` have columns that look like a sampler's own ({listed}), and they are "
+            f"learned as parameters. Choose with var_names={wanted}, or name them there too",
+            SampleWarning,
+            stacklevel=4,
+        )
+
+
 def _matrix(table: Table, var_names: Sequence[str] | None) -> tuple[Tensor, Layout]:
     """Return the chosen columns side by side, and what they are called."""
     chosen = list(table.columns) if var_names is None else list(var_names)
@@ -135,7 +174,7 @@ def _matrix(table: Table, var_names: Sequence[str] | None) -> tuple[Tensor, Layo
     return torch.cat(parts, dim=1), Layout(tuple(names), tuple(variables))
 
 
-def _check_values(values: Tensor, layout: Layout) -> None:
+def _check_values(values: Tensor, layout: Layout, among: str) -> None:
     if values.shape[1] == 0:
         raise ValueError("`samples` has no columns")
     bad = ~torch.isfinite(values)
@@ -150,7 +189,7 @@ def _check_values(values: Tensor, layout: Layout) -> None:
         if constant.any():
             column = int(constant.nonzero()[0])
             raise ValueError(
-                f"column {layout.names[column]} is constant ({values[0, column].item()}); "
+                f"column {layout.names[column]} is constant ({values[0, column].item()}){among}; "
                 "a density in it does not exist. Drop it, and put the constant into the model; or, "
                 "if its spread was rounded away, keep the samples in float64"
             )

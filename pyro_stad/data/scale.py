@@ -35,12 +35,6 @@ def check_scale(
             around the mean; the column is named.
     """
     loc, scale = spread_of(values, weights)
-    if not (scale > 0).all():
-        column = int((scale > 0).logical_not().nonzero()[0])
-        raise ValueError(
-            f"column {names[column]} is constant ({loc[column].item()}) in the rows that have a "
-            "weight; drop it, and put the constant into the model"
-        )
     _check_ends(values.abs().amax(0), scale, names, dtype)
     _check_steps(loc, scale, scale, names, dtype)
 

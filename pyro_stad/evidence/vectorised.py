@@ -255,7 +255,8 @@ def _first_run(model: Callable[..., Any], args: Any, kwargs: Any) -> list[Any]:
         if site_is_subsample(site) and site["value"].numel() < site["fn"].size:
             raise ValueError(
                 f"plate {site['name']!r} takes a subsample of {site['value'].numel()} of "
-                f"{site['fn'].size}; an evidence needs all of the data, without subsample_size"
+                f"{site['fn'].size} and scales its likelihood up; an evidence needs all of the "
+                "data, without `subsample_size` or `subsample`"
             )
     return [site for site in nodes if not site_is_subsample(site)]
 

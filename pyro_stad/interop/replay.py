@@ -103,7 +103,7 @@ def _check_sites(trace: Any, draws: Mapping[str, Tensor]) -> None:
             if site["value"].numel() < site["fn"].size:
                 raise ValueError(
                     f"plate {name!r} takes a subsample of {site['value'].numel()} of "
-                    f"{site['fn'].size}, other rows in every replay; pass a model of all the data"
+                    f"{site['fn'].size}, which is not the data; pass a model of all of them"
                 )
         elif not site["is_observed"] and name not in draws:
             raise ValueError(

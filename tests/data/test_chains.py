@@ -162,9 +162,9 @@ def test_repeats_become_weights_in_the_order_of_the_chain():
     assert merged.values[:, 0].tolist() == [3, 1, 2]
     assert merged.weights.tolist() == pytest.approx([1, 1 / 3, 2 / 3])
     assert merged.chains.tolist() == [0, 0, 1]
-    weighted = merge_repeats(samples(x, weights=torch.tensor([0.0, 1, 0.25, 0, 0.25, 0.5])))
-    assert weighted.values[:, 0].tolist() == [1, 3, 2]
-    assert weighted.weights.tolist() == [1, 0.5, 0.5]
+    weighted = merge_repeats(samples(x, weights=torch.tensor([0.1, 1, 0.15, 0.25, 0.25, 0.25])))
+    assert weighted.values[:, 0].tolist() == [3, 1, 2]
+    assert weighted.weights.tolist() == [0.5, 1, 0.5]
     assert merge_repeats(samples(x[[0, 1, 0, 1]])).weights is None
 
 

@@ -9,6 +9,7 @@ import pandas
 import pytest
 import torch
 
+import pyro_stad
 from pyro_stad.data import (
     Periodic,
     as_samples,
@@ -53,6 +54,7 @@ CONTAINERS = {
         x.numpy(), columns=pandas.MultiIndex.from_tuples(LABELS, names=[None, "labels"])
     ),
 }
+BOX = [(-100.0, 100.0)] * 3
 ABC = list(enumerate("abc"))
 LABELS = [("a", "$a$"), ("b", "$b$"), ("c", "$c$")]
 
@@ -326,3 +328,36 @@ def test_balanced_noise_is_normal_orthogonal_and_antithetic():
     assert (lengths.var(0) - 8).abs().max() < 5 * math.sqrt(8**2 * 5 / 20_000)
     covariance = torch.einsum("nfi,nfj->fij", noise[0], noise[0]) / 20_000
     assert (covariance - torch.eye(4)).abs().max() < 5 * math.sqrt(2 / 20_000)
+
+
+def test_rows_without_weight_have_no_part():
+    x = matrix()
+    far = torch.tensor([[math.nan, 0.0, 0.0], [-1e9, 0.0, 0.0]])
+    weights = torch.cat([torch.ones(len(x)), torch.zeros(2)])
+    read = as_samples(torch.cat([x, far]), weights=weights)
+    assert read.weights is None
+    assert torch.equal(read.values, x)
+    logs = weights.log()
+    check_inside(as_samples(torch.cat([x, far]), log_weights=logs).values, BOX, ("a", "b", "c"))
+
+
+SAMPLERS_OWN = {
+    "Stan": ["lp__", "chain__", "a", "b"],
+    "emcee": ["a", "b", "log_prob"],
+    "anesthetic": ["a", "b", "logL", "logL_birth", "nlive"],
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS_OWN)
+@pytest.mark.parametrize("make", [dict, pandas.DataFrame])
+def test_sampler_columns_in_memory_are_warned_of(sampler, make, recwarn):
+    x = torch.randn(200, 5).numpy()
+    table = make({name: x[:, i] for i, name in enumerate(SAMPLERS_OWN[sampler])})
+    with pytest.warns(pyro_stad.SampleWarning, match=r"var_names=\['a', 'b'\]") as caught:
+        assert as_samples(table).layout.names == tuple(SAMPLERS_OWN[sampler])
+    own = [name for name in SAMPLERS_OWN[sampler] if name not in "ab"]
+    assert all(name in str(caught[0].message) for name in own)
+    recwarn.clear()
+    as_samples(table, var_names=["a", "b"])
+    as_samples(table, var_names=SAMPLERS_OWN[sampler])
+    assert not recwarn.list

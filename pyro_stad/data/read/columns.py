@@ -19,21 +19,9 @@ import torch
 
 from pyro_stad.data.chain import Chain
 from pyro_stad.data.read.base import Found
+from pyro_stad.data.sampler_columns import LOG_WEIGHTS, WEIGHTS, is_density, sampler_column
 
 __all__ = ["Choice", "choose"]
-
-_DENSITIES = """
-    lp log_p logp log_prob logprob lnprob logpost log_post log_posterior lnpost logl log_l loglike
-    lnlike loglikelihood log_likelihood log_like lnl logprior log_prior lnprior logl_birth
-    loglikelihood_birth minuslogpost minuslogprior minusloglike neglogpost chi2 like post
-""".split()
-_COUNTERS = """
-    iteration iter chain draw step walker sample_id .iteration .chain .draw nlive insertion
-    insertion_index
-""".split()
-_BEGINNINGS = ("chi2_", "minuslog")
-_WEIGHTS = ("weights", "importance_weights", "importance_weight")
-_LOG_WEIGHTS = ("log_weight", "log_weights", "logweight", "logweights", "log_w", "logw", "logwt")
 
 
 @dataclass(frozen=True)
@@ -84,15 +72,9 @@ def _reasons(columns: dict[str, np.ndarray]) -> dict[str, str]:
     """Return why columns are not parameters, judged by their names and values."""
     reasons = {}
     for name, values in columns.items():
-        plain = name.lower()
-        if plain in _DENSITIES or plain.startswith(_BEGINNINGS):
-            reasons[name] = "log-density of the sampler"
-        elif plain in (*_WEIGHTS, *_LOG_WEIGHTS):
-            reasons[name] = "weights"
-        elif plain in _COUNTERS:
-            reasons[name] = "counter of the sampler"
-        elif plain.endswith("__"):
-            reasons[name] = "the sampler's own"
+        reason = sampler_column(name)
+        if reason is not None:
+            reasons[name] = reason
         elif len(values) > 1 and (values == values[0]).all():
             reasons[name] = f"constant ({values[0]:g})"
     return reasons
@@ -180,14 +162,13 @@ def _guess(columns: dict[str, np.ndarray], found: Found, choice: Choice) -> tupl
     if found.weights is not None:
         return None, False
     plain = {name.lower(): name for name in columns if name not in wanted}
-    for names, is_log in ((_WEIGHTS, False), (_LOG_WEIGHTS, True)):
+    for names, is_log in ((WEIGHTS, False), (LOG_WEIGHTS, True)):
         for name in names:
             if name in plain:
                 return plain[name], is_log
     if "weight" not in plain:
         return None, False
-    by_sampler = any(name in plain for name in _DENSITIES)
-    if by_sampler or next(iter(plain)) == "weight":
+    if any(is_density(name) for name in plain):
         return plain["weight"], False
     raise ValueError(
         "the column 'weight' may hold weights of the samples or a parameter; say which "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from pyro_stad.data.read.text import head, read_text
 
 __all__ = ["Table"]
 
+# Double precision as Fortran writes it: 1.25D+00.
+_FORTRAN = re.compile(r"(\d\.\d*|\.\d+)[dD]([+-]?\d+)")
 _INDEX = "index of the rows"
 
 
@@ -61,7 +64,8 @@ def _is_wide(path: Path) -> bool:
 
 def _header_and_rows(path: Path) -> tuple[list[str] | None, list[str], str | None]:
     """Return the names if there are any, the lines below them, and the delimiter."""
-    lines = [line for line in read_text(path).splitlines() if line.strip()]
+    text = _FORTRAN.sub(r"\1e\2", read_text(path))
+    lines = [line for line in text.splitlines() if line.strip()]
     start = next((i for i, s in enumerate(lines) if not s.lstrip().startswith("#")), len(lines))
     rows = [line for line in lines[start:] if not line.lstrip().startswith("#")]
     if not rows:
