@@ -8,9 +8,12 @@ for that coefficient (Schoenberg's variation-diminishing spline): it increases a
 and rounds off what has a kink.
 
 How many quantiles, and in which coordinate s, held-out samples decide, by the log-density of each
-coordinate alone. They decide too whether there is to be a map at all: it has to describe them
-better than a normal law does, by a margin that a normal law's own samples never reach; or there
-are more samples far out than a normal law allows.
+coordinate alone: the fewest that are nearly as good as the best. They decide too whether there is
+to be a map at all: far from the middle, it has to describe them better than a normal law does, by a
+margin that a normal law's own samples never reach; or there are more of them far out than a normal
+law allows; or there is a wall. Two modes ask for no map. A flow learns them better than what is
+left when the gap between them is closed in each coordinate: for two lobes on the diagonal of a
+square, held-out log-densities were 0.2 nat lower with maps than without.
 
 References:
     Fritsch and Carlson (1980), Monotone Piecewise Cubic Interpolation, SIAM Journal on Numerical
@@ -41,16 +44,17 @@ __all__ = ["fit_margins"]
 
 _MOST_ROWS, _MOST_HELD = 50_000, 10_000
 _FOLDS = 4
-_CELLS = (4, 6, 9, 14, 22, 34)
+_CELLS = (2, 4, 6, 9, 14, 22, 34)
 _ROWS_PER_CELL = 8
+_LEAST_VALUES = 4  # in a tail
 _SHARES = (0.5, 0.02)  # of the samples, in the shortest interval, that is the middle of s
 _WALL_SHARE, _TAIL_SHARE = 0.1, 0.05
 _FEW, _LARGEST_SHARE = 30, 0.2  # rows in a tail of few samples, while it is no larger than this
 _FARTHEST = 12.5  # score up to which the fitted tails rule
 _STEPS, _FINEST, _COARSEST = 1000, 0.05, 0.15
 _LEAST_INCREMENT = 1e-5  # of coefficients of about ten, in single precision
-_LEAST_GAIN, _ERRORS = 0.03, 3.0
-_MOST_GAIN = 5.0
+_GOOD_ENOUGH, _LEAST_GAIN, _ERRORS = 0.02, 0.01, 3.0  # nats, and standard errors
+_MOST_GAIN, _OUTER = 5.0, 2.0
 _FAR, _LOG_CHANCE = 4.5, math.log(1e-3)
 
 
@@ -185,7 +189,8 @@ def _fit(rows: _Rows, walls: tuple[bool, bool]) -> tuple[Splines, tuple[str, str
             spline = _spline(bulk, _place(train, share), cells)
             scores[i, fold == k] = _log_prob(spline, test)
     means = scores @ held.weights / held.worth
-    best = int(means.argmax())
+    good = [i for i in range(len(means)) if means[i] >= means.max() - _GOOD_ENOUGH]
+    best = min(good, key=lambda i: (candidates[i][1], -means[i]))
     bulk = _bulk(_sorted(rows), walls)
     if bulk is None or not _needs_map(held, scores[best] - normal, bulk):
         return None
@@ -199,14 +204,16 @@ def _needs_map(rows: _Rows, gain: Array, bulk: _Bulk) -> bool:
     share = rows.weights / rows.worth
     # A few rows far out, however unlikely under a normal law, don't decide alone.
     gain = gain.clip(max=_MOST_GAIN)
+    loc, scale = _moments(rows)
+    if not share @ gain > 0:
+        return False
+    gain = np.where(np.abs(rows.u - loc) > _OUTER * scale, gain, 0.0)
     mean = float(share @ gain)
     error = math.sqrt(float(share @ (gain - mean) ** 2) / rows.worth)
     if mean > _LEAST_GAIN and mean > _ERRORS * error:
         return True
-    if not mean > error:
-        return False
     # A wall is known: that samples near it are as many as behind a wall, is no chance.
-    return _far_out(rows) or any(isinstance(end.tail, Wall) for end in bulk[1:])
+    return mean > error and (_far_out(rows) or any(isinstance(e.tail, Wall) for e in bulk[1:]))
 
 
 def _far_out(rows: _Rows) -> bool:
@@ -273,7 +280,7 @@ def _end(rows: _Rows, *, wall: bool) -> _End | None:
         share = min(max(least, _FEW / rows.worth), _LARGEST_SHARE)
         edge = float(np.interp(-ndtri(share), scores, rows.u))
         beyond = rows.u > edge
-        if len(np.unique(rows.u[beyond])) < _CELLS[0]:
+        if len(np.unique(rows.u[beyond])) < _LEAST_VALUES:
             return None
         d = rows.u[beyond] - edge
         found = _End(edge, share, fit_tail(d, rows.weights[beyond], wall=wall))

@@ -27,11 +27,13 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
+from pyro_stad._checks import is_transformed
 from pyro_stad._context import full_precision
 
 __all__ = ["Margins"]
@@ -106,6 +108,7 @@ class Margins(Transform):
         # With the derivative's, 3 a_3 and 2 a_2: one look gives all.
         slopes = torch.stack([3 * pieces[..., 3], 2 * pieces[..., 2]], -1)
         self._table = torch.cat([pieces, slopes], -1).flatten(0, 1).to(like)
+        self._one = torch.ones_like(like)
         self._inverse_scale, self._inverse_step = 1 / splines.scale, 1 / splines.step
         self._origin = -splines.start / splines.step
         self._spread = splines.scale * splines.step
@@ -121,7 +124,14 @@ class Margins(Transform):
     @full_precision
     def to_normal(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return v and the sum of ``log dv/du`` over coordinates, shape ``(...)``."""
-        mine = u[..., self._index]
+        # For one point, what this costs is the number of operations: by hand there are half as
+        # many, forward and back. A transform is left to autograd, and so is a trace.
+        if is_transformed(u) or not (u.requires_grad and torch.is_grad_enabled()):
+            return self._evaluate(u)[:2]
+        return _ToNormal.apply(u, self)
+
+    def _evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, _Point]:
+        mine = self._mine(u)
         z = (mine - self.splines.loc) * self._inverse_scale
         place = torch.addcmul(self._origin, torch.asinh(z), self._inverse_step)
         piece = self._piece(place)
@@ -130,15 +140,29 @@ class Margins(Transform):
         slope = torch.addcmul(a1, t, torch.addcmul(b2, t, b3))
         v = torch.addcmul(a0, t, torch.addcmul(a1, t, torch.addcmul(a2, t, a3)))
         # Not the root of 1 + z^2, which overflows in a heavy tail.
-        around = self._spread * torch.hypot(z, torch.ones_like(z))
-        return u.index_copy(-1, self._index, v), (slope / around).log().sum(-1)
+        root = torch.hypot(z, self._one)
+        rate = slope / (self._spread * root)
+        return self._put(u, v), rate.log().sum(-1), _Point(z, t, b3, b2, slope, root, rate)
+
+    def _slopes(self, at: _Point) -> Tensor:
+        """Return the derivatives of ``log dv/du``."""
+        bend = torch.addcmul(at.b2, at.t, at.b3, value=2.0)
+        own = bend * at.rate / at.slope.square()
+        return own - at.z / at.root.square() * self._inverse_scale
+
+    def _mine(self, x: Tensor) -> Tensor:
+        return x if x.shape[-1] == len(self.columns) else x[..., self._index]
+
+    def _put(self, x: Tensor, mine: Tensor) -> Tensor:
+        """Return ``x`` with other values in the mapped coordinates."""
+        return mine if x.shape == mine.shape else x.index_copy(-1, self._index, mine)
 
     def _inverse(self, y: Tensor) -> Tensor:
         return self.to_normal(y)[0]
 
     @full_precision
     def _call(self, x: Tensor) -> Tensor:
-        v = x[..., self._index]
+        v = self._mine(x)
         piece = self._holding(v.detach())
         a0, a1, a2, a3, b3, b2 = self._look_up(piece)
 
@@ -149,7 +173,7 @@ class Margins(Transform):
         t = newton(newton(_root((a0, a1, a2, a3), v.detach())))
         s = torch.addcmul(self.splines.start, piece + t, self.splines.step)
         u = torch.addcmul(self.splines.loc, torch.sinh(s), self.splines.scale)
-        return x.index_copy(-1, self._index, u)
+        return self._put(x, u)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the logarithm of ``du/dv``, summed over coordinates."""
@@ -157,7 +181,7 @@ class Margins(Transform):
 
     def _piece(self, place: Tensor) -> Tensor:
         """Return the pieces at ``place``; NaN, which has none, comes out as it is."""
-        return place.detach().nan_to_num(0.0).floor().clamp(0, self._count - 1).long()
+        return place.detach().nan_to_num(0.0).clamp(0, self._count - 1).long()
 
     def _holding(self, v: Tensor) -> Tensor:
         """Return the pieces that hold values ``v``; the outermost ones go on for ever."""
@@ -170,6 +194,41 @@ class Margins(Transform):
 
     def _look_up(self, piece: Tensor) -> tuple[Tensor, ...]:
         return self._table[piece + self._first].unbind(-1)
+
+
+class _Point(NamedTuple):
+    """What derivatives need of a point, each ``(..., M)``; the rate is ``dv/du``."""
+
+    z: Tensor
+    t: Tensor
+    b3: Tensor
+    b2: Tensor
+    slope: Tensor
+    root: Tensor
+    rate: Tensor
+
+
+class _ToNormal(torch.autograd.Function):
+    """``to_normal`` with its pass back."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, margins: Margins) -> tuple[Tensor, Tensor]:
+        v, log_slope, point = margins._evaluate(u)
+        ctx.margins = margins
+        ctx.save_for_backward(u, *point)
+        return v, log_slope
+
+    @staticmethod
+    @full_precision
+    def backward(ctx: Any, grad: Tensor, grad_log: Tensor) -> Any:
+        u, *point = ctx.saved_tensors
+        margins: Margins = ctx.margins
+        if torch.is_grad_enabled():
+            both = margins._evaluate(u)[:2]
+            return *torch.autograd.grad(both, u, (grad, grad_log), create_graph=True), None
+        at = _Point(*point)
+        slopes = margins._mine(grad) * at.rate + grad_log[..., None] * margins._slopes(at)
+        return margins._put(grad, slopes), None
 
 
 def _pieces(c: Tensor) -> Tensor:

@@ -204,20 +204,19 @@ class SteepBeta(Law):
         return u, log_prob
 
 
-# Kullback-Leibler divergences in nats, about twice what was measured with 10,000 samples. A
-# density of 15 numbers fitted to them costs 15 / 20,000. Cliffs without a wall, which no smooth
-# map can follow, cost more.
 LAWS = {
-    "student": (Law(st.t(3)), 2e-3),
-    "cauchy": (Law(st.cauchy()), 2e-3),
-    "laplace": (Law(st.laplace()), 2e-3),
-    "exponential": (Law(st.expon(), (0, None)), 2e-3),
-    "half normal": (Law(st.halfnorm(), (0, None)), 2e-3),
-    "uniform": (Law(st.uniform(), (0, 1)), 2e-3),
-    "beta": (SteepBeta(0.1), 4e-3),
-    "log-uniform": (Law(st.loguniform(1e-10, 1)), 0.04),
-    "log-uniform, wall": (Law(st.loguniform(1e-10, 1), (0, None)), 0.04),
+    "student": Law(st.t(3)),
+    "cauchy": Law(st.cauchy()),
+    "laplace": Law(st.laplace()),
+    "exponential": Law(st.expon(), (0, None)),
+    "half normal": Law(st.halfnorm(), (0, None)),
+    "uniform": Law(st.uniform(), (0, 1)),
+    "beta": SteepBeta(0.1),
+    "log-uniform": Law(st.loguniform(1e-10, 1)),
 }
+# Nats. Fewer quantiles are taken while they cost less than 0.02; cliffs without a wall, which no
+# smooth map can follow, cost as much again.
+TOLERANCE = 0.02
 
 
 def fitted(u, bound=(None, None), weights=None, effective=None):
@@ -238,19 +237,19 @@ def log_prob(margins, u):
 
 @pytest.mark.parametrize("name", LAWS)
 def test_laws_are_made_normal(name):
-    law, tolerance = LAWS[name]
+    law, tolerance = LAWS[name], 2 * TOLERANCE if name == "log-uniform" else TOLERANCE
     margins = fitted(law.sample(ROWS, 1)[0], law.bound)
     u, truth = law.sample(100_000, 2)
     divergence = (truth - log_prob(margins, u)).mean()
     # The standard error of this mean is some 0.07 / sqrt(100,000), and more at cliffs.
-    assert -0.001 < divergence < tolerance
+    assert -0.002 < divergence < tolerance
 
 
 @pytest.mark.parametrize("name", ["uniform", "half normal", "exponential"])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_density_at_a_wall(name, seed):
     """Within ten percent, from a thousandth of a standard deviation on; and in between."""
-    law = LAWS[name][0]
+    law = LAWS[name]
     margins = fitted(law.sample(ROWS, seed)[0], law.bound)
     x = np.geomspace(1e-3, 0.1, 5) * law.law.std()
     u = law.to_line(x)
@@ -271,6 +270,13 @@ def test_normal_samples_need_no_map(count):
     assert len(mapped) <= 1
 
 
+def test_two_modes_need_no_map():
+    """A flow learns them better than what is left of them."""
+    source = np.random.default_rng(0)
+    lobe = source.integers(0, 2, 5000)
+    assert fitted(source.normal(4.0 * lobe, 0.6)) is None
+
+
 def test_weights_count_as_repeats_do():
     """Student t samples, weighted from a Cauchy law."""
     proposal, target = st.cauchy(), st.t(3)
@@ -279,13 +285,13 @@ def test_weights_count_as_repeats_do():
     margins = fitted(u, weights=weights)
     assert margins is not None
     test = target.rvs(100_000, random_state=np.random.default_rng(1))
-    assert (target.logpdf(test) - log_prob(margins, test)).mean() < 3e-3
+    assert (target.logpdf(test) - log_prob(margins, test)).mean() < TOLERANCE
     scaled = fitted(u, weights=1e-3 * weights)
     torch.testing.assert_close(scaled.splines.coefficients, margins.splines.coefficients)
 
 
 def test_scale_and_offset_do_not_matter():
-    u = LAWS["student"][0].sample(2000, 1)[0]
+    u = LAWS["student"].sample(2000, 1)[0]
     margins, moved = fitted(u), fitted(1e6 * u + 1e7)
     torch.testing.assert_close(
         moved.inv(torch.from_numpy(1e6 * u + 1e7)[:, None]),
@@ -307,7 +313,7 @@ def test_angles_and_few_values_get_no_map():
     [("student", "u^-", "u^-"), ("uniform", "wall", "wall"), ("exponential", "wall", "normal")],
 )
 def test_tails_are_named(name, left, right):
-    law = LAWS[name][0]
+    law = LAWS[name]
     (tails,) = fitted(law.sample(ROWS, 1)[0], law.bound).tails
     assert tails[0].startswith(left)
     assert tails[1].startswith(right)
