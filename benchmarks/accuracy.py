@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 import pyro_stad
+from pyro_stad.data import Standardise, whitening
 from pyro_stad.divergence import Exact
 from pyro_stad.likelihood import FlowODE
 from pyro_stad.teacher.analytic import random_mixture, sample_mixture
@@ -114,7 +115,10 @@ def row(name: str, problem: Problem, budget: str, seed: int) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     flow = prior.likelihood
     exact = prior.with_likelihood(FlowODE(flow.field, Exact(), flow.solver))
-    affine = prior.transforms[1]
+    # The peer gets whitened samples, as it is used elsewhere, without our maps of the margins.
+    affine = Standardise(
+        *(part.to(problem.train) for part in whitening(problem.train, None, prior.names))
+    )
     peer, peer_did = spline_flow(affine.inv(problem.train), seconds, seed)
     log_det = affine.scale_tril.diagonal().log().sum()
     with torch.no_grad():

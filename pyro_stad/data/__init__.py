@@ -1,4 +1,4 @@
-"""Samples to tensors: containers, bounds, standardisation, batches."""
+"""Samples to tensors: containers, bounds, margins, standardisation, batches."""
 
 from pyro_stad.data.angles import Angle, Periodic, Wrap
 from pyro_stad.data.batches import Batches, balanced_noise, split, stratified
@@ -6,6 +6,7 @@ from pyro_stad.data.bounds import (
     Bounds,
     box,
     check_inside,
+    open_box,
     outer_transforms,
     parse_bounds,
     support_of,
@@ -14,9 +15,11 @@ from pyro_stad.data.bounds import (
 from pyro_stad.data.chain import Chain
 from pyro_stad.data.intake import Intake, take_in
 from pyro_stad.data.layout import Layout
+from pyro_stad.data.margin_fit import fit_margins
+from pyro_stad.data.margins import Margins, Splines
 from pyro_stad.data.read import read_chain
 from pyro_stad.data.samples import Samples, as_samples
-from pyro_stad.data.scale import check_whitening
+from pyro_stad.data.scale import check_margins, check_whitening
 from pyro_stad.data.standardise import Standardise, whitening
 
 __all__ = [
@@ -26,15 +29,20 @@ __all__ = [
     "Chain",
     "Intake",
     "Layout",
+    "Margins",
     "Periodic",
     "Samples",
+    "Splines",
     "Standardise",
     "Wrap",
     "as_samples",
     "balanced_noise",
     "box",
     "check_inside",
+    "check_margins",
     "check_whitening",
+    "fit_margins",
+    "open_box",
     "outer_transforms",
     "parse_bounds",
     "read_chain",

@@ -29,6 +29,7 @@ __all__ = [
     "Periodic",
     "box",
     "check_inside",
+    "open_box",
     "outer_transforms",
     "parse_bounds",
     "support_of",
@@ -121,6 +122,19 @@ def check_inside(values: Tensor, bounds: Bounds, names: tuple[str, ...]) -> None
 def box(bounds: Bounds) -> tuple[tuple[float, float], ...]:
     """Return the walls of every coordinate; an angle has none."""
     return tuple(_OPEN if isinstance(b, (Angle, Periodic)) else b for b in bounds)
+
+
+def open_box(bounds: Bounds | None, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the ends between which numbers of the dtype of ``like``, ``(D,)``, have a density."""
+    sides = box(bounds or (_OPEN,) * len(like))
+    # Float64 first: the default dtype would round a bound before the prior does.
+    low, high = (
+        torch.tensor(side, dtype=torch.float64, device="cpu").to(like) for side in zip(*sides)
+    )
+    # Next to zero, numbers lose their digits and one over them is infinite, and a gradient too.
+    below_normal = torch.nextafter(*like.new_tensor([torch.finfo(like.dtype).tiny, 0.0]))
+    low = torch.where(low == 0, below_normal, low)
+    return low, torch.where(high == 0, -below_normal, high)
 
 
 def wind(bounds: Bounds, values: Tensor | None, weights: Tensor | None) -> Bounds:

@@ -16,9 +16,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_stad.data.margins import Margins
 from pyro_stad.data.standardise import spread_of
 
-__all__ = ["check_scale", "check_whitening"]
+__all__ = ["check_margins", "check_scale", "check_whitening"]
 
 _STEPS = 150
 # Draws and trajectories go further than the samples; and L has an inverse of the dtype.
@@ -62,6 +63,16 @@ def check_whitening(
     unit = torch.linalg.solve_triangular(scale_tril / scale[:, None], eye, upper=False)
     # A step of column j moves coordinate i by its share in row i of the inverse.
     _check_steps(loc, scale, scale / unit.abs().amax(0), names, dtype)
+
+
+def check_margins(margins: Margins, names: tuple[str, ...], dtype: torch.dtype) -> None:
+    """Refuse margins whose middles, however far their tails go, ``dtype`` does not resolve.
+
+    Raises:
+        ValueError: as ``check_scale``.
+    """
+    loc, scale = margins.splines.loc, margins.splines.scale
+    _check_steps(loc, scale, scale, tuple(names[column] for column in margins.columns), dtype)
 
 
 def _check_ends(largest: Tensor, scale: Tensor, names: tuple[str, ...], dtype: torch.dtype) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyro_stad.data import Angle
+from pyro_stad.data import Angle, Margins
 
 if TYPE_CHECKING:
     from pyro_stad.density.prior import FlowPrior
@@ -17,12 +17,22 @@ def described(prior: FlowPrior) -> str:
     lines = [repr(prior), f"  parameters: {', '.join(prior.names)}"]
     if prior.bounds is not None:
         lines.append(f"  bounds: {dict(zip(prior.names, map(_bound, prior.bounds)))}")
+    if prior.margins is not None:
+        lines.append(f"  margin maps: {_mapped(prior.margins, prior.names)}")
     if prior.is_periodic:
         lines.append("  angles are unrolled: accuracies are those of the law on the line")
     lines.append("  not fitted here" if prior.report is None else prior.report.text())
     known = prior.calibration
     lines.append("  not calibrated" if known is None else known.text())
     return "\n".join(lines)
+
+
+def _mapped(margins: Margins, names: tuple[str, ...]) -> str:
+    """Return which coordinates are mapped, and what their tails are where there are no walls."""
+    return "; ".join(
+        f"{names[column]}, tails {left} (left), {right} (right)"
+        for column, (left, right) in zip(margins.columns, margins.tails)
+    )
 
 
 def _bound(bound: Any) -> Any:

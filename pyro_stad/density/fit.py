@@ -1,7 +1,7 @@
 r"""``fit``: samples to prior, the whole chain in the order of the package.
 
-samples -> (bounds) -> whitening -> teacher on a path -> distilled divergence -> time grid ->
-calibration -> :class:`~pyro_stad.density.prior.FlowPrior`.
+samples -> (bounds) -> (margins) -> whitening -> teacher on a path -> distilled divergence ->
+time grid -> calibration -> :class:`~pyro_stad.density.prior.FlowPrior`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ from pyro_stad._random import generator
 from pyro_stad.data import (
     Batches,
     Bounds,
+    Intake,
+    Margins,
     Samples,
     Standardise,
     Wrap,
     as_samples,
+    check_margins,
     check_whitening,
+    fit_margins,
     outer_transforms,
     parse_bounds,
     split,
@@ -140,6 +144,9 @@ def fit(
     if limits is not None:
         limits = wind(limits, values, rows.weights)
         values = _unbounded(values, limits, seed)
+    margins = _margins(values, limits, taken, seed, dtype)
+    if margins is not None:
+        values = margins.to(torch.float64).inv(values)
     loc, scale_tril = whitening(values, rows.weights, rows.layout.names)
     check_whitening(loc, scale_tril, rows.layout.names, dtype)
     white = Standardise(loc, scale_tril).inv(values).to(device, dtype)
@@ -149,7 +156,7 @@ def fit(
         settings.validation_fraction, workshop.generator("split", white),
         chains=rows.chains, time=taken.time,
     )  # fmt: skip
-    workshop.identify(rows, path, limits, dtype)
+    workshop.identify(rows, path, limits, margins, dtype)
     field = workshop.teacher(path, kept, held)
     flow, cloud = workshop.divergence(field, kept, held)
     source = workshop.generator("calibration", white)
@@ -171,7 +178,10 @@ def fit(
         moved=taken.moved,
     )
     loc, scale_tril = loc.to(device, dtype), scale_tril.to(device, dtype)
-    return FlowPrior(likelihood, loc, scale_tril, checked.layout, limits, report, calibration)
+    return FlowPrior(
+        likelihood, loc, scale_tril, checked.layout, limits, report, calibration,
+        margins=margins and margins.to(device),
+    )  # fmt: skip
 
 
 def _unbounded(values: Tensor, limits: Bounds, seed: int) -> Tensor:
@@ -182,6 +192,18 @@ def _unbounded(values: Tensor, limits: Bounds, seed: int) -> Tensor:
     if outer and isinstance(outer[0], Wrap):
         values = outer[0].unroll(values, generator(seed, "unrolling"))
     return values
+
+
+def _margins(
+    values: Tensor, limits: Bounds | None, taken: Intake, seed: int, dtype: torch.dtype
+) -> Margins | None:
+    """Return the margins of unbounded values, as the prior will have them."""
+    rows, source = taken.samples, generator(seed, "margins")
+    margins = fit_margins(values, rows.weights, limits, taken.effective, source)
+    if margins is None:
+        return None
+    check_margins(margins, rows.layout.names, dtype)
+    return margins.to(dtype)
 
 
 def _settings(budget: str | FitSettings) -> FitSettings:
@@ -232,6 +254,7 @@ class _Workshop:
         samples: Samples,
         path: str | AbstractPath,
         limits: Bounds | None,
+        margins: Margins | None,
         dtype: torch.dtype,
     ) -> None:
         """Fingerprint data and settings, for the files of resumable runs.
@@ -240,7 +263,8 @@ class _Workshop:
         they differ in the last digit with the number of threads.
         """
         name = path if isinstance(path, str) else describe(path, PATHS, "path")
-        known = (name, asdict(self.settings), self.seed, samples.layout, limits, dtype)
+        mapped = margins and margins.columns
+        known = (name, asdict(self.settings), self.seed, samples.layout, limits, mapped, dtype)
         digest = hashlib.sha256(repr((*known, version("pyro-stad"))).encode())
         for part in (samples.values, samples.weights, samples.chains):
             digest.update(b"none" if part is None else part.contiguous().numpy().tobytes())

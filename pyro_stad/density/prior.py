@@ -1,12 +1,14 @@
 r"""``FlowPrior``: samples, learned, as a distribution for Pyro.
 
 .. math::
-    z \sim N(0, I_D), \qquad x = \mathrm{flow}(z), \qquad u = \mu + L x, \qquad \theta = b(u),
+    z \sim N(0, I_D), \quad x = \mathrm{flow}(z), \quad v = \mu + L x, \quad u = m^{-1}(v),
+    \quad \theta = b(u),
 
-with the whitening :math:`(\mu, L)` and, for bounded parameters, the bijection b; angles are wrapped
-in between (:mod:`pyro_stad.data.angles`). A prior is a
-``TransformedDistribution``, so that Pyro's ``TransformReparam`` splits it; its ``log_prob`` takes
-one solve for the state and the log-determinant, where the stock one would take two.
+with the whitening :math:`(\mu, L)`, the margins m of coordinates that are far from normal
+(:mod:`pyro_stad.data.margins`) and, for bounded parameters, the bijection b; angles are wrapped in
+between (:mod:`pyro_stad.data.angles`). A prior is a ``TransformedDistribution``, so that Pyro's
+``TransformReparam`` splits it; its ``log_prob`` takes one solve for the state and the
+log-determinant, where the stock one would take two.
 
 Shapes follow Pyro: ``sample_shape + batch_shape + event_shape`` with ``event_shape == (D,)``.
 """
@@ -29,9 +31,10 @@ from pyro_stad._context import own_context
 from pyro_stad.data import (
     Bounds,
     Layout,
+    Margins,
     Standardise,
     Wrap,
-    box,
+    open_box,
     outer_transforms,
     support_of,
     wind,
@@ -61,6 +64,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         bounds: one ``(low, high)`` pair per coordinate, or ``Periodic`` or an ``Angle``; or None.
         report: how it was fitted, or None.
         calibration: how its density was chosen and how accurate it is, or None.
+        margins: the maps of single coordinates before the whitening, or None.
         validate_args: as in Pyro.
 
     Example:
@@ -84,6 +88,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         report: FitReport | None = None,
         calibration: Calibration | None = None,
         *,
+        margins: Margins | None = None,
         validate_args: bool | None = None,
     ) -> None:
         check_likelihood(likelihood, len(loc))
@@ -93,21 +98,16 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         self.report, self.calibration = report, calibration
         self.counts = Counts()
         self._support = support_of(bounds, loc)
-        outer = outer_transforms(self.bounds, loc)
-        transforms: list[Any] = [FlowTransform(self.likelihood), Standardise(loc, scale_tril)]
-        transforms += outer
-        self._wrap = outer[0] if outer and isinstance(outer[0], Wrap) else None
-        base = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
+        self.margins = margins
+        bends: list[Any] = [] if margins is None else [margins]
+        self._outer = outer_transforms(self.bounds, loc)
         # Made once: log_prob is called for every leapfrog step.
-        sides = box(bounds or ((-torch.inf, torch.inf),) * len(loc))
-        self._low, self._high = (
-            torch.tensor(side, dtype=torch.float64, device="cpu").to(loc) for side in zip(*sides)
-        )
-        # Next to zero, numbers lose their digits and one over them is infinite, and a gradient too.
-        below_normal = torch.nextafter(*loc.new_tensor([torch.finfo(loc.dtype).tiny, 0.0]))
-        self._low = torch.where(self._low == 0, below_normal, self._low)
-        self._high = torch.where(self._high == 0, -below_normal, self._high)
-        self._stand_in = functools.reduce(lambda x, transform: transform(x), outer, loc)
+        self._wrap = self._outer[0] if self._outer and isinstance(self._outer[0], Wrap) else None
+        self._low, self._high = open_box(bounds, loc)
+        self._stand_in = functools.reduce(lambda x, part: part(x), [*bends, *self._outer], loc)
+        base = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
+        affine = Standardise(loc, scale_tril)
+        transforms = [FlowTransform(self.likelihood), affine, *bends, *self._outer]
         super().__init__(base, transforms, validate_args=validate_args)  # type: ignore[arg-type]
 
     @property
@@ -133,8 +133,8 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
     def expand(self, batch_shape: Any, _instance: FlowPrior | None = None) -> FlowPrior:
         """Return the same prior with another batch shape; nothing is solved or copied."""
         new = self._get_checked_instance(FlowPrior, _instance)
-        parts = ("likelihood", "layout", "bounds", "report", "calibration", "counts")
-        made_once = ("_support", "_wrap", "_low", "_high", "_stand_in")
+        parts = ("likelihood", "layout", "bounds", "report", "calibration", "counts", "margins")
+        made_once = ("_support", "_outer", "_wrap", "_low", "_high", "_stand_in")
         for name in (*parts, *made_once):
             setattr(new, name, getattr(self, name))
         base = self.base_dist.expand(torch.Size(batch_shape))
@@ -201,9 +201,8 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
 
     def _density(self, theta: Tensor) -> Tensor:
         """Return the log-density of rows that have one."""
-        affine, *outer = self.transforms[1:]
-        u, log_det = theta, affine.log_det
-        for transform in reversed(outer):
+        u, log_det = theta, self.transforms[1].log_det
+        for transform in reversed(self._outer):
             y, u = u, transform.inv(u)
             log_det = log_det + transform.log_abs_det_jacobian(u, y)
         if self._wrap is None:
@@ -211,8 +210,11 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         return torch.logsumexp(self._wrap.terms(self._on_line, u), 0) - log_det
 
     def _on_line(self, u: Tensor) -> Tensor:
-        """Return the log-density in whitened coordinates of unbounded, unrolled rows ``u``."""
-        return self.likelihood.log_prob(self.transforms[1].inv(u))
+        """Return the log-density of unbounded, unrolled rows ``u``, but for the whitening's."""
+        if self.margins is None:
+            return self.likelihood.log_prob(self.transforms[1].inv(u))
+        v, log_slope = self.margins.to_normal(u)
+        return self.likelihood.log_prob(self.transforms[1].inv(v)) + log_slope
 
     @staticmethod
     def _all_finite(values: Tensor) -> bool:
@@ -246,32 +248,35 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
 
     def _images(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return the whitened images ``(K, B, D)`` of rows, and their shares of the density."""
-        white = self.whiten(theta)
+        u = self._to_line(theta)
         if self._wrap is None:
+            white = self._from_line(u)
             return white[None], torch.ones_like(white[None, :, 0])
-        u = self.transforms[1](white)
         share = torch.softmax(self._wrap.terms(self._on_line, u), 0)
-        return self.transforms[1].inv(self._wrap.images(u)[0]), share
+        return self._from_line(self._wrap.images(u)[0]), share
+
+    def _to_line(self, value: Tensor) -> Tensor:
+        for transform in reversed(self._outer):
+            value = transform.inv(value)
+        return value
+
+    def _from_line(self, u: Tensor) -> Tensor:
+        return self.transforms[1].inv(u if self.margins is None else self.margins.inv(u))
 
     def whiten(self, value: Tensor) -> Tensor:
         """Carry points ``(..., D)`` to the whitened, unbounded coordinates of the likelihood.
 
         An angle goes to its principal image, nearest to where the flow has its middle.
         """
-        for transform in reversed(self.transforms[1:]):
-            value = transform.inv(value)
-        return value
+        return self._from_line(self._to_line(value))
 
     def unroll(self, value: Tensor, generator: torch.Generator) -> Tensor:
         """Carry samples ``(N, D)`` to a sample of the law that the flow has learned, whitened.
 
         That is ``whiten``, but for angles, which go to one of their images by chance.
         """
-        white = self.whiten(value)
-        if self._wrap is None:
-            return white
-        affine = self.transforms[1]
-        return affine.inv(self._wrap.unroll(affine(white), generator))
+        u = self._to_line(value)
+        return self._from_line(u if self._wrap is None else self._wrap.unroll(u, generator))
 
     def wrap(self, value: Tensor) -> Tensor:
         """Return points ``(..., D)`` with every angle in the period in which draws are."""
@@ -298,15 +303,12 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
     @own_context()
     def to(self, target: torch.device | str | torch.dtype) -> FlowPrior:
         """Return a copy on another device or in another dtype; the batch shape is kept."""
+        affine, margins = self.transforms[1], self.margins and self.margins.to(target)
         new = FlowPrior(
-            copy.deepcopy(self.likelihood).to(target),
-            self.transforms[1].loc.to(target),
-            self.transforms[1].scale_tril.to(target),
-            self.layout,
-            self.bounds,
-            self.report,
-            self.calibration,
-        )
+            copy.deepcopy(self.likelihood).to(target), affine.loc.to(target),
+            affine.scale_tril.to(target), self.layout, self.bounds, self.report, self.calibration,
+            margins=margins,
+        )  # fmt: skip
         new = new.expand(self.batch_shape) if self.batch_shape else new
         new._validate_args = self._validate_args
         return new
@@ -320,8 +322,9 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         """
         affine = self.transforms[1]
         return FlowPrior(
-            likelihood, affine.loc, affine.scale_tril, self.layout, self.bounds, self.report
-        )
+            likelihood, affine.loc, affine.scale_tril, self.layout, self.bounds, self.report,
+            margins=self.margins,
+        )  # fmt: skip
 
     @own_context()
     def calibrate(

@@ -21,6 +21,7 @@ from pyro_stad._config import build, decode, describe, encode
 from pyro_stad._context import own_context
 from pyro_stad._files import read_tensors, write_tensors
 from pyro_stad.data import Angle, Bounds, Layout, box
+from pyro_stad.density.margin_files import describe_margins, margin_tensors, take_margins
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.report import FitReport
 from pyro_stad.density.truncated import Mass, Region, TruncatedPrior, contains
@@ -91,11 +92,13 @@ def _describe_prior(prior: FlowPrior) -> tuple[dict[str, Any], dict[str, Tensor]
         "names": prior.layout.names,
         "variables": prior.layout.variables,
         "bounds": prior.bounds and [_describe_bound(bound) for bound in prior.bounds],
+        **describe_margins(prior.margins),
         "report": prior.report and prior.report.to_dict(),
         "calibration": prior.calibration and prior.calibration.to_dict(),
     }
     affine = prior.transforms[1]
     tensors = {**likelihood.state_dict(), "loc": affine.loc, "scale_tril": affine.scale_tril}
+    tensors |= margin_tensors(prior.margins)
     _check_finite({**tensors, "log_mass": torch.tensor(likelihood.log_mass, device="cpu")})
     return document, tensors
 
@@ -192,6 +195,7 @@ def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> FlowPr
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"loc is {dtype}, expected torch.float32 or torch.float64")
     bounds = _read_bounds(document["bounds"], size)
+    margins = take_margins(document, tensors, size, dtype)
     # In its final precision: a likelihood makes its nodes in that of its field.
     field = _build_field(document["field"], size, tensors).to(dtype)
     divergence = _build_divergence(document["divergence"], field, tensors, "divergence")
@@ -208,7 +212,9 @@ def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> FlowPr
     likelihood.load_state_dict(tensors)
     report = decode(FitReport | None, document["report"], "report")
     calibration = decode(Calibration | None, document["calibration"], "calibration")
-    return FlowPrior(likelihood, loc, scale_tril, layout, bounds, report, calibration)
+    return FlowPrior(
+        likelihood, loc, scale_tril, layout, bounds, report, calibration, margins=margins
+    )
 
 
 def _read_layout(document: dict[str, Any]) -> Layout:

@@ -1,0 +1,356 @@
+r"""Fitting of margins: from the weighted samples of a coordinate to its map, if it needs one.
+
+The map that makes a law with distribution function F normal is :math:`\Phi^{-1} \circ F`. In the
+bulk, F is known at some quantiles, at equal steps of the normal score; between them the score is an
+increasing cubic in s (Fritsch and Carlson), and beyond the outermost ones it is that of fitted
+tails (:mod:`pyro_stad.data.margin_tails`). The spline takes the score at each coefficient's place
+for that coefficient (Schoenberg's variation-diminishing spline): it increases as the score does,
+and rounds off what has a kink.
+
+How many quantiles, and in which coordinate s, held-out samples decide, by the log-density of each
+coordinate alone: the fewest that are nearly as good as the best. They decide too whether there is
+to be a map at all: far from the middle, it has to describe them better than a normal law does, by a
+margin that a normal law's own samples never reach; or there are more of them far out than a normal
+law allows; or there is a wall. Two modes ask for no map. A flow learns them better than what is
+left when the gap between them is closed in each coordinate: for two lobes on the diagonal of a
+square, held-out log-densities were 0.2 nat lower with maps than without.
+
+References:
+    Fritsch and Carlson (1980), Monotone Piecewise Cubic Interpolation, SIAM Journal on Numerical
+    Analysis 17(2); Marsden and Schoenberg (1966), On Variation Diminishing Spline Approximation
+    Methods.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.interpolate import CubicHermiteSpline
+from scipy.special import ndtri, ndtri_exp
+from torch import Tensor
+
+from pyro_stad.data.angles import Angle
+from pyro_stad.data.bounds import Bounds
+from pyro_stad.data.margin_tails import Array, Tail, Wall, fit_tail
+from pyro_stad.data.margins import Margins, Splines
+from pyro_stad.data.standardise import spread_of
+
+__all__ = ["fit_margins"]
+
+_MOST_ROWS, _MOST_HELD = 50_000, 10_000
+_FOLDS = 4
+_CELLS = (2, 4, 6, 9, 14, 22, 34)
+_ROWS_PER_CELL = 8
+_LEAST_VALUES = 4  # in a tail
+_SHARES = (0.5, 0.02)  # of the samples, in the shortest interval, that is the middle of s
+_WALL_SHARE, _TAIL_SHARE = 0.1, 0.05
+_FEW, _LARGEST_SHARE = 30, 0.2  # rows in a tail of few samples, while it is no larger than this
+_FARTHEST = 12.5  # score up to which the fitted tails rule
+_STEPS, _FINEST, _COARSEST = 1000, 0.05, 0.15
+_LEAST_INCREMENT = 1e-5  # of coefficients of about ten, in single precision
+_GOOD_ENOUGH, _LEAST_GAIN, _ERRORS = 0.02, 0.01, 3.0  # nats, and standard errors
+_MOST_GAIN, _OUTER = 5.0, 2.0
+_FAR, _LOG_CHANCE = 4.5, math.log(1e-3)
+
+
+class _Rows(NamedTuple):
+    """Samples of a coordinate in increasing order, with weights that add up to their worth."""
+
+    u: Array
+    weights: Array
+
+    @property
+    def worth(self) -> float:
+        return float(self.weights.sum())
+
+    def scores(self) -> Array:
+        """Return the normal scores of the rows."""
+        return ndtri((np.cumsum(self.weights) - 0.5 * self.weights) / self.worth)
+
+    def take(self, chosen: NDArray[Any]) -> _Rows:
+        return _Rows(self.u[chosen], self.weights[chosen])
+
+
+class _End(NamedTuple):
+    """An edge of the bulk, the share of the law beyond it, and the tail there."""
+
+    edge: float
+    share: float
+    tail: Tail
+
+    @property
+    def score(self) -> float:
+        """The normal score of the edge, as a distance from the middle."""
+        return -float(ndtri(self.share))
+
+    @property
+    def slope(self) -> float:
+        """The derivative of the score at the edge."""
+        density = math.exp(-0.5 * self.score**2) / math.sqrt(2 * math.pi)
+        return self.share * self.tail.rate / density
+
+    def beyond(self, d: Array) -> Array:
+        """Return scores at distances ``d`` from the edge, as distances from the middle."""
+        return -ndtri_exp(math.log(self.share) - self.tail.exponent(d))
+
+    def reach(self) -> float:
+        """Return the distance from the edge at which the score is as far as it is to go."""
+        # The logarithm of a normal tail is about this.
+        farthest = 0.5 * _FARTHEST**2 + math.log(_FARTHEST) + 1
+        return self.tail.reach(farthest + math.log(self.share))
+
+
+class _Bulk(NamedTuple):
+    """Sorted rows, of which those between two edges are the bulk."""
+
+    rows: _Rows
+    left: _End
+    right: _End
+
+
+class _Place(NamedTuple):
+    """The coordinate ``s = asinh((u - loc) / scale)``."""
+
+    loc: float
+    scale: float
+
+    def of(self, u: Array | float) -> Array:
+        return np.arcsinh((np.asarray(u) - self.loc) / self.scale)
+
+
+def fit_margins(
+    values: Tensor,
+    weights: Tensor | None,
+    bounds: Bounds | None,
+    effective: float,
+    generator: torch.Generator,
+) -> Margins | None:
+    """Return the maps of the coordinates that need one, in float64; None if none does.
+
+    Arguments:
+        values: samples with shape ``(N, D)``, in the coordinates without walls or seams.
+        weights: their weights with shape ``(N,)``, or None.
+        bounds: of the parameters, which say where there are walls; an angle gets no map.
+        effective: the number of independent rows that the samples are worth.
+        generator: source of randomness, for the rows that are held out in turn.
+    """
+    order = torch.randperm(len(values), generator=generator)[:_MOST_ROWS]
+    chosen = values[order].double().cpu().numpy()
+    share = np.ones(len(order)) if weights is None else weights[order].double().cpu().numpy()
+    # Fewer rows than all, and correlated ones: worth what they are as a share of all.
+    kish = share.sum() ** 2 / (share**2).sum()
+    worth = min(float(kish), effective)
+    loc, scale = (part.tolist() for part in spread_of(values, weights))
+    found = {}
+    for column in range(values.shape[1]):
+        bound = None if bounds is None else bounds[column]
+        if not isinstance(bound, Angle):
+            walls = _walls(bound)
+            # Towards a wall the coordinate is a logarithm, and has its unit.
+            origin, unit = (0.0, 1.0) if any(walls) else (loc[column], scale[column])
+            rows = _Rows((chosen[:, column] - origin) / unit, share * worth / share.sum())
+            margin = _fit(rows, walls)
+            if margin is not None:
+                found[column] = (_in_unit(margin[0], origin, unit), margin[1])
+    if not found:
+        return None
+    splines, tails = zip(*found.values())
+    return Margins(tuple(found), _joined(splines), tails)
+
+
+def _walls(bound: tuple[float, float] | None) -> tuple[bool, bool]:
+    """Return on which sides of the unbounded coordinate there is a wall."""
+    low, high = (bound is not None and math.isfinite(side) for side in bound or (0, 0))
+    # The bijection of one bound, upper or lower, has it at minus infinity.
+    return low or high, low and high
+
+
+def _fit(rows: _Rows, walls: tuple[bool, bool]) -> tuple[Splines, tuple[str, str]] | None:
+    """Return the map of rows in random order and its tails, or None if they need none."""
+    held = rows.take(np.arange(len(rows.u))[:_MOST_HELD])
+    candidates = [(share, cells) for share in _SHARES for cells in _CELLS]
+    candidates = [
+        c for c in candidates if c[1] == _CELLS[0] or c[1] * _ROWS_PER_CELL <= 0.75 * held.worth
+    ]
+    fold = np.arange(len(held.u)) % _FOLDS
+    scores, normal = np.full((len(candidates), len(fold)), -np.inf), np.empty(len(fold))
+    for k in range(_FOLDS):
+        train, test = _sorted(held.take(fold != k)), held.u[fold == k]
+        normal[fold == k] = _normal_log_prob(train, test)
+        bulk = _bulk(train, walls)
+        if bulk is None:
+            return None
+        for i, (share, cells) in enumerate(candidates):
+            spline = _spline(bulk, _place(train, share), cells)
+            scores[i, fold == k] = _log_prob(spline, test)
+    means = scores @ held.weights / held.worth
+    good = [i for i in range(len(means)) if means[i] >= means.max() - _GOOD_ENOUGH]
+    best = min(good, key=lambda i: (candidates[i][1], -means[i]))
+    bulk = _bulk(_sorted(rows), walls)
+    if bulk is None or not _needs_map(held, scores[best] - normal, bulk):
+        return None
+    share, cells = candidates[best]
+    spline = _spline(bulk, _place(bulk.rows, share), cells)
+    return spline, (str(bulk.left.tail), str(bulk.right.tail))
+
+
+def _needs_map(rows: _Rows, gain: Array, bulk: _Bulk) -> bool:
+    """Tell whether held-out rows gain enough log-density over a normal law."""
+    share = rows.weights / rows.worth
+    # A few rows far out, however unlikely under a normal law, don't decide alone.
+    gain = gain.clip(max=_MOST_GAIN)
+    loc, scale = _moments(rows)
+    if not share @ gain > 0:
+        return False
+    gain = np.where(np.abs(rows.u - loc) > _OUTER * scale, gain, 0.0)
+    mean = float(share @ gain)
+    error = math.sqrt(float(share @ (gain - mean) ** 2) / rows.worth)
+    if mean > _LEAST_GAIN and mean > _ERRORS * error:
+        return True
+    # A wall is known: that samples near it are as many as behind a wall, is no chance.
+    return mean > error and (_far_out(rows) or any(isinstance(e.tail, Wall) for e in bulk[1:]))
+
+
+def _far_out(rows: _Rows) -> bool:
+    """Tell whether more rows are far out than a normal law has there, but for a small chance."""
+    loc, scale = _moments(rows)
+    far = float(rows.weights[np.abs(rows.u - loc) > _FAR * scale].sum())
+    allowed = math.erfc(_FAR / math.sqrt(2)) * rows.worth
+    # That of as many events of a Poisson law, nearly.
+    return far > allowed and far * math.log(allowed) - math.lgamma(far + 1) < _LOG_CHANCE
+
+
+def _sorted(rows: _Rows) -> _Rows:
+    return rows.take(rows.u.argsort(kind="stable"))
+
+
+def _moments(rows: _Rows) -> tuple[float, float]:
+    """Return mean and standard deviation."""
+    loc = rows.weights @ rows.u / rows.worth
+    return float(loc), math.sqrt(rows.weights @ (rows.u - loc) ** 2 / rows.worth)
+
+
+def _normal_log_prob(train: _Rows, u: Array) -> Array:
+    loc, scale = _moments(train)
+    return -0.5 * ((u - loc) / scale) ** 2 - math.log(scale) - 0.5 * math.log(2 * math.pi)
+
+
+def _log_prob(splines: Splines, u: Array) -> Array:
+    """Return the log-density of a coordinate alone."""
+    margin = Margins((0,), splines, (("", ""),))
+    v, log_slope = margin.to_normal(torch.from_numpy(u)[:, None])
+    return (log_slope - 0.5 * v[:, 0].square() - 0.5 * math.log(2 * math.pi)).numpy()
+
+
+def _place(rows: _Rows, share: float) -> _Place:
+    """Return the coordinate around the shortest interval that holds ``share`` of sorted rows."""
+    total = np.cumsum(rows.weights) / rows.worth
+    count = max(8 / len(rows.u), share)
+    first = np.arange(int(np.searchsorted(total, 1 - count)) + 1)
+    last = np.searchsorted(total, total[first] + count).clip(max=len(total) - 1)
+    width = rows.u[last] - rows.u[first]
+    # Rows that are alike make up no interval.
+    width = np.where(width > 0, width, np.inf)
+    best = int(width.argmin())
+    half = 0.5 * float(width[best])
+    loc = float(rows.u[first[best]]) + half
+    # Of a normal law, this is the standard deviation.
+    return _Place(loc, half / float(ndtri(0.5 + 0.5 * count)))
+
+
+def _bulk(rows: _Rows, walls: tuple[bool, bool]) -> _Bulk | None:
+    """Return sorted rows parted into bulk and tails; None if they are too few values for it."""
+    left = _end(_Rows(-rows.u[::-1], rows.weights[::-1]), wall=walls[0])
+    right = _end(rows, wall=walls[1])
+    if left is None or right is None or -left.edge >= right.edge:
+        return None
+    return _Bulk(rows, left._replace(edge=-left.edge), right)
+
+
+def _end(rows: _Rows, *, wall: bool) -> _End | None:
+    """Return the right end of sorted rows; None if too few values lie beyond."""
+    scores, found = rows.scores(), None
+    # Of a wall there is more to be known: its density is nearly constant for longer.
+    for least in (_WALL_SHARE, _TAIL_SHARE) if wall else (_TAIL_SHARE,):
+        share = min(max(least, _FEW / rows.worth), _LARGEST_SHARE)
+        edge = float(np.interp(-ndtri(share), scores, rows.u))
+        beyond = rows.u > edge
+        if len(np.unique(rows.u[beyond])) < _LEAST_VALUES:
+            return None
+        d = rows.u[beyond] - edge
+        found = _End(edge, share, fit_tail(d, rows.weights[beyond], wall=wall))
+        if isinstance(found.tail, Wall):
+            break
+    return found
+
+
+def _spline(bulk: _Bulk, place: _Place, cells: int) -> Splines:
+    """Return the map that takes its bulk from ``cells + 1`` quantiles."""
+    low = float(place.of(bulk.left.edge - bulk.left.reach()))
+    high = float(place.of(bulk.right.edge + bulk.right.reach()))
+    step = float(np.clip((high - low) / _STEPS, _FINEST, _COARSEST))
+    count = math.ceil((high - low) / step) + 1
+    s = low + step * np.arange(count, dtype=np.float64)
+    c = _score(bulk, place, cells, s)
+    increments = np.diff(c).clip(min=_LEAST_INCREMENT)
+    # Straight lines at the ends: three increments that are equal.
+    increments = np.pad(increments, 2, mode="edge")
+    c = np.concatenate([[0.0], np.cumsum(increments)]) + c[0] - 2 * increments[0]
+    numbers = torch.tensor(
+        [[place.loc], [place.scale], [low - step], [step]], dtype=torch.float64, device="cpu"
+    )
+    loc, scale, start, distance = numbers.unbind()
+    return Splines(loc, scale, start, distance, torch.from_numpy(c)[None])
+
+
+def _score(bulk: _Bulk, place: _Place, cells: int, s: Array) -> Array:
+    """Return the normal scores at places ``s``."""
+    u = place.loc + place.scale * np.sinh(s)
+    below, above = u < bulk.left.edge, u > bulk.right.edge
+    v = np.empty_like(s)
+    v[below] = -bulk.left.beyond(bulk.left.edge - u[below])
+    v[above] = bulk.right.beyond(u[above] - bulk.right.edge)
+    inside = ~(below | above)
+    v[inside] = _increasing_cubic(bulk, place, cells)(s[inside])
+    return v
+
+
+def _increasing_cubic(bulk: _Bulk, place: _Place, cells: int) -> CubicHermiteSpline:
+    """Return the score in the bulk, which meets the tails with their slope."""
+    v = np.linspace(-bulk.left.score, bulk.right.score, cells + 1)
+    u = np.interp(v, bulk.rows.scores(), bulk.rows.u)
+    s = place.of(u)
+    # Rows that are alike make several quantiles one.
+    apart = np.diff(s, prepend=-np.inf) > 1e-9
+    s, v = s[apart], v[apart]
+    step, slope = np.diff(s), np.diff(v) / np.diff(s)
+    before, after = step[:-1] + 2 * step[1:], 2 * step[:-1] + step[1:]
+    inner = (before + after) / (before / slope[:-1] + after / slope[1:])
+    # At most three times the secant: beyond, a cubic may turn back.
+    outer = [
+        min(end.slope * place.scale * math.cosh(at), 3 * secant)
+        for end, at, secant in zip(bulk[1:], s[[0, -1]], slope[[0, -1]])
+    ]
+    return CubicHermiteSpline(s, v, np.concatenate([outer[:1], inner, outer[1:]]))
+
+
+def _in_unit(splines: Splines, origin: float, unit: float) -> Splines:
+    return replace(splines, loc=origin + unit * splines.loc, scale=unit * splines.scale)
+
+
+def _joined(splines: tuple[Splines, ...]) -> Splines:
+    """Return maps of one coordinate each as one, their last straight lines drawn out."""
+    most = max(part.coefficients.shape[1] for part in splines)
+    rows = []
+    for part in splines:
+        c = part.coefficients
+        more = torch.arange(1, most - c.shape[1] + 1, dtype=c.dtype, device=c.device)
+        rows.append(torch.cat([c, c[:, -1:] + (c[:, -1:] - c[:, -2:-1]) * more], 1))
+    others = ("loc", "scale", "start", "step")
+    parts = {name: torch.cat([getattr(part, name) for part in splines]) for name in others}
+    return Splines(**parts, coefficients=torch.cat(rows))
