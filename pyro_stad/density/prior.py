@@ -346,6 +346,9 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
 
         Raises:
             TypeError, ValueError: for samples that can't be used, or no positive tolerance.
+
+        Warns:
+            AccuracyWarning: if the tolerance is not met, or the normaliser is off.
         """
         return calibrated(self, samples, tolerance, reference, seed)
 

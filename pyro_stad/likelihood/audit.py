@@ -87,7 +87,7 @@ class Audit:
         """Return the audit that ``to_dict`` described."""
         return decode(Audit, stored, "audit")
 
-    def _mass(self) -> str:
+    def mass(self) -> str:
         """Return the normaliser with its error, by its logarithm if it is beyond all numbers."""
         if math.isinf(self.normaliser) and math.isfinite(self.log_normaliser):
             return f"exp({self.log_normaliser:.4g})"
@@ -101,7 +101,7 @@ class Audit:
             f"  log_prob less exact trace, {self.points} held-out points: "
             f"bias {self.bias:+.3g}, sd {self.sd:.3g}, worst {self.worst:.3g} nat\n"
             f"  time grid against a finer one: sd {self.solver_error:.3g} nat\n"
-            f"  normaliser: {self._mass()}\n"
+            f"  normaliser: {self.mass()}\n"
             f"  Stein residual, in units of the divergence, largest of {len(self.stein)} times: "
             f"{largest.mean:+.2g} +- {largest.standard_error:.2g}"
         )

@@ -93,7 +93,7 @@ def calibrate(
         for way in _ways(likelihood, train):
             ways.append(way)
             trials.append(standard.trial(way))
-            if _serves(trials[-1], tolerance, reference):
+            if trials[-1].serves(tolerance, reference):
                 break
         else:
             ways.append(ways[_nearest(trials)])
@@ -172,12 +172,6 @@ class _Standard(NamedTuple):
         bias, sd = error.mean().item(), error.std().item()
         score_error = math.hypot(sd / math.sqrt(len(error)), relative)
         return Trial(repr(way), way.sequential_calls(), bias, sd, bias - log_z, score_error)
-
-
-def _serves(trial: Trial, tolerance: float, reference: str) -> bool:
-    if reference == "data" and trial.score >= -0.5 * tolerance**2:
-        return True
-    return trial.sd <= tolerance
 
 
 def _nearest(trials: list[Trial]) -> int:

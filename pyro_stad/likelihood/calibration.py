@@ -17,6 +17,16 @@ from pyro_stad.likelihood.audit import Audit
 __all__ = ["REFERENCES", "Calibration", "ErrorBound", "Trial"]
 
 REFERENCES = ("data", "exact")
+_OFF, _ERRORS, _TOLERANCES, _SDS = 0.02, 3.0, 10.0, 8.0
+_REMEDY = (
+    "Fit with a larger budget or more samples, allow a larger tolerance, or take the exact trace: "
+    "prior.with_likelihood(FlowODE(flow.field, Exact(), flow.solver)) with flow = prior.likelihood"
+)
+_NOT_FINITE = (
+    "the calibration is not finite: at some of the held-out samples, or of the flow's own draws, "
+    "log_prob or the exact trace is NaN, infinite or absurdly large. Do not rely on log_prob; fit "
+    "with a larger budget, to more samples, or in fewer dimensions"
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,12 @@ class Trial:
     def __post_init__(self) -> None:
         if self.sequential_calls is not None:
             check_count(self.sequential_calls, "sequential_calls")
+
+    def serves(self, tolerance: float, reference: str) -> bool:
+        """Whether it is accurate enough; see :mod:`pyro_stad.likelihood.calibrate`."""
+        if reference == "data" and self.score >= -0.5 * tolerance**2:
+            return True
+        return self.sd <= tolerance
 
 
 @dataclass(frozen=True)
@@ -88,15 +104,39 @@ class Calibration:
         check_choice(self.reference, "reference", REFERENCES)
 
     @property
-    def trouble(self) -> str | None:
-        """What is so wrong that the density can't be relied on, in a sentence; or None."""
-        if self.audit.is_finite:
-            return None
-        return (
-            "the calibration is not finite: at some of the held-out samples, or of the flow's own "
-            "draws, log_prob or the exact trace is NaN, infinite or absurdly large. Do not rely on "
-            "log_prob; fit with a larger budget, to more samples, or in fewer dimensions"
-        )
+    def troubles(self) -> tuple[str, ...]:
+        """What a user has to know before relying on the density, a sentence or two for each.
+
+        - An error that is not finite; then nothing else is said.
+        - The tolerance, if no way served. With ``reference="data"``, one that describes the data as
+          well as the exact trace does has met it, whatever its sd.
+        - A normaliser that is off by more than two percent and three of its errors (it has been
+          divided out by other draws, as many: that is 2.1 errors of the difference), or of which
+          the error is itself beyond the tolerance.
+        - A worst error of more than ten tolerances and eight sds, which no normal law of errors
+          has: the density has a bump or a hole.
+        """
+        audit, tolerance = self.audit, self.tolerance
+        if not audit.is_finite:
+            return (_NOT_FINITE,)
+        found = []
+        if not any(trial.serves(tolerance, self.reference) for trial in self.trials):
+            found.append(
+                f"the tolerance of {tolerance:g} nat is not met: log_prob has sd {audit.sd:.2g} "
+                f"nat against the exact trace of the flow. {_REMEDY}"
+            )
+        off = max(_OFF, _ERRORS * audit.normaliser_error)
+        if abs(audit.normaliser - 1) > off or audit.normaliser_error > tolerance:
+            found.append(
+                f"the density may not be normalised: its mass is {audit.mass()}, measured on the "
+                f"flow's own draws. {_REMEDY}"
+            )
+        if audit.worst > max(_TOLERANCES * tolerance, _SDS * audit.sd):
+            found.append(
+                f"log_prob is off by {audit.worst:.2g} nat at one of the points that were looked "
+                f"at, with sd {audit.sd:.2g} nat at most others: it has a bump or a hole. {_REMEDY}"
+            )
+        return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description."""
@@ -117,6 +157,5 @@ class Calibration:
                 f"score {trial.score:+.2g} +- {trial.score_error:.1g}"
             )
         lines.append(self.audit.text())
-        if self.trouble is not None:
-            lines.append(f"  WARNING: {self.trouble}")
+        lines += [f"  WARNING: {trouble}" for trouble in self.troubles]
         return "\n".join(lines)
