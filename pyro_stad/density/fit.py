@@ -155,8 +155,8 @@ def fit(
     points = held.subset(settings.audit_points, source)
     flow.solver = choose_steps(flow, points, settings.grid_tolerance, _STEPS)
     likelihood, calibration = calibrate(
-        flow, points, cloud, settings.tolerance, source, reference=settings.reference,
-        train=workshop.consistency(flow, kept, held),
+        flow, points, cloud, settings.tolerance, source, others=held.values,
+        reference=settings.reference, train=workshop.consistency(flow, kept, held),
     )  # fmt: skip
     fitness = goodness(likelihood, held, seed, kept=kept, time=taken.time)
     for trouble in (*calibration.troubles, *fitness.troubles):

@@ -44,7 +44,7 @@ from pyro_stad.density.report import FitReport
 from pyro_stad.density.tail import noise_tail
 from pyro_stad.density.truncated import Region, TruncatedPrior, truncate
 from pyro_stad.likelihood import AbstractLikelihood, Calibration
-from pyro_stad.likelihood.calibrate import disagreement
+from pyro_stad.likelihood.suspects import disagreement
 
 __all__ = ["FlowPrior"]
 

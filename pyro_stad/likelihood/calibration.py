@@ -5,6 +5,7 @@ How they come about is in :mod:`pyro_stad.likelihood.calibrate`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,10 @@ from pyro_stad.likelihood.audit import Audit
 __all__ = ["REFERENCES", "Calibration", "ErrorBound", "Trial"]
 
 REFERENCES = ("data", "exact")
-_OFF, _ERRORS, _TOLERANCES, _SDS = 0.02, 3.0, 10.0, 8.0
+_OFF, _ERRORS = 0.02, 3.0
 _REMEDY = (
-    "Fit with a larger budget or more samples, allow a larger tolerance, or take the exact trace: "
-    "prior.with_likelihood(FlowODE(flow.field, Exact(), flow.solver)) with flow = prior.likelihood"
+    "Fit with a larger budget or more samples, allow a larger tolerance, or take the exact trace "
+    "by prior.with_likelihood"
 )
 _NOT_FINITE = (
     "the calibration is not finite: at some of the held-out samples, or of the flow's own draws, "
@@ -105,18 +106,20 @@ class Calibration:
 
     @property
     def troubles(self) -> tuple[str, ...]:
-        """What a user has to know before relying on the density, a sentence or two for each.
+        r"""What a user has to know before relying on the density, a sentence or two for each.
 
         - An error that is not finite; then nothing else is said.
         - The tolerance, if no way served. With ``reference="data"``, one that describes the data as
           well as the exact trace does has met it, whatever its sd.
         - A normaliser that is off by more than two percent and three of its errors (it has been
           divided out by other draws, as many: that is 2.1 errors of the difference), or of which
-          the error is itself beyond the tolerance.
-        - A worst error of more than ten tolerances and eight sds, which no normal law of errors
-          has: the density has a bump or a hole.
+          the error is itself beyond the tolerance (or those two percent, if they are more).
+        - A bump. A point that is h nats too high, of n that were looked at, stands for
+          :math:`e^h / n` of the mass: h is too much if that is more than the same. A hole of
+          any depth at one of n points loses but 1 / n.
         """
         audit, tolerance = self.audit, self.tolerance
+        slack = max(_OFF, tolerance)
         if not audit.is_finite:
             return (_NOT_FINITE,)
         found = []
@@ -126,15 +129,16 @@ class Calibration:
                 f"nat against the exact trace of the flow. {_REMEDY}"
             )
         off = max(_OFF, _ERRORS * audit.normaliser_error)
-        if abs(audit.normaliser - 1) > off or audit.normaliser_error > tolerance:
+        if abs(audit.normaliser - 1) > off or audit.normaliser_error > slack:
             found.append(
                 f"the density may not be normalised: its mass is {audit.mass()}, measured on the "
                 f"flow's own draws. {_REMEDY}"
             )
-        if audit.worst > max(_TOLERANCES * tolerance, _SDS * audit.sd):
+        # In files of before it was kept, NaN: no bump is known.
+        if audit.highest > math.log(slack * max(audit.looked_at, 1)):
             found.append(
-                f"log_prob is off by {audit.worst:.2g} nat at one of the points that were looked "
-                f"at, with sd {audit.sd:.2g} nat at most others: it has a bump or a hole. {_REMEDY}"
+                f"log_prob has a bump: at one of {audit.looked_at} points that were looked at it "
+                f"is {audit.highest:.3g} nat above the exact trace. {_REMEDY}"
             )
         return tuple(found)
 
