@@ -12,9 +12,11 @@ from pyro_stad.data.bounds import (
     wind,
 )
 from pyro_stad.data.chain import Chain
+from pyro_stad.data.effective import correlation_time
 from pyro_stad.data.intake import Intake, take_in
 from pyro_stad.data.layout import Layout
 from pyro_stad.data.read import read_chain
+from pyro_stad.data.repeats import merge_repeats
 from pyro_stad.data.samples import Samples, as_samples
 from pyro_stad.data.scale import check_whitening
 from pyro_stad.data.standardise import Standardise, whitening
@@ -35,6 +37,8 @@ __all__ = [
     "box",
     "check_inside",
     "check_whitening",
+    "correlation_time",
+    "merge_repeats",
     "outer_transforms",
     "parse_bounds",
     "read_chain",

@@ -109,7 +109,9 @@ class Goodness:
         """Return it as a plain sentence."""
         words = f"  fit: held-out log-density {self.over_normal.text()} a multivariate normal's"
         if self.over_mixture is not None:
-            words += f", {self.over_mixture.text()} that of a mixture of {self.components} normals"
+            count = self.components
+            other = "one fitted normal" if count == 1 else f"a mixture of {count} normals"
+            words += f", {self.over_mixture.text()} that of {other}"
         if self.draws is None:
             return f"{words}; too few samples to compare with draws"
         told = "can" if self.draws.p_value < _REJECTED else "cannot"
