@@ -11,6 +11,7 @@ from pyro_stad import divergence, likelihood, paths
 from pyro_stad.data import Chain, read_chain
 from pyro_stad.density import BUDGETS, FitSettings, FlowPrior, TruncatedPrior, fit, load
 from pyro_stad.errors import (
+    AccuracyWarning,
     CheckpointError,
     EvidenceError,
     EvidenceWarning,
@@ -32,6 +33,7 @@ from pyro_stad.training import TrainingSettings
 
 __all__ = [
     "BUDGETS",
+    "AccuracyWarning",
     "Chain",
     "CheckpointError",
     "EvidenceComparison",

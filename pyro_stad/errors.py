@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "AccuracyWarning",
     "CheckpointError",
     "EvidenceError",
     "EvidenceWarning",
@@ -45,6 +46,10 @@ class TrainingError(RuntimeError):
 
 class TrainingWarning(UserWarning):
     """Training went on, or stopped early, after a numerical failure."""
+
+
+class AccuracyWarning(TrainingWarning):
+    """A prior is less accurate than was asked for, or does not describe its samples."""
 
 
 class OutOfDistributionWarning(UserWarning):

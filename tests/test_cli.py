@@ -14,6 +14,7 @@ import torch
 import pyro_stad
 from pyro_stad.cli.files import check_out, even_rows, write_table
 from pyro_stad.cli.main import _run
+from pyro_stad.cli.picture import most_different
 from pyro_stad.data import Chain
 from tests.data import chain_files as files
 from tests.oracles import mixture_sample
@@ -140,8 +141,34 @@ def test_check(folder, capsys):
     audit = json.loads(text)
     assert audit["points"] == 300
     assert len(audit["stein"]) == 9
+    assert audit["goodness"]["rows"] == 300
+    assert audit["goodness"]["over_mixture"] is None
     assert picture.read_bytes()[:4] == b"\x89PNG"
-    assert "normaliser" in call(capsys, *arguments, "--most", 50)[1]
+    text = call(capsys, *arguments, "--most", 50)[1]
+    assert "normaliser" in text
+    assert "fit: held-out log-density" in text
+    assert "WARNING" not in text
+
+
+def test_check_finds_out_a_wrong_prior(folder, capsys, tmp_path):
+    """Samples of another law: a ring, far outside of which the prior has most of its draws."""
+    angle = 2 * torch.pi * torch.rand(500)
+    table = pandas.DataFrame(torch.stack([angle.cos(), angle.sin()], 1).numpy(), columns=NAMES)
+    table.to_csv(tmp_path / "ring.csv", index=False)
+    arguments = ["check", folder / "prior.safetensors", "--samples", tmp_path / "ring.csv"]
+    text = call(capsys, *arguments)[1]
+    assert "can be told apart" in text
+    assert "WARNING: draws of the prior can be told from held-out samples" in text
+
+
+def test_a_picture_of_many_columns_begins_with_the_worst():
+    first, second = torch.randn(400, 9), torch.randn(300, 9)
+    second[:, 7] += 1.0
+    second[:, 2] *= 4.0
+    chosen = most_different(first, second)
+    assert set(chosen[:2]) == {7, 2}
+    assert len(chosen) == 6
+    assert most_different(first[:, :4], second[:, :4]) == [0, 1, 2, 3]
 
 
 def test_even_rows_follow_the_weights():

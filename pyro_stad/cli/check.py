@@ -1,4 +1,4 @@
-"""``pyro-stad check``: an audit on samples of the user's, and its picture."""
+"""``pyro-stad check``: an audit and the goodness of fit on samples of the user's, and a picture."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from pyro_stad._random import generator
-from pyro_stad.data import Batches
-from pyro_stad.density import FlowPrior
+from pyro_stad.cli.picture import draw_picture
+from pyro_stad.data import Batches, Samples, correlation_time, merge_repeats
+from pyro_stad.density import FlowPrior, Goodness, goodness
 from pyro_stad.divergence.distil import cloud_for
 from pyro_stad.likelihood import Audit, audit
 from pyro_stad.likelihood.audit import exact_log_prob
@@ -17,7 +18,9 @@ from pyro_stad.likelihood.audit import exact_log_prob
 __all__ = ["check_prior"]
 
 
-def check_prior(prior: FlowPrior, points: Tensor, seed: int, figure: Path | None) -> Audit:
+def check_prior(
+    prior: FlowPrior, points: Tensor, seed: int, figure: Path | None
+) -> tuple[Audit, Goodness]:
     """Audit ``prior`` on points ``(N, D)``; draw a picture if ``figure`` is given.
 
     Raises:
@@ -33,37 +36,27 @@ def check_prior(prior: FlowPrior, points: Tensor, seed: int, figure: Path | None
     likelihood = prior.likelihood
     cloud = cloud_for(likelihood.field, Batches(white), source)
     exact = exact_log_prob(likelihood, white)
-    result = audit(likelihood, white, cloud, source, exact=exact)
+    found = audit(likelihood, white, cloud, source, exact=exact), _goodness(prior, white, seed)
     if figure is not None:
         with torch.no_grad():
-            _draw(figure, result, likelihood.log_prob(white) - exact, exact)
-    return result
+            errors = exact, likelihood.log_prob(white) - exact
+            clouds = prior.wrap(points), _draws(prior, white, source)
+            draw_picture(figure, found, errors, clouds, prior.names)
+    return found
 
 
-def _draw(path: Path, result: Audit, error: Tensor, exact: Tensor) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as missing:
-        raise ImportError("--figure needs matplotlib: pip install matplotlib") from missing
-    sheet = Figure(figsize=(10, 4), layout="constrained")
-    left, right = sheet.subplots(1, 2)
-    left.axhline(0, color="black", linewidth=0.8)
-    left.plot(exact, error, ".", markersize=3, color="#0b6e4f")
-    left.set_xlabel("exact log-density (whitened), nat")
-    left.set_ylabel("log_prob less exact trace, nat")
-    left.set_title(f"bias {result.bias:+.3f}, sd {result.sd:.3f} nat", fontsize=10)
-    right.axhline(0, color="black", linewidth=0.8)
-    right.errorbar(
-        [s.fraction for s in result.stein],
-        [s.mean for s in result.stein],
-        [2 * s.standard_error for s in result.stein],
-        fmt="o",
-        color="#2b5c9e",
-        capsize=3,
-    )
-    right.set_xlabel("fraction of the way from data to noise")
-    right.set_ylabel("Stein residual (bars: 2 standard errors)")
-    right.set_title(
-        f"normaliser {result.normaliser:.3f} +- {result.normaliser_error:.3f}", fontsize=10
-    )
-    sheet.savefig(path, dpi=130)
+def _goodness(prior: FlowPrior, white: Tensor, seed: int) -> Goodness:
+    """Return the goodness of fit on whitened rows in the order of their chain, repeats and all."""
+    rows = Samples(white.double(), None, prior.layout)
+    distinct = merge_repeats(rows)
+    time = correlation_time(rows) * len(distinct.values) / len(white)
+    held = Batches(distinct.values.to(white.dtype), distinct.weights)
+    return goodness(prior.likelihood, held, seed, time=max(1.0, time))
+
+
+def _draws(prior: FlowPrior, white: Tensor, source: torch.Generator) -> Tensor:
+    """Return as many draws of the prior as there are whitened rows, the global seed untouched."""
+    draws = torch.randn(white.shape, generator=source, dtype=white.dtype, device=white.device)
+    for transform in prior.transforms:
+        draws = transform(draws)
+    return draws

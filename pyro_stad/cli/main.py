@@ -236,7 +236,8 @@ def check(
 ) -> None:
     """Measure a prior on held-out samples.
 
-    Shows the accuracy of its log-density, its normaliser and its Stein residual.
+    Shows whether it describes them, the accuracy of its log-density, its normaliser and its Stein
+    residual.
     """
     if figure is not None:
         check_out(figure, [prior, samples])
@@ -252,11 +253,14 @@ def check(
     if figure is not None:
         check_out(figure, chain.files)
     points = even_rows(chain, most).to(learned.transforms[1].loc.dtype)
-    audited = check_prior(learned, points, seed, figure)
+    audited, fitness = check_prior(learned, points, seed, figure)
     if as_json:
-        _print_json(audited.to_dict())
+        _print_json({**audited.to_dict(), "goodness": fitness.to_dict()})
     else:
-        typer.echo(f"{learned!r}\n{audited.text()}")
+        typer.echo(f"{learned!r}\n{fitness.text()}")
+        for trouble in fitness.troubles:
+            typer.echo(f"  WARNING: {trouble}")
+        typer.echo(audited.text())
         for residual in audited.stein:
             typer.echo(
                 f"  Stein residual at {residual.fraction:.2f} of the way to noise: "

@@ -13,11 +13,13 @@ from pyro_stad.data.bounds import (
     wind,
 )
 from pyro_stad.data.chain import Chain
+from pyro_stad.data.effective import correlation_time
 from pyro_stad.data.intake import Intake, take_in
 from pyro_stad.data.layout import Layout
 from pyro_stad.data.margin_fit import fit_margins
 from pyro_stad.data.margins import Margins, Splines
 from pyro_stad.data.read import read_chain
+from pyro_stad.data.repeats import merge_repeats
 from pyro_stad.data.samples import Samples, as_samples
 from pyro_stad.data.scale import check_margins, check_whitening
 from pyro_stad.data.standardise import Standardise, whitening
@@ -41,7 +43,9 @@ __all__ = [
     "check_inside",
     "check_margins",
     "check_whitening",
+    "correlation_time",
     "fit_margins",
+    "merge_repeats",
     "open_box",
     "outer_transforms",
     "parse_bounds",

@@ -36,6 +36,14 @@ class Batches:
     def __len__(self) -> int:
         return self.values.shape[0]
 
+    @property
+    def shares(self) -> Tensor:
+        """The share of the weight that each row has, shape ``(N,)``, in float64."""
+        if self._cumulative is None:
+            like = self.values
+            return torch.full((len(self),), 1 / len(self), dtype=torch.float64, device=like.device)
+        return self._cumulative.diff(prepend=self._cumulative.new_zeros(1))
+
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Return ``count`` rows, shape ``(count, D)``."""
         device = self.values.device
@@ -54,7 +62,7 @@ class Batches:
         if self._cumulative is None:
             return self.values[order[:count]]
         # One comb over the weights: independent draws would take a third of the rows twice.
-        share = self._cumulative.diff(prepend=self._cumulative.new_zeros(1))[order].cumsum(0)
+        share = self.shares[order].cumsum(0)
         jitter = torch.rand((), generator=generator, dtype=torch.float64, device=device)
         comb = (torch.arange(count, dtype=torch.float64, device=device) + jitter) / count
         place = torch.searchsorted(share, comb * share[-1], right=True).clamp_max(len(self) - 1)

@@ -3,6 +3,7 @@
 from pyro_stad.density.counts import Counts
 from pyro_stad.density.fit import fit
 from pyro_stad.density.flow import FlowTransform
+from pyro_stad.density.goodness import Goodness, goodness
 from pyro_stad.density.inside import find_cut, find_flow, to_cut, to_flow
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.report import FitReport, Stage
@@ -19,10 +20,12 @@ __all__ = [
     "FitSettings",
     "FlowPrior",
     "FlowTransform",
+    "Goodness",
     "Stage",
     "TruncatedPrior",
     "find_cut",
     "find_flow",
+    "goodness",
     "fit",
     "load",
     "noise_tail",

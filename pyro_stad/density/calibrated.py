@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -17,6 +18,7 @@ from pyro_stad._checks import (
 from pyro_stad._random import generator
 from pyro_stad.data import Batches
 from pyro_stad.divergence.distil import cloud_for
+from pyro_stad.errors import AccuracyWarning
 from pyro_stad.likelihood import REFERENCES, calibrate
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ def calibrated(
 
     Raises:
         TypeError, ValueError: for samples that can't be used, or no positive tolerance.
+
+    Warns:
+        AccuracyWarning: for what the calibration says is wrong.
     """
     check_positive(tolerance, "tolerance", " of nats")
     check_choice(reference, "reference", REFERENCES)
@@ -57,6 +62,8 @@ def calibrated(
             "no way to the density is finite at the samples of the calibration; are they from "
             "the law that was fitted?"
         )
+    for trouble in calibration.troubles:
+        warnings.warn(trouble, AccuracyWarning, stacklevel=4)
     new = prior.with_likelihood(chosen)
     new.calibration = calibration
     return new.expand(prior.batch_shape) if prior.batch_shape else new

@@ -41,6 +41,7 @@ from pyro_stad.data import (
     whitening,
     wind,
 )
+from pyro_stad.density.goodness import goodness
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.report import FitReport, Stage
 from pyro_stad.density.settings import BUDGETS, FitSettings
@@ -54,7 +55,7 @@ from pyro_stad.divergence.distil import (
     cloud_for,
     distil,
 )
-from pyro_stad.errors import TrainingWarning
+from pyro_stad.errors import AccuracyWarning
 from pyro_stad.likelihood import FlowODE, SteinPath, calibrate, choose_steps, make_consistent
 from pyro_stad.likelihood.maximum import train_free_form
 from pyro_stad.ode import RK4
@@ -124,6 +125,8 @@ def fit(
 
     Warns:
         SampleWarning: for few effective rows, and for columns that have no density.
+        AccuracyWarning: for a tolerance that is not met, and for a prior that does not describe
+            held-out samples; ``summary()`` says the same.
 
     References:
         Jagwani, Thorp, Deger and Peiris (2026), StAD (arXiv 2605.16486).
@@ -163,11 +166,12 @@ def fit(
     points = held.subset(settings.audit_points, source)
     flow.solver = choose_steps(flow, points, settings.grid_tolerance, _STEPS)
     likelihood, calibration = calibrate(
-        flow, points, cloud, settings.tolerance, source, reference=settings.reference,
-        train=workshop.consistency(flow, kept, held),
+        flow, points, cloud, settings.tolerance, source, others=held.values,
+        reference=settings.reference, train=workshop.consistency(flow, kept, held),
     )  # fmt: skip
-    if calibration.trouble is not None:
-        warnings.warn(calibration.trouble, TrainingWarning, stacklevel=3)
+    fitness = goodness(likelihood, held, seed, kept=kept, time=taken.time)
+    for trouble in (*calibration.troubles, *fitness.troubles):
+        warnings.warn(trouble, AccuracyWarning, stacklevel=3)
     report = FitReport(
         seed=seed,
         rows=taken.rows,
@@ -176,6 +180,7 @@ def fit(
         distinct=len(values),
         effective=round(taken.effective, 1),
         moved=taken.moved,
+        goodness=fitness,
     )
     loc, scale_tril = loc.to(device, dtype), scale_tril.to(device, dtype)
     return FlowPrior(

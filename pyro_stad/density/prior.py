@@ -47,7 +47,7 @@ from pyro_stad.density.report import FitReport
 from pyro_stad.density.tail import noise_tail
 from pyro_stad.density.truncated import Region, TruncatedPrior, truncate
 from pyro_stad.likelihood import AbstractLikelihood, Calibration
-from pyro_stad.likelihood.calibrate import disagreement
+from pyro_stad.likelihood.suspects import disagreement
 
 __all__ = ["FlowPrior"]
 
@@ -349,6 +349,9 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
 
         Raises:
             TypeError, ValueError: for samples that can't be used, or no positive tolerance.
+
+        Warns:
+            AccuracyWarning: if the tolerance is not met, or the normaliser is off.
         """
         return calibrated(self, samples, tolerance, reference, seed)
 

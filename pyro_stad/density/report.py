@@ -7,6 +7,7 @@ from typing import Any
 
 from pyro_stad._checks import check_count
 from pyro_stad._config import decode, encode
+from pyro_stad.density.goodness import Goodness
 from pyro_stad.training import History
 
 __all__ = ["FitReport", "Stage"]
@@ -52,6 +53,8 @@ class FitReport:
         distinct: number of distinct samples, or None if it was not counted.
         effective: independent samples of equal weight that they are worth, or None.
         moved: distinct samples that lay on a bound, and were moved inside.
+        goodness: how well the prior described the samples that were held out, or None in files of
+            before it was measured.
     """
 
     seed: int
@@ -61,6 +64,7 @@ class FitReport:
     distinct: int | None = None
     effective: float | None = None
     moved: int = 0
+    goodness: Goodness | None = None
 
     def __post_init__(self) -> None:
         check_count(self.rows, "rows")
@@ -91,4 +95,7 @@ class FitReport:
                 f"  {stage.name}: {stage.steps} steps in {stage.seconds:.0f} s, "
                 f"validation loss {stage.validation_loss:.4g}{early}"
             )
+        if self.goodness is not None:
+            lines.append(self.goodness.text())
+            lines += [f"  WARNING: {trouble}" for trouble in self.goodness.troubles]
         return "\n".join(lines)

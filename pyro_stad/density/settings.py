@@ -35,7 +35,8 @@ class FitSettings:
         reference: with ``"data"``, a density that describes held-out samples as well as the exact
             trace does is taken too; with ``"exact"``, it is not.
         validation_fraction: share of the samples held out for early stopping and the audit.
-        audit_points: number of held-out samples that the audit uses at the most.
+        audit_points: number of held-out samples that get an exact trace, at the most. The density
+            itself is looked at on all, and the most suspect get one too.
     """
 
     width: int = 128

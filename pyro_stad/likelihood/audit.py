@@ -3,6 +3,8 @@ r"""How wrong is a distilled likelihood: measured against the exact trace, and a
 With :math:`e = \log\hat p - \log p_{exact}` on the same solver's grid:
 
 - *bias* and *sd* of e over held-out data: the error that NUTS, weights and evidences inherit;
+- the *worst* e, over these and over the most suspect of all held-out data and of thousands of own
+  draws (:mod:`pyro_stad.likelihood.suspects`);
 - the *normaliser* :math:`E_{x\sim flow}[\exp e(x)]`, which is one for a normalised density: the
   flow's own density is exactly normalised, so the surrogate's mass can be measured against it;
 - *solver error*: the exact log-density on this grid less that on a grid twice as fine;
@@ -25,12 +27,15 @@ from pyro_stad.divergence import Exact
 from pyro_stad.divergence.distil import AbstractCloud, stein_residual
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.flow_ode import FlowODE
+from pyro_stad.likelihood.suspects import suspects
 from pyro_stad.ode import RK4, AbstractFixedGrid
 
 __all__ = ["Audit", "SteinResidual", "audit", "exact_log_prob", "log_mass", "own_noise"]
 
 _STEIN_TIMES = 9
 _FEWEST_DRAWS = 500
+_LOOKED_AT, _MOST_LOOKED_AT = 3000, 20_000  # own draws, and held-out data
+_SUSPECTS = 32  # for each of two reasons
 _LARGEST_LOG = math.log(torch.finfo(torch.float64).max)
 
 
@@ -49,12 +54,16 @@ class Audit:
 
     Attributes:
         points: number of held-out points.
-        bias, sd, worst: mean, standard deviation and largest absolute error on held-out points.
+        bias, sd: mean and standard deviation of the error on held-out points.
+        worst: largest absolute error, on these and on the suspects.
         solver_error: standard deviation of the error of the time grid, on held-out points.
         normaliser, normaliser_error: mass of the density, with its standard error.
         stein: Stein residuals from the data end to the noise end.
         log_normaliser: logarithm of the mass, finite where the mass is too large for a number;
             NaN in files of before it was kept.
+        highest: largest error above the exact trace, on the same; NaN where it was not kept.
+        looked_at: points at which the density itself was looked at.
+        suspects: the most suspect of them, at which the exact trace was computed as well.
     """
 
     points: int
@@ -66,9 +75,14 @@ class Audit:
     normaliser_error: float
     stein: tuple[SteinResidual, ...]
     log_normaliser: float = math.nan
+    highest: float = math.nan
+    looked_at: int = 0
+    suspects: int = 0
 
     def __post_init__(self) -> None:
         check_count(self.points, "points")
+        for name in ("looked_at", "suspects"):
+            check_count(getattr(self, name), name, least=0)
         if not self.stein:
             raise ValueError("`stein` must hold a residual at one time at the least; got none")
 
@@ -87,7 +101,7 @@ class Audit:
         """Return the audit that ``to_dict`` described."""
         return decode(Audit, stored, "audit")
 
-    def _mass(self) -> str:
+    def mass(self) -> str:
         """Return the normaliser with its error, by its logarithm if it is beyond all numbers."""
         if math.isinf(self.normaliser) and math.isfinite(self.log_normaliser):
             return f"exp({self.log_normaliser:.4g})"
@@ -97,11 +111,12 @@ class Audit:
         """Return the audit as a few lines of text."""
         # Not in standard errors: at pure noise both are next to nothing.
         largest = max(self.stein, key=lambda s: abs(s.mean))
+        looked = f" (with {self.suspects} suspects of {self.looked_at})" if self.suspects else ""
         return (
             f"  log_prob less exact trace, {self.points} held-out points: "
-            f"bias {self.bias:+.3g}, sd {self.sd:.3g}, worst {self.worst:.3g} nat\n"
+            f"bias {self.bias:+.3g}, sd {self.sd:.3g}, worst {self.worst:.3g} nat{looked}\n"
             f"  time grid against a finer one: sd {self.solver_error:.3g} nat\n"
-            f"  normaliser: {self._mass()}\n"
+            f"  normaliser: {self.mass()}\n"
             f"  Stein residual, in units of the divergence, largest of {len(self.stein)} times: "
             f"{largest.mean:+.2g} +- {largest.standard_error:.2g}"
         )
@@ -143,6 +158,7 @@ def audit(
     generator: torch.Generator,
     *,
     exact: Tensor | None = None,
+    others: Tensor | None = None,
 ) -> Audit:
     """Measure the accuracy of ``likelihood``.
 
@@ -152,6 +168,7 @@ def audit(
         cloud: a law of points with scores, for the Stein residual.
         generator: source of randomness.
         exact: exact log-densities of ``held_out`` on the likelihood's grid, if they are known.
+        others: all that the training has not seen, shape ``(N, D)``, if ``held_out`` is a part.
     """
     reference = exact_log_prob(likelihood, held_out) if exact is None else exact
     finer = FlowODE(likelihood.field, Exact(), _refined(likelihood.solver))
@@ -161,18 +178,38 @@ def audit(
         draws = likelihood.push(noise)
         error = likelihood.log_prob(held_out) - reference
         log_z, relative = log_mass(likelihood.log_prob(draws) - exact_log_prob(likelihood, draws))
+    stein = _stein_residuals(likelihood, cloud, generator, len(held_out))
+    off, looked_at = _suspect_error(likelihood, held_out if others is None else others, generator)
     mass = math.exp(log_z) if not log_z > _LARGEST_LOG else math.inf
     return Audit(
         points=len(held_out),
         bias=error.mean().item(),
         sd=error.std().item(),
-        worst=error.abs().max().item(),
+        # Of both at once: a NaN among them is to be seen.
+        worst=torch.cat([error, off]).abs().max().item(),
+        highest=torch.cat([error, off]).max().item(),
         solver_error=grid_error.std().item(),
         normaliser=mass,
         normaliser_error=relative * mass,
-        stein=_stein_residuals(likelihood, cloud, generator, len(held_out)),
+        stein=stein,
         log_normaliser=log_z,
+        looked_at=looked_at,
+        suspects=len(off),
     )
+
+
+def _suspect_error(
+    likelihood: AbstractLikelihood, data: Tensor, generator: torch.Generator
+) -> tuple[Tensor, int]:
+    """Return the errors at the most suspect of data and own draws, and how many there were."""
+    # Evenly, if they are very many: a second is enough.
+    data = data[:: math.ceil(len(data) / _MOST_LOOKED_AT)]
+    shape = (_LOOKED_AT, data.shape[1])
+    noise = torch.randn(shape, generator=generator, dtype=data.dtype, device=data.device)
+    with torch.no_grad():
+        points = torch.cat([data, likelihood.push(noise)])
+        found = suspects(likelihood, points, _SUSPECTS)
+        return likelihood.log_prob(found) - exact_log_prob(likelihood, found), len(points)
 
 
 def _refined(solver: object) -> AbstractFixedGrid:

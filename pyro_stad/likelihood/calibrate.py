@@ -47,6 +47,7 @@ from pyro_stad.likelihood.calibration import REFERENCES, Calibration, ErrorBound
 from pyro_stad.likelihood.curves import Coarse, Constant
 from pyro_stad.likelihood.flow_ode import FlowODE
 from pyro_stad.likelihood.stein_path import SteinPath
+from pyro_stad.likelihood.suspects import disagreement
 from pyro_stad.ode import RK4, AbstractFixedGrid
 from pyro_stad.teacher.base import AbstractAngularField
 
@@ -54,7 +55,6 @@ __all__ = [
     "REFERENCES",
     "calibrate",
     "choose_steps",
-    "disagreement",
 ]
 
 _NODES = (16, 32)  # one point's nodes are to fill whole rows of sixteen
@@ -69,6 +69,7 @@ def calibrate(
     tolerance: float,
     generator: torch.Generator,
     *,
+    others: Tensor | None = None,
     reference: str = "data",
     train: Callable[[], SteinPath] | None = None,
 ) -> tuple[AbstractLikelihood, Calibration]:
@@ -80,6 +81,8 @@ def calibrate(
         cloud: a law of points with scores, for the Stein residual.
         tolerance: largest standard deviation of the error, in nats.
         generator: source of randomness.
+        others: all that the training has not seen, shape ``(N, D)``, if ``held_out`` is only a
+            part: what is cheap is looked at there, and the most suspect points are tried.
         reference: ``"data"`` also takes what describes the data as well as the exact trace does;
             ``"exact"`` only what is close to the exact trace.
         train: makes the constant curve consistent, if there is one and it does not serve.
@@ -93,26 +96,14 @@ def calibrate(
         for way in _ways(likelihood, train):
             ways.append(way)
             trials.append(standard.trial(way))
-            if _serves(trials[-1], tolerance, reference):
+            if trials[-1].serves(tolerance, reference):
                 break
         else:
             ways.append(ways[_nearest(trials)])
         chosen = ways[-1]
         bound = _bound(disagreement(chosen, held_out), standard.error(chosen).abs())
-    measured = audit(chosen, held_out, cloud, generator, exact=standard.at_data)
+    measured = audit(chosen, held_out, cloud, generator, exact=standard.at_data, others=others)
     return chosen, Calibration(tolerance, reference, tuple(trials), bound, measured)
-
-
-def disagreement(likelihood: AbstractLikelihood, x: Tensor) -> Tensor:
-    """Return how far ``likelihood`` is from another way to the same density, at ``x``: ``(B,)``.
-
-    The other way is a curve that is solved for, or the constant one if ``likelihood`` solves
-    already. A field without a score has but one way, and gets zero.
-    """
-    other = _second_opinion(likelihood)
-    if other is None:
-        return torch.zeros_like(x[:, 0])
-    return (likelihood.log_prob(x) - other.log_prob(x)).abs()
 
 
 def choose_steps(
@@ -174,12 +165,6 @@ class _Standard(NamedTuple):
         return Trial(repr(way), way.sequential_calls(), bias, sd, bias - log_z, score_error)
 
 
-def _serves(trial: Trial, tolerance: float, reference: str) -> bool:
-    if reference == "data" and trial.score >= -0.5 * tolerance**2:
-        return True
-    return trial.sd <= tolerance
-
-
 def _nearest(trials: list[Trial]) -> int:
     """Return the place of the trial with the least standard deviation."""
     if all(math.isnan(trial.sd) for trial in trials):
@@ -215,16 +200,6 @@ def _ways(
             if flow_calls is None or way.sequential_calls() < flow_calls:
                 yield way
     yield FlowODE(*parts)
-
-
-def _second_opinion(likelihood: AbstractLikelihood) -> AbstractLikelihood | None:
-    if not isinstance(likelihood.field, AbstractAngularField):
-        return None
-    rests = isinstance(likelihood, SteinPath) and isinstance(likelihood.curve, Constant)
-    curve = Coarse(4) if rests else Constant()
-    other = SteinPath(likelihood.field, likelihood.divergence, likelihood.solver, curve, nodes=16)
-    other.log_mass = likelihood.log_mass
-    return other
 
 
 def _bound(difference: Tensor, error: Tensor) -> ErrorBound:

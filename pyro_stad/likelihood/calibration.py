@@ -5,6 +5,7 @@ How they come about is in :mod:`pyro_stad.likelihood.calibrate`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,16 @@ from pyro_stad.likelihood.audit import Audit
 __all__ = ["REFERENCES", "Calibration", "ErrorBound", "Trial"]
 
 REFERENCES = ("data", "exact")
+_OFF, _ERRORS = 0.02, 3.0
+_REMEDY = (
+    "Fit with a larger budget or more samples, allow a larger tolerance, or take the exact trace "
+    "by prior.with_likelihood"
+)
+_NOT_FINITE = (
+    "the calibration is not finite: at some of the held-out samples, or of the flow's own draws, "
+    "log_prob or the exact trace is NaN, infinite or absurdly large. Do not rely on log_prob; fit "
+    "with a larger budget, to more samples, or in fewer dimensions"
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,12 @@ class Trial:
     def __post_init__(self) -> None:
         if self.sequential_calls is not None:
             check_count(self.sequential_calls, "sequential_calls")
+
+    def serves(self, tolerance: float, reference: str) -> bool:
+        """Whether it is accurate enough; see :mod:`pyro_stad.likelihood.calibrate`."""
+        if reference == "data" and self.score >= -0.5 * tolerance**2:
+            return True
+        return self.sd <= tolerance
 
 
 @dataclass(frozen=True)
@@ -88,15 +105,42 @@ class Calibration:
         check_choice(self.reference, "reference", REFERENCES)
 
     @property
-    def trouble(self) -> str | None:
-        """What is so wrong that the density can't be relied on, in a sentence; or None."""
-        if self.audit.is_finite:
-            return None
-        return (
-            "the calibration is not finite: at some of the held-out samples, or of the flow's own "
-            "draws, log_prob or the exact trace is NaN, infinite or absurdly large. Do not rely on "
-            "log_prob; fit with a larger budget, to more samples, or in fewer dimensions"
-        )
+    def troubles(self) -> tuple[str, ...]:
+        r"""What a user has to know before relying on the density, a sentence or two for each.
+
+        - An error that is not finite; then nothing else is said.
+        - The tolerance, if no way served. With ``reference="data"``, one that describes the data as
+          well as the exact trace does has met it, whatever its sd.
+        - A normaliser that is off by more than two percent and three of its errors (it has been
+          divided out by other draws, as many: that is 2.1 errors of the difference), or of which
+          the error is itself beyond the tolerance (or those two percent, if they are more).
+        - A bump. A point that is h nats too high, of n that were looked at, stands for
+          :math:`e^h / n` of the mass: h is too much if that is more than the same. A hole of
+          any depth at one of n points loses but 1 / n.
+        """
+        audit, tolerance = self.audit, self.tolerance
+        slack = max(_OFF, tolerance)
+        if not audit.is_finite:
+            return (_NOT_FINITE,)
+        found = []
+        if not any(trial.serves(tolerance, self.reference) for trial in self.trials):
+            found.append(
+                f"the tolerance of {tolerance:g} nat is not met: log_prob has sd {audit.sd:.2g} "
+                f"nat against the exact trace of the flow. {_REMEDY}"
+            )
+        off = max(_OFF, _ERRORS * audit.normaliser_error)
+        if abs(audit.normaliser - 1) > off or audit.normaliser_error > slack:
+            found.append(
+                f"the density may not be normalised: its mass is {audit.mass()}, measured on the "
+                f"flow's own draws. {_REMEDY}"
+            )
+        # In files of before it was kept, NaN: no bump is known.
+        if audit.highest > math.log(slack * max(audit.looked_at, 1)):
+            found.append(
+                f"log_prob has a bump: at one of {audit.looked_at} points that were looked at it "
+                f"is {audit.highest:.3g} nat above the exact trace. {_REMEDY}"
+            )
+        return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description."""
@@ -117,6 +161,5 @@ class Calibration:
                 f"score {trial.score:+.2g} +- {trial.score_error:.1g}"
             )
         lines.append(self.audit.text())
-        if self.trouble is not None:
-            lines.append(f"  WARNING: {self.trouble}")
+        lines += [f"  WARNING: {trouble}" for trouble in self.troubles]
         return "\n".join(lines)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import pyro_stad
+from pyro_stad import AccuracyWarning
 from pyro_stad.density import FitSettings
 from pyro_stad.divergence import Exact
 from pyro_stad.likelihood import Constant, FlowODE, SteinPath
@@ -18,7 +19,9 @@ def test_a_loose_tolerance_takes_the_cheapest_and_a_strict_one_the_best(tiny_pri
     loose = tiny_prior.calibrate(x, tolerance=1e3)
     assert isinstance(loose.likelihood, SteinPath)
     assert loose.likelihood.curve == Constant()
-    strict = tiny_prior.calibrate(x, tolerance=1e-9, reference="exact")
+    with pytest.warns(AccuracyWarning, match="the tolerance of 1e-09 nat is not met"):
+        strict = tiny_prior.calibrate(x, tolerance=1e-9, reference="exact")
+    assert "WARNING: the tolerance of 1e-09 nat is not met" in strict.summary()
     sds = [trial.sd for trial in strict.calibration.trials]
     assert strict.calibration.audit.sd == pytest.approx(min(sds))
     assert len(sds) > len(loose.calibration.trials) == 1
@@ -27,7 +30,8 @@ def test_a_loose_tolerance_takes_the_cheapest_and_a_strict_one_the_best(tiny_pri
 def test_the_prior_itself_is_left_alone_and_networks_are_shared(tiny_prior):
     x = tiny_prior.sample((50,))
     before, mass = tiny_prior.log_prob(x), tiny_prior.likelihood.log_mass
-    batched = tiny_prior.expand((4,)).calibrate(x, tolerance=1e-9, reference="exact")
+    with pytest.warns(AccuracyWarning, match="is not met"):
+        batched = tiny_prior.expand((4,)).calibrate(x, tolerance=1e-9, reference="exact")
     assert batched.batch_shape == (4,)
     assert torch.equal(tiny_prior.log_prob(x), before)
     assert tiny_prior.likelihood.log_mass == mass

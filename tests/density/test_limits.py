@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import pyro_stad
-from pyro_stad import TrainingWarning
+from pyro_stad import AccuracyWarning, TrainingWarning
 from pyro_stad.density.fit import _Workshop
 from pyro_stad.likelihood.audit import log_mass
 from tests.oracles import mixture_sample
@@ -102,7 +102,8 @@ def test_a_fit_that_ends_badly_is_returned_and_says_so(monkeypatch, tmp_path):
 
     monkeypatch.setattr(_Workshop, "divergence", broken)
     with (
-        pytest.warns(TrainingWarning, match="the calibration is not finite"),
+        pytest.warns(AccuracyWarning, match="the calibration is not finite"),
+        pytest.warns(AccuracyWarning, match="log_prob is not finite at some of 30 held-out"),
         pytest.warns(TrainingWarning, match="consistency .* The curve is left out"),
     ):
         prior = pyro_stad.fit(mixture_sample(300, 2), budget="tiny", progress=False)

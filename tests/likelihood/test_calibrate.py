@@ -1,6 +1,7 @@
 """Calibration: the cheapest way that is accurate enough, its mass, and a bound that covers."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,8 +9,8 @@ import torch
 from pyro_stad.data import Batches
 from pyro_stad.divergence import Exact
 from pyro_stad.divergence.distil import cloud_for
-from pyro_stad.likelihood import Calibration, Constant, FlowODE, SteinPath, calibrate
-from pyro_stad.likelihood.calibrate import disagreement
+from pyro_stad.likelihood import Calibration, Constant, FlowODE, SteinPath, audit, calibrate
+from pyro_stad.likelihood.suspects import disagreement, suspects
 from pyro_stad.ode import RK4
 from pyro_stad.teacher.analytic import random_mixture, sample_mixture
 from tests.oracles import field_on, gaussian
@@ -128,3 +129,108 @@ def test_a_density_that_describes_the_data_better_than_the_flow_is_taken():
     assert divergence > 2 * trial.score_error
     strict = calibrated(flow, x, reference="exact")[1]
     assert len(strict.trials) > 1
+
+
+class Bumpy(FlowODE):
+    """The exact density, but for a bump of ``height`` nats about a point."""
+
+    def __init__(self, field, centre, height):
+        super().__init__(field, Exact(), RK4(8))
+        self.centre, self.height = centre, height
+
+    def log_prob(self, x):
+        near = (-0.5 * (x - self.centre).square().sum(-1) / 0.01).exp()
+        return super().log_prob(x) + self.height * near
+
+
+def test_a_bump_among_all_held_out_rows_is_seen():
+    """The part with exact traces has no point near it; one of all held-out rows lies on top."""
+    field, x = mixture(features=2, count=3000)
+    here = x[x.square().sum(-1).argmax()]
+    part = x[((x - here).norm(dim=-1) > 1).nonzero().flatten()[:200]]
+    bumpy = Bumpy(field, here, 5.0)
+    assert (suspects(bumpy, x, 5) == here).all(-1).any()
+    generator = torch.Generator().manual_seed(0)
+    found = audit(bumpy, part, cloud_for(field, Batches(part), generator), generator, others=x)
+    assert found.worst == found.highest == pytest.approx(5.0, abs=1e-6)
+    # They count for the worst error alone.
+    assert found.sd < 1e-6
+    assert (found.points, found.looked_at) == (200, 6000)
+    assert 32 <= found.suspects <= 64
+
+
+def test_what_is_not_finite_anywhere_is_seen():
+    field, x = mixture(features=2, count=1000)
+    bumpy = Bumpy(field, x[900], math.nan)
+    x[901] = math.inf
+    generator = torch.Generator().manual_seed(0)
+    cloud = cloud_for(field, Batches(x[:100]), generator)
+    found = audit(FlowODE(field, Exact(), RK4(4)), x[:100], cloud, generator, others=x)
+    assert not found.is_finite
+    assert not audit(bumpy, x[:100], cloud, generator, others=x[:100]).is_finite
+
+
+@pytest.fixture(scope="module")
+def good():
+    """The calibration of an exact field, with which nothing is wrong."""
+    torch.set_default_dtype(torch.float64)
+    field, x = mixture(count=1000)
+    return calibrated(FlowODE(field, Exact(), RK4(16)), x)[1]
+
+
+def with_audit(calibration, **changes):
+    return replace(calibration, audit=replace(calibration.audit, **changes))
+
+
+def with_trial(calibration, **changes):
+    return replace(calibration, trials=(replace(calibration.trials[-1], **changes),))
+
+
+CASES = {
+    "a good one": (lambda c: c, ()),
+    "sd too large, score too low": (
+        lambda c: with_trial(with_audit(c, sd=0.26), sd=0.26, score=-0.1),
+        ("the tolerance of 0.1 nat is not met: log_prob has sd 0.26 nat",),
+    ),
+    "sd too large, but it describes the data": (
+        lambda c: with_trial(with_audit(c, sd=0.26), sd=0.26, score=0.01), ()
+    ),
+    "which is not what was asked for": (
+        lambda c: replace(with_trial(c, sd=0.26, score=0.01), reference="exact"),
+        ("the tolerance of 0.1 nat is not met",),
+    ),
+    "mass": (
+        lambda c: with_audit(c, normaliser=0.9, normaliser_error=0.01),
+        ("its mass is 0.9 +- 0.01",),
+    ),
+    "mass within its error": (
+        lambda c: with_audit(c, normaliser=0.9, normaliser_error=0.04), ()
+    ),
+    "mass within two percent": (
+        lambda c: with_audit(c, normaliser=0.985, normaliser_error=1e-3), ()
+    ),
+    "mass unknown": (
+        lambda c: with_audit(c, normaliser=1.0, normaliser_error=0.3),
+        ("its mass is 1 +- 0.3",),
+    ),
+    # A tenth of a mass of 5,000 points is 500 points: 6.2 nats.
+    "a bump": (
+        lambda c: with_audit(c, highest=6.3, looked_at=5000),
+        ("has a bump: at one of 5000 points that were looked at it is 6.3 nat",),
+    ),
+    "a small bump": (lambda c: with_audit(c, highest=6.1, looked_at=5000), ()),
+    "a hole": (lambda c: with_audit(c, worst=9.0, highest=0.5, looked_at=5000), ()),
+    "an old file": (lambda c: with_audit(c, highest=math.nan, looked_at=0), ()),
+    "not finite": (lambda c: with_audit(c, bias=math.nan, worst=9.0), ("is not finite",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_wrong_is_said(name, good):
+    change, expected = CASES[name]
+    changed = change(good)
+    assert len(changed.troubles) == len(expected)
+    for trouble, words in zip(changed.troubles, expected):
+        assert words in trouble
+        assert f"WARNING: {trouble}" in changed.text()
+    assert ("WARNING" in changed.text()) == bool(expected)

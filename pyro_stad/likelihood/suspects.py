@@ -1,0 +1,60 @@
+r"""Where a density is suspect: looked for at many points, so that few need an exact trace.
+
+An exact trace takes D products for each step of a solve; the density itself, and a second way to
+it, take a pass or two. So those are computed at thousands of points, and the exact trace where
+
+- the two ways disagree most, for they agree where the network is consistent; or
+- the density exceeds that of whitening's normal law most, for there a bump would be, and both ways
+  may go through it.
+
+What is not finite comes first. Points that are chosen for being bad say nothing of a bias or a
+standard deviation; they are for the worst error alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_stad.likelihood.base import AbstractLikelihood
+from pyro_stad.likelihood.curves import Coarse, Constant
+from pyro_stad.likelihood.stein_path import SteinPath
+from pyro_stad.teacher.base import AbstractAngularField
+
+__all__ = ["disagreement", "suspects"]
+
+
+def disagreement(likelihood: AbstractLikelihood, x: Tensor) -> Tensor:
+    """Return how far ``likelihood`` is from another way to the same density, at ``x``: ``(B,)``.
+
+    The other way is a curve that is solved for, or the constant one if ``likelihood`` solves
+    already. A field without a score has but one way, and gets zero.
+    """
+    other = _second_opinion(likelihood)
+    if other is None:
+        return torch.zeros_like(x[:, 0])
+    return (likelihood.log_prob(x) - other.log_prob(x)).abs()
+
+
+def suspects(likelihood: AbstractLikelihood, x: Tensor, count: int) -> Tensor:
+    """Return the most suspect of points ``(B, D)``, whitened: at most ``2 * count`` rows."""
+    log_prob, other = likelihood.log_prob(x), _second_opinion(likelihood)
+    excess = log_prob + 0.5 * x.square().sum(-1)
+    reasons = [excess] if other is None else [(log_prob - other.log_prob(x)).abs(), excess]
+    count = min(count, len(x))
+    # As infinities, or a NaN would be no reason.
+    places = [
+        torch.where(torch.isnan(reason), torch.inf, reason).topk(count).indices
+        for reason in reasons
+    ]
+    return x[torch.cat(places).unique()]
+
+
+def _second_opinion(likelihood: AbstractLikelihood) -> AbstractLikelihood | None:
+    if not isinstance(likelihood.field, AbstractAngularField):
+        return None
+    rests = isinstance(likelihood, SteinPath) and isinstance(likelihood.curve, Constant)
+    curve = Coarse(4) if rests else Constant()
+    other = SteinPath(likelihood.field, likelihood.divergence, likelihood.solver, curve, nodes=16)
+    other.log_mass = likelihood.log_mass
+    return other
