@@ -31,7 +31,7 @@ from pyro_stad._config import encode
 from pyro_stad._random import generator
 from pyro_stad.data import Batches
 from pyro_stad.data.weights import kish
-from pyro_stad.density.gaussians import best_gaussians
+from pyro_stad.density.gaussians import best_mixture
 from pyro_stad.density.two_sample import TwoSample, two_sample
 from pyro_stad.likelihood import AbstractLikelihood
 
@@ -66,7 +66,8 @@ class Goodness:
         effective: independent samples of equal weight that they are worth.
         log_density: their mean log-density in whitened coordinates.
         over_normal: the gain over a multivariate normal.
-        over_mixture: the gain over a Gaussian mixture, or None without training samples.
+        over_mixture: the gain over a Gaussian mixture, or None without training samples or
+            scikit-learn.
         components: number of components of that mixture, or None.
         draws: comparison with draws of the prior, or None for too few samples.
     """
@@ -155,9 +156,13 @@ def goodness(
     over_mixture, components = None, None
     if kept is not None:
         worth = max(2.0, min(len(kept), _MOST_KEPT, kish(kept.shares / kept.shares.max()) / time))
-        mixture = best_gaussians(kept.subset(_MOST_KEPT, source), worth, source)
-        components = len(mixture.means)
-        over_mixture = _gain(own - mixture.log_prob(rows), shares, effective)
+        mixture = best_mixture(kept.subset(_MOST_KEPT, source), worth, source)
+        if mixture is not None:
+            other = torch.from_numpy(mixture.score_samples(rows.double().cpu().numpy()))
+            over_mixture, components = (
+                _gain(own - other.to(own), shares, effective),
+                mixture.n_components,
+            )
     return Goodness(
         rows=len(rows),
         effective=round(effective, 1),
