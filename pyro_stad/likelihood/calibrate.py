@@ -11,7 +11,9 @@ grid known to be fine enough:
    tolerance :math:`\tau`; or if it describes the data as well as the flow does, that is, if its log
    score, the mean of :math:`e - \log Z` over held-out data, is at least :math:`-\tau^2/2`: what an
    error with standard deviation :math:`\tau` costs. With ``reference="exact"`` only the first
-   counts. If nothing serves, it is the way with the least standard deviation.
+   counts. A way is refused, however good it is at the data, for a *bump* or a *collapse*
+   (:mod:`pyro_stad.likelihood.standard`). If nothing serves, it is the way with the least standard
+   deviation of those that are not refused.
 3. *Bound.* Two ways to one density agree where the network is consistent. Their difference d(x)
    scales a bound :math:`c\,(d(x) + d_0)` on the error at x, with :math:`d_0` the median of d, and c
    the conformal quantile of :math:`|e| / (d + d_0)` at the bound's level: whatever d is worth, the
@@ -33,19 +35,18 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_stad.divergence import Exact
 from pyro_stad.divergence.distil import AbstractCloud
 from pyro_stad.errors import TrainingError, TrainingWarning
-from pyro_stad.likelihood.audit import audit, log_mass, own_noise
+from pyro_stad.likelihood.audit import audit
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.calibration import REFERENCES, Calibration, ErrorBound, Trial
 from pyro_stad.likelihood.curves import Coarse, Constant
 from pyro_stad.likelihood.flow_ode import FlowODE
+from pyro_stad.likelihood.standard import Standard
 from pyro_stad.likelihood.stein_path import SteinPath
 from pyro_stad.likelihood.suspects import disagreement
 from pyro_stad.ode import RK4, AbstractFixedGrid
@@ -59,7 +60,6 @@ __all__ = [
 
 _NODES = (16, 32)  # one point's nodes are to fill whole rows of sixteen
 _LEVEL = 0.95
-_LARGEST = 700.0  # what exp takes
 
 
 def calibrate(
@@ -90,7 +90,7 @@ def calibrate(
     Returns:
         The likelihood, which shares the networks, and its calibration.
     """
-    standard = _Standard.of(likelihood, held_out, generator)
+    standard = Standard.of(likelihood, held_out, others, generator)
     with torch.no_grad():
         ways, trials = [], []
         for way in _ways(likelihood, train):
@@ -131,47 +131,16 @@ def choose_steps(
     return RK4(candidates[-1])
 
 
-class _Standard(NamedTuple):
-    """What ways to the density are held against: data and own draws, with exact log-densities."""
-
-    data: Tensor
-    at_data: Tensor
-    draws: Tensor
-    at_draws: Tensor
-
-    @staticmethod
-    def of(likelihood: AbstractLikelihood, data: Tensor, generator: torch.Generator) -> _Standard:
-        exact = FlowODE(likelihood.field, Exact(), likelihood.solver)
-        noise = own_noise(data, generator)
-        with torch.no_grad():
-            draws = exact.push(noise)
-            return _Standard(data, exact.log_prob(data), draws, exact.log_prob(draws))
-
-    def error(self, way: AbstractLikelihood) -> Tensor:
-        """Return the errors of a way at the data."""
-        return way.log_prob(self.data) - self.at_data
-
-    def trial(self, way: AbstractLikelihood) -> Trial:
-        """Try a way, and divide out its mass."""
-        log_z, relative = log_mass(way.log_prob(self.draws) - self.at_draws)
-        # One, in units of the mass; a mass that is not finite says nothing.
-        one = math.exp(-log_z) if -_LARGEST < log_z < math.inf else math.inf
-        if math.isfinite(log_z) and abs(1 - one) > 2 * relative:
-            way.log_mass += log_z
-            log_z = 0.0
-        error = self.error(way)
-        bias, sd = error.mean().item(), error.std().item()
-        score_error = math.hypot(sd / math.sqrt(len(error)), relative)
-        return Trial(repr(way), way.sequential_calls(), bias, sd, bias - log_z, score_error)
-
-
 def _nearest(trials: list[Trial]) -> int:
-    """Return the place of the trial with the least standard deviation."""
+    """Return the place of the trial with the least sd; of those that are refused, if all are."""
     if all(math.isnan(trial.sd) for trial in trials):
         # A fit that took minutes is not to be lost: the flow itself, and its calibration says so.
         return len(trials) - 1
     # NaN is worse than anything.
-    return min(range(len(trials)), key=lambda i: (math.isnan(trials[i].sd), trials[i].sd))
+    return min(
+        range(len(trials)),
+        key=lambda i: (trials[i].is_refused, math.isnan(trials[i].sd), trials[i].sd),
+    )
 
 
 def _ways(

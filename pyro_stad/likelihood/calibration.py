@@ -19,6 +19,7 @@ __all__ = ["REFERENCES", "Calibration", "ErrorBound", "Trial"]
 
 REFERENCES = ("data", "exact")
 _OFF, _ERRORS = 0.02, 3.0
+_HIGHEST, _DEEPEST = 3.0, 0.02
 _REMEDY = (
     "Fit with a larger budget or more samples, allow a larger tolerance, or take the exact trace "
     "by prior.with_likelihood"
@@ -40,6 +41,8 @@ class Trial:
         bias, sd: mean and standard deviation of its error against the exact trace.
         score, score_error: its mean log-density, mass divided out, less that of the exact trace,
             with its standard error. Above zero, it describes the data better than the flow.
+        bump, collapse: where it is refused however accurate it is at the data, both in nats, see
+            :mod:`pyro_stad.likelihood.standard`; NaN in files of before they were looked for.
     """
 
     likelihood: str
@@ -48,13 +51,30 @@ class Trial:
     sd: float
     score: float
     score_error: float
+    bump: float = math.nan
+    collapse: float = math.nan
 
     def __post_init__(self) -> None:
         if self.sequential_calls is not None:
             check_count(self.sequential_calls, "sequential_calls")
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether it has a bump or a collapse."""
+        return self.bump > _HIGHEST or self.collapse > _DEEPEST
+
+    @property
+    def refusal(self) -> str:
+        """Why it is refused, as the end of a line; empty if it is not."""
+        found = [f"a bump of {self.bump:.3g} nat"] if self.bump > _HIGHEST else []
+        if self.collapse > _DEEPEST:
+            found.append(f"a collapse that costs {self.collapse:.2g} nat a sample")
+        return f"; refused for {' and '.join(found)}" if found else ""
+
     def serves(self, tolerance: float, reference: str) -> bool:
         """Whether it is accurate enough; see :mod:`pyro_stad.likelihood.calibrate`."""
+        if self.is_refused:
+            return False
         if reference == "data" and self.score >= -0.5 * tolerance**2:
             return True
         return self.sd <= tolerance
@@ -126,7 +146,7 @@ class Calibration:
         if not any(trial.serves(tolerance, self.reference) for trial in self.trials):
             found.append(
                 f"the tolerance of {tolerance:g} nat is not met: log_prob has sd {audit.sd:.2g} "
-                f"nat against the exact trace of the flow. {_REMEDY}"
+                f"nat against the exact trace of the flow{self._refusals()}. {_REMEDY}"
             )
         off = max(_OFF, _ERRORS * audit.normaliser_error)
         if abs(audit.normaliser - 1) > off or audit.normaliser_error > slack:
@@ -141,6 +161,11 @@ class Calibration:
                 f"is {audit.highest:.3g} nat above the exact trace. {_REMEDY}"
             )
         return tuple(found)
+
+    def _refusals(self) -> str:
+        if not all(trial.is_refused for trial in self.trials):
+            return ""
+        return f", and every way was refused, the last{self.trials[-1].refusal[len('; refused') :]}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description."""
@@ -158,7 +183,7 @@ class Calibration:
             calls = "adaptive" if trial.sequential_calls is None else trial.sequential_calls
             lines.append(
                 f"    {trial.likelihood}: {calls} sequential calls, sd {trial.sd:.2g} nat, "
-                f"score {trial.score:+.2g} +- {trial.score_error:.1g}"
+                f"score {trial.score:+.2g} +- {trial.score_error:.1g}{trial.refusal}"
             )
         lines.append(self.audit.text())
         lines += [f"  WARNING: {trouble}" for trouble in self.troubles]

@@ -21,7 +21,7 @@ from pyro_stad.likelihood.curves import Coarse, Constant
 from pyro_stad.likelihood.stein_path import SteinPath
 from pyro_stad.teacher.base import AbstractAngularField
 
-__all__ = ["disagreement", "suspects"]
+__all__ = ["disagreement", "most_alone", "suspects"]
 
 
 def disagreement(likelihood: AbstractLikelihood, x: Tensor) -> Tensor:
@@ -48,6 +48,12 @@ def suspects(likelihood: AbstractLikelihood, x: Tensor, count: int) -> Tensor:
         for reason in reasons
     ]
     return x[torch.cat(places).unique()]
+
+
+def most_alone(x: Tensor, data: Tensor, count: int) -> Tensor:
+    """Return those of points ``(B, D)`` that are farthest from all ``data``: at most ``count``."""
+    nearest = torch.cdist(x, data).amin(1)
+    return x[nearest.topk(min(count, len(x))).indices]
 
 
 def _second_opinion(likelihood: AbstractLikelihood) -> AbstractLikelihood | None:

@@ -10,6 +10,7 @@ from pyro_stad.data import Batches
 from pyro_stad.divergence import Exact
 from pyro_stad.divergence.distil import cloud_for
 from pyro_stad.likelihood import Calibration, Constant, FlowODE, SteinPath, audit, calibrate
+from pyro_stad.likelihood.standard import Standard
 from pyro_stad.likelihood.suspects import disagreement, suspects
 from pyro_stad.ode import RK4
 from pyro_stad.teacher.analytic import random_mixture, sample_mixture
@@ -134,12 +135,12 @@ def test_a_density_that_describes_the_data_better_than_the_flow_is_taken():
 class Bumpy(FlowODE):
     """The exact density, but for a bump of ``height`` nats about a point."""
 
-    def __init__(self, field, centre, height):
+    def __init__(self, field, centre, height, width=0.1):
         super().__init__(field, Exact(), RK4(8))
-        self.centre, self.height = centre, height
+        self.centre, self.height, self.width = centre, height, width
 
     def log_prob(self, x):
-        near = (-0.5 * (x - self.centre).square().sum(-1) / 0.01).exp()
+        near = (-0.5 * (x - self.centre).square().sum(-1) / self.width**2).exp()
         return super().log_prob(x) + self.height * near
 
 
@@ -157,6 +158,56 @@ def test_a_bump_among_all_held_out_rows_is_seen():
     assert found.sd < 1e-6
     assert (found.points, found.looked_at) == (200, 6000)
     assert 32 <= found.suspects <= 64
+
+
+# Where nobody looks: between the modes, far out, and on one of two thousand data.
+PLACES = {
+    "between modes": (lambda x: torch.zeros(2), 12.0, 0.15, "bump"),
+    "far out": (lambda x: torch.tensor([0.0, 6.0]), 25.0, 1.0, "bump"),
+    "on one datum": (
+        lambda x: x[200 + x[200:].square().sum(-1).argmax()],
+        -140.0,
+        0.01,
+        "collapse",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_way_is_refused_for_what_the_data_do_not_show(name):
+    parts = two_modes()
+    field, x = field_on("ot", parts), sample_mixture(parts, 2000, 1)
+    place, height, width, reason = PLACES[name]
+    bumpy = Bumpy(field, place(x), height, width)
+    standard = Standard.of(bumpy, x[:200], x, torch.Generator().manual_seed(0))
+    sound = standard.trial(FlowODE(field, Exact(), RK4(8)))
+    assert sound.serves(0.1, "exact")
+    assert sound.refusal == ""
+    assert sound.bump < 1e-6
+    assert sound.collapse == 0.0
+    trial = standard.trial(bumpy)
+    assert trial.sd < 0.1
+    assert not trial.serves(0.1, "data")
+    assert f"refused for a {reason}" in trial.refusal
+    if reason == "bump":
+        # As high as it is at a probe nearby, over the exact trace or the level.
+        assert 3.0 < trial.bump <= height
+
+
+def test_a_bump_that_looks_improbable_is_no_reason():
+    """At twelve deviations the exact density is e^-72: with eight nats more it is flagged still."""
+    parts = two_modes()
+    field, x = field_on("ot", parts), sample_mixture(parts, 500, 1)
+    standard = Standard.of(
+        FlowODE(field, Exact(), RK4(8)), x, None, torch.Generator().manual_seed(0)
+    )
+    assert standard.trial(Bumpy(field, torch.tensor([0.0, 12.0]), 8.0, width=1.0)).bump == 0.0
+
+
+def two_modes():
+    """The mixture of two narrow modes, whitened."""
+    mean, covariance = torch.tensor([0.96**0.5, 0.0]), torch.diag(torch.tensor([0.04, 1.0]))
+    return torch.full((2,), 0.5), torch.stack([mean, -mean]), covariance.expand(2, 2, 2)
 
 
 def test_what_is_not_finite_anywhere_is_seen():
@@ -194,6 +245,10 @@ CASES = {
     ),
     "sd too large, but it describes the data": (
         lambda c: with_trial(with_audit(c, sd=0.26), sd=0.26, score=0.01), ()
+    ),
+    "every way refused": (
+        lambda c: with_trial(c, bump=9.4, collapse=0.5),
+        ("every way was refused, the last for a bump of 9.4 nat and a collapse that costs 0.5",),
     ),
     "which is not what was asked for": (
         lambda c: replace(with_trial(c, sd=0.26, score=0.01), reference="exact"),

@@ -1,0 +1,140 @@
+r"""What ways to a flow's density are held against: the exact trace, at data, draws and suspects.
+
+Held-out data and the flow's own draws say how accurate a way is where the law is. They say nothing
+of a bump beyond it or between its modes, which a likelihood would find, nor of a collapse that one
+datum in a thousand sees. So each way is looked at, at thousands of *places*, where all that is
+cheap is computed, and the most suspect of them (:mod:`pyro_stad.likelihood.suspects`) get an exact
+trace:
+
+- all held-out data;
+- *probes*: the flow's image of noise that is up to three times too wide, for it spreads over
+  whatever the flow can reach; a shell from two to nine standard deviations beyond the cloud; and
+  places on the straight lines between pairs of data, which pass between modes and through the
+  hollows of bent ridges.
+
+With e the error of a way in nats, mass divided out,
+
+- a *bump* is the largest e at a place that the way gives a density as high as the flow's own draws
+  have, all but one in two hundred: its excess over that level, or over the exact trace, whichever
+  is less. Below the level it is no matter, for there a density is flagged as extrapolated.
+- a *collapse* is what the log score loses to the places among the data that are three nats too low
+  or more: the sum of -e over them, divided by the number of data.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_stad.divergence import Exact
+from pyro_stad.likelihood.audit import exact_log_prob, log_mass, own_noise
+from pyro_stad.likelihood.base import AbstractLikelihood
+from pyro_stad.likelihood.calibration import Trial
+from pyro_stad.likelihood.flow_ode import FlowODE
+from pyro_stad.likelihood.suspects import most_alone, suspects
+
+__all__ = ["Standard"]
+
+_LARGEST = 700.0  # what exp takes
+_LEVEL = 0.005  # share of own draws with less density than what a bump has
+_LOW = 3.0
+_PROBES, _MOST_DATA, _SUSPECTS = 512, 2000, 24
+_INFLATED = (1.5, 2.0, 3.0)
+_SHELL = (2.0, 9.0)  # beyond the root of D, the radius of a normal cloud
+
+
+class Standard(NamedTuple):
+    """Points with their exact log-densities, and places to look at."""
+
+    data: Tensor
+    at_data: Tensor
+    draws: Tensor
+    at_draws: Tensor
+    others: Tensor
+    probes: Tensor
+
+    @staticmethod
+    def of(
+        likelihood: AbstractLikelihood,
+        data: Tensor,
+        others: Tensor | None,
+        generator: torch.Generator,
+    ) -> Standard:
+        """Return the standard for the flow of ``likelihood``; see ``calibrate``."""
+        exact = FlowODE(likelihood.field, Exact(), likelihood.solver)
+        noise = own_noise(data, generator)
+        others = data if others is None else others[:: math.ceil(len(others) / _MOST_DATA)]
+        with torch.no_grad():
+            draws = exact.push(noise)
+            probes = _probes(exact, others, generator)
+            at_data, at_draws = exact.log_prob(data), exact.log_prob(draws)
+        return Standard(data, at_data, draws, at_draws, others, probes)
+
+    def error(self, way: AbstractLikelihood) -> Tensor:
+        """Return the errors of a way at the data."""
+        return way.log_prob(self.data) - self.at_data
+
+    def trial(self, way: AbstractLikelihood) -> Trial:
+        """Try a way, and divide out its mass."""
+        log_z, relative = log_mass(way.log_prob(self.draws) - self.at_draws)
+        # One, in units of the mass; a mass that is not finite says nothing.
+        one = math.exp(-log_z) if -_LARGEST < log_z < math.inf else math.inf
+        if math.isfinite(log_z) and abs(1 - one) > 2 * relative:
+            way.log_mass += log_z
+            log_z = 0.0
+        error = self.error(way)
+        bias, sd = error.mean().item(), error.std().item()
+        return Trial(
+            repr(way),
+            way.sequential_calls(),
+            bias,
+            sd,
+            bias - log_z,
+            math.hypot(sd / math.sqrt(len(error)), relative),
+            self._bump(way),
+            self._collapse(way),
+        )
+
+    def _bump(self, way: AbstractLikelihood) -> float:
+        """Return the highest bump of a way, in nats; zero or less if there is none."""
+        level = self.at_draws.quantile(_LEVEL)
+        at_probes = way.log_prob(self.probes)
+        high = ~(at_probes < level)  # with NaN
+        if not high.any():
+            return 0.0
+        places = self.probes[high]
+        x = torch.cat(
+            [suspects(way, places, _SUSPECTS), most_alone(places, self.others, _SUSPECTS)]
+        )
+        log_prob = way.log_prob(x)
+        excess = torch.minimum(log_prob - level, log_prob - exact_log_prob(way, x))
+        return torch.where(torch.isnan(excess), math.inf, excess).max().item()
+
+    def _collapse(self, way: AbstractLikelihood) -> float:
+        """Return what the score loses to data that are far too low, in nats a datum."""
+        x = suspects(way, self.others, _SUSPECTS)
+        low = exact_log_prob(way, x) - way.log_prob(x)
+        low = torch.where(torch.isnan(low), math.inf, low)
+        return low[low > _LOW].sum().item() / len(self.others)
+
+
+def _probes(flow: FlowODE, data: Tensor, generator: torch.Generator) -> Tensor:
+    """Return places off the bulk, with shape ``(B, D)``."""
+    size = data.shape[1]
+    options: dict[str, Any] = {
+        "generator": generator, "dtype": data.dtype, "device": data.device
+    }  # fmt: skip
+    noise = torch.randn(_PROBES, size, **options)
+    scales = data.new_tensor(_INFLATED).repeat_interleave(_PROBES // len(_INFLATED) + 1)[:_PROBES]
+    direction = torch.nn.functional.normalize(torch.randn(_PROBES, size, **options), dim=1)
+    low, high = _SHELL
+    shell = direction * (size**0.5 + low + (high - low) * torch.rand(_PROBES, 1, **options))
+    one, other = (
+        data[torch.randint(len(data), (_PROBES,), generator=generator, device=data.device)]
+        for _ in range(2)
+    )
+    between = torch.lerp(one, other, 0.25 + 0.5 * torch.rand(_PROBES, 1, **options))
+    return torch.cat([flow.push(noise * scales[:, None]), shell, between])
