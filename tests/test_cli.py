@@ -120,7 +120,7 @@ def test_log_prob_as_a_table(folder, capsys, tmp_path):
     arguments = ["log-prob", prior, points, "--error", "--tail"]
     assert call(capsys, *arguments, "--out", out)[0] == 0
     table = pandas.read_csv(out)
-    assert list(table) == ["log_prob", "log_prob_error", "tail_probability"]
+    assert list(table) == ["log_prob", "log_prob_error", "tail_probability", "density_level"]
     learned = pyro_stad.load(prior)
     x = torch.tensor([[0.2, 0.1], [0.4, 0.3]], dtype=torch.float32)
     with torch.no_grad():
@@ -130,7 +130,9 @@ def test_log_prob_as_a_table(folder, capsys, tmp_path):
     assert table["log_prob"][2] == -float("inf")
     report = json.loads(call(capsys, *arguments, "--json")[1])
     assert report["log_prob"][2] is None
-    assert call(capsys, *arguments)[1].startswith("log_prob,log_prob_error,tail_probability\n")
+    assert call(capsys, *arguments)[1].startswith(
+        "log_prob,log_prob_error,tail_probability,density_level\n"
+    )
 
 
 def test_check(folder, capsys):

@@ -189,7 +189,7 @@ def log_prob(
         bool, typer.Option("--error", help="Add a bound on the error of each, in nats.")
     ] = False,
     tail: Annotated[
-        bool, typer.Option("--tail", help="Add the probability of points as far out or farther.")
+        bool, typer.Option("--tail", help="Add how far out a point is, and how probable it looks.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -204,7 +204,10 @@ def log_prob(
     if error:
         table["log_prob_error"] = learned.log_prob_error
     if tail:
-        table["tail_probability"] = learned.tail_probability
+        table |= {
+            "tail_probability": learned.tail_probability,
+            "density_level": learned.density_level,
+        }
     with torch.no_grad():
         columns = {name: compute(values) for name, compute in table.items()}
     if out is not None:

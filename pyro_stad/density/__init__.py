@@ -11,6 +11,7 @@ from pyro_stad.density.save import load
 from pyro_stad.density.settings import BUDGETS, FitSettings
 from pyro_stad.density.tail import FLAGGED, noise_tail
 from pyro_stad.density.truncated import TruncatedPrior
+from pyro_stad.density.trust import is_extrapolated
 
 __all__ = [
     "BUDGETS",
@@ -25,8 +26,9 @@ __all__ = [
     "TruncatedPrior",
     "find_cut",
     "find_flow",
-    "goodness",
     "fit",
+    "goodness",
+    "is_extrapolated",
     "load",
     "noise_tail",
     "to_cut",

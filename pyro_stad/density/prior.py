@@ -39,17 +39,21 @@ from pyro_stad.data import (
     support_of,
     wind,
 )
+from pyro_stad.density import trust
 from pyro_stad.density.calibrated import calibrated
 from pyro_stad.density.counts import Counts
 from pyro_stad.density.described import described
 from pyro_stad.density.flow import FlowTransform, check_likelihood
+from pyro_stad.density.level import Levels
 from pyro_stad.density.report import FitReport
-from pyro_stad.density.tail import noise_tail
 from pyro_stad.density.truncated import Region, TruncatedPrior, truncate
 from pyro_stad.likelihood import AbstractLikelihood, Calibration
-from pyro_stad.likelihood.suspects import disagreement
 
 __all__ = ["FlowPrior"]
+
+# What priors of other batch shapes have in common.
+_SHARED = """likelihood layout bounds report calibration counts levels margins
+    _support _outer _wrap _low _high stand_in""".split()
 
 
 class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
@@ -96,7 +100,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         self.likelihood = likelihood.requires_grad_(False).eval()
         self.layout, self.bounds = layout, bounds and wind(bounds, None, None)
         self.report, self.calibration = report, calibration
-        self.counts = Counts()
+        self.counts, self.levels = Counts(), Levels(self.likelihood)
         self._support = support_of(bounds, loc)
         self.margins = margins
         bends: list[Any] = [] if margins is None else [margins]
@@ -104,7 +108,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         # Made once: log_prob is called for every leapfrog step.
         self._wrap = self._outer[0] if self._outer and isinstance(self._outer[0], Wrap) else None
         self._low, self._high = open_box(bounds, loc)
-        self._stand_in = functools.reduce(lambda x, part: part(x), [*bends, *self._outer], loc)
+        self.stand_in = functools.reduce(lambda x, part: part(x), [*bends, *self._outer], loc)
         base = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
         affine = Standardise(loc, scale_tril)
         transforms = [FlowTransform(self.likelihood), affine, *bends, *self._outer]
@@ -133,9 +137,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
     def expand(self, batch_shape: Any, _instance: FlowPrior | None = None) -> FlowPrior:
         """Return the same prior with another batch shape; nothing is solved or copied."""
         new = self._get_checked_instance(FlowPrior, _instance)
-        parts = ("likelihood", "layout", "bounds", "report", "calibration", "counts", "margins")
-        made_once = ("_support", "_outer", "_wrap", "_low", "_high", "_stand_in")
-        for name in (*parts, *made_once):
+        for name in _SHARED:
             setattr(new, name, getattr(self, name))
         base = self.base_dist.expand(torch.Size(batch_shape))
         super(FlowPrior, new).__init__(base, self.transforms, validate_args=False)
@@ -167,11 +169,11 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
             # Not a constant: the graph must reach an empty input too.
             return theta.sum(-1)
         if is_transformed(theta):
-            inside = self._inside(theta)
-            log_prob = self._density(torch.where(inside[:, None], theta, self._stand_in))
+            inside = self.inside(theta)
+            log_prob = self._density(torch.where(inside[:, None], theta, self.stand_in))
             return torch.where(inside & torch.isfinite(log_prob), log_prob, -torch.inf)
         # Inside NUTS all is well nearly always, and a look at a sum is cheaper than masks.
-        whole = self._all_finite(theta) and (self.bounds is None or self._inside(theta).all())
+        whole = self._all_finite(theta) and (self.bounds is None or self.inside(theta).all())
         if whole:
             log_prob = self._density(theta)
             if self._all_finite(log_prob):
@@ -186,17 +188,17 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
 
         Those get -inf, and are counted.
         """
-        inside = self._inside(theta)
+        inside = self.inside(theta)
         # A stand-in for bad rows keeps NaN out of the graph, and so out of the gradient; and out
         # of an adaptive solver. Which rows can't be solved, is known only after a try.
         with torch.no_grad():
-            log_prob = self._density(torch.where(inside[:, None], theta, self._stand_in))
+            log_prob = self._density(torch.where(inside[:, None], theta, self.stand_in))
             good = inside & torch.isfinite(log_prob)
         self.counts.points += len(theta)
         self.counts.nonfinite += int((~inside).sum())
         self.counts.failed += int((inside & ~good).sum())
         if torch.is_grad_enabled() and theta.requires_grad:
-            log_prob = self._density(torch.where(good[:, None], theta, self._stand_in))
+            log_prob = self._density(torch.where(good[:, None], theta, self.stand_in))
         return torch.where(good, log_prob, -torch.inf)
 
     def _density(self, theta: Tensor) -> Tensor:
@@ -221,7 +223,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         """Whether all are certainly finite: one NaN or infinity, and the sum is not."""
         return math.isfinite(values.detach().sum().item())
 
-    def _inside(self, theta: Tensor) -> Tensor:
+    def inside(self, theta: Tensor) -> Tensor:
         """Return which rows of ``theta``, shape ``(B, D)``, have a density."""
         # Open: at a bound the bijection is infinite. NaN and infinity are not inside either.
         return ((theta > self._low) & (theta < self._high)).all(-1)
@@ -230,23 +232,26 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         """Return how far out ``value`` lies, shape ``(...)``: the chance of a larger noise norm.
 
         Values below 0.001 (``density.FLAGGED``) mean that the network has hardly seen such points;
-        the distilled divergence, and with it ``log_prob``, is not to be trusted there. What has no
-        density, such as points outside the bounds, lies beyond everything: zero.
+        the distilled divergence, and with it ``log_prob``, is not to be trusted there.
 
         Arguments:
-            value: points with shape ``(..., D)``.
+            value: points with shape ``(..., D)``. What has no density is beyond everything: zero.
         """
-        x = check_value(value, len(self.names), self._like).reshape(-1, len(self.names))
-        with torch.no_grad():
-            inside = self._inside(x)
-            white, share = self._images(torch.where(inside[:, None], x, self._stand_in))
-            tail = noise_tail(self.likelihood.pull(white.flatten(0, 1))).reshape(share.shape)
-            # Of an angle's images, the one that was seen best.
-            tail = torch.where(share > 0, tail, 0.0).amax(0)
-            tail = torch.where(inside & ~torch.isnan(tail), tail, 0.0)
-        return tail.reshape(value.shape[:-1])
+        return trust.tail_probability(self, value)
 
-    def _images(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+    def density_level(self, value: Tensor) -> Tensor:
+        """Return the share of the prior's own draws with less density than ``value``: ``(...)``.
+
+        By densities in whitened coordinates, so that no units matter. Values below 0.001
+        (``density.FLAGGED``) mean that ``value`` is off the samples, be it far out, in the hollow
+        of a ridge or between modes, where ``tail_probability`` sees nothing. Of 4,096 draws.
+
+        Arguments:
+            value: points with shape ``(..., D)``. What has no density has the level zero.
+        """
+        return trust.density_level(self, value)
+
+    def images(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return the whitened images ``(K, B, D)`` of rows, and their shares of the density."""
         u = self._to_line(theta)
         if self._wrap is None:
@@ -368,17 +373,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         Raises:
             ValueError: if the prior is not calibrated, or for a wrong shape or device.
         """
-        if self.calibration is None:
-            raise ValueError("this prior is not calibrated; use prior.calibrate(samples)")
-        x = check_value(value, len(self.names), self._like).reshape(-1, len(self.names))
-        with torch.no_grad():
-            white, share = self._images(x)
-            difference = disagreement(self.likelihood, white.flatten(0, 1)).reshape(share.shape)
-            bounds = self.calibration.bound.at(difference)
-            bound = torch.where(share > 0, share * bounds, 0.0).sum(0)
-            # Where log_prob is -inf, nothing is known.
-            bound = torch.where(self._inside(x) & torch.isfinite(bound), bound, torch.inf)
-        return bound.reshape(value.shape[:-1])
+        return trust.log_prob_error(self, value)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the prior to ``path``; see ``pyro_stad.load``."""

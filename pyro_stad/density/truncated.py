@@ -243,6 +243,10 @@ class TruncatedPrior(dist.TorchDistribution):
         """Return how far out ``value`` lies under the prior without the cut, shape ``(...)``."""
         return self.prior.tail_probability(value)
 
+    def density_level(self, value: Tensor) -> Tensor:
+        """Return the share of draws with less density, without the cut, shape ``(...)``."""
+        return self.prior.density_level(value)
+
     def log_prob_error(self, value: Tensor) -> Tensor:
         """Return a bound on the error of ``log_prob``, shape ``(...)``; infinite outside.
 

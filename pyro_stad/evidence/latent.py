@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_stad.density import FLAGGED, find_cut, find_flow, noise_tail, to_cut
+from pyro_stad.density import FlowPrior, find_cut, find_flow, is_extrapolated, to_cut
 from pyro_stad.errors import EvidenceError
 from pyro_stad.evidence.maps import from_normal, noise_limit
 from pyro_stad.evidence.vectorised import AbstractSetter, VectorisedModel, is_data, is_latent
@@ -136,11 +136,11 @@ class LatentProblem:
         return self.model.values(trace, len(u)), self.model.log_probs(trace, len(u), is_data)
 
     def extrapolated(self, u: Tensor) -> Tensor:
-        """Return which rows of noise are in the outermost thousandth of a flow prior, ``(N,)``."""
+        """Return at which rows of noise a flow prior is extrapolated, shape ``(N,)``."""
         flagged = torch.zeros(len(u), dtype=torch.bool, device=u.device)
         for flow in self.flows:
-            tail = noise_tail(u[:, flow.columns].reshape(len(u), -1, flow.features))
-            flagged |= (tail < FLAGGED).any(-1)
+            noise = u[:, flow.columns].reshape(-1, flow.features)
+            flagged |= is_extrapolated(flow.prior, noise).reshape(len(u), -1).any(-1)
         return flagged
 
     def unresolved(self, u: Tensor) -> Tensor:
@@ -149,11 +149,16 @@ class LatentProblem:
 
 
 class _Flow(NamedTuple):
-    """A site whose prior is a flow: its columns of noise, its features, its calls for one draw."""
+    """A site whose prior is a flow: the prior, its columns of noise, its calls for one draw."""
 
+    prior: FlowPrior
     columns: slice
-    features: int
     calls: int | None
+
+    @property
+    def features(self) -> int:
+        """Number of coordinates of one draw."""
+        return len(self.prior.names)
 
 
 def _flows(latent: list[Any]) -> list[_Flow]:
@@ -163,7 +168,7 @@ def _flows(latent: list[Any]) -> list[_Flow]:
         if flow is not None:
             features, calls = len(flow.names), flow.likelihood.solver.sequential_calls()
             calls = calls and calls * size // features
-            found.append(_Flow(slice(at, at + size), features, calls))
+            found.append(_Flow(flow, slice(at, at + size), calls))
         at += size
     return found
 

@@ -41,15 +41,15 @@ def described(problem: LatentProblem, noise: Tensor) -> dict[str, Any]:
 
 
 def extrapolated(flows: dict[str, tuple[FlowPrior, Tensor]]) -> float:
-    """Return the share of draws at which a learned prior is in its tail.
+    """Return the share of draws at which a learned prior is extrapolated.
 
     Arguments:
         flows: the priors, with the draws in their coordinates, ``(N, ..., D)``, by site.
     """
     flagged: Any = False
     for prior, draws in flows.values():
-        tail = prior.tail_probability(draws).reshape(len(draws), -1).amin(-1)
-        flagged = flagged | (tail < FLAGGED)
+        for alarm in (prior.tail_probability, prior.density_level):
+            flagged = flagged | (alarm(draws).reshape(len(draws), -1).amin(-1) < FLAGGED)
     return flagged.double().mean().item() if flows else 0.0
 
 

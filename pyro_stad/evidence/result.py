@@ -26,8 +26,8 @@ class EvidenceResult:
         ess: effective sample size of what the estimate is made of.
         khat: Pareto shape of importance weights, or None for an estimator without any.
         data: fingerprint of all that the model observed.
-        extrapolated: share of the posterior draws at which a flow prior is in its outermost
-            thousandth, where it has hardly seen a sample.
+        extrapolated: share of the posterior draws at which a flow prior has hardly seen a sample:
+            in its outermost thousandth, or of less density than all but a thousandth of its draws.
         unresolved: share of the posterior draws that are farther out than the ``icdf`` of their
             prior resolves.
         correction: ``(value, error)`` of what took the distilled density to the exact trace, in

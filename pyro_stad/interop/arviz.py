@@ -29,6 +29,8 @@ __all__ = ["to_arviz"]
 
 LearnedPrior = FlowPrior | TruncatedPrior
 _TOLERATED = 0.01
+# What tells that a prior is extrapolated, and what the count of such draws is called.
+_ALARMS = {"tail_probability": "tail", "density_level": "level"}
 
 
 def to_arviz(
@@ -61,10 +63,11 @@ def to_arviz(
         Groups ``posterior`` and ``sample_stats`` and, with a model, ``log_likelihood``,
         ``observed_data`` and the predictive groups. ``sample_stats`` holds ``diverging``,
         ``acceptance_rate`` (Pyro keeps one number per chain), ``lp`` (with a model: the
-        log-probability of its trace, in the model's own coordinates), ``tail_probability`` of
-        learned priors and ``log_prob_error``, the bound on the error of theirs, in nats, and, as
-        attributes, their counts of failed solves (``"unknown"`` where chains ran in other
-        processes, or draws came from elsewhere) and of draws in the tail.
+        log-probability of its trace, in the model's own coordinates), ``tail_probability`` and
+        ``density_level`` of learned priors and ``log_prob_error``, the bound on the error of
+        theirs, in nats, and, as attributes, their counts of failed solves (``"unknown"`` where
+        chains ran in other processes, or draws came from elsewhere) and of draws with either
+        below 0.001.
 
     Raises:
         TypeError, ValueError: for a source or prior that does not fit, or a model that can't be
@@ -90,10 +93,14 @@ def to_arviz(
     elif evidence is not None:
         groups["log_likelihood"] = dict(evidence.log_likelihood)
     attributes = _counts(priors, source)
-    tails = _tails(priors, inner)
-    if tails:
-        groups["sample_stats"]["tail_probability"] = torch.stack([*tails.values()]).amin(0)
-        attributes |= {f"{site}_tail": int((tail < FLAGGED).sum()) for site, tail in tails.items()}
+    for alarm, short in _ALARMS.items():
+        found_by_site = _alarms(priors, inner, alarm)
+        if found_by_site:
+            groups["sample_stats"][alarm] = torch.stack([*found_by_site.values()]).amin(0)
+            attributes |= {
+                f"{site}_{short}": int((level < FLAGGED).sum())
+                for site, level in found_by_site.items()
+            }
     errors = _errors(priors, inner)
     if errors is not None:
         groups["sample_stats"]["log_prob_error"] = errors
@@ -186,21 +193,24 @@ def _statistics(source: Any, num_chains: int, count: int) -> dict[str, Any]:
     return statistics
 
 
-def _tails(priors: dict[str, LearnedPrior], values: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return each draw's tail probability under each learned prior; warn if many are small."""
-    tails = {}
+def _alarms(
+    priors: dict[str, LearnedPrior], values: Mapping[str, Any], alarm: str
+) -> dict[str, Tensor]:
+    """Return each draw's alarm under each learned prior; warn if many go off."""
+    found = {}
     for site, prior in priors.items():
-        tail = prior.tail_probability(values[site])
-        tails[site] = tail.reshape(len(tail), -1).amin(-1)
-        share = (tails[site] < FLAGGED).double().mean().item()
+        level = getattr(prior, alarm)(values[site])
+        found[site] = level.reshape(len(level), -1).amin(-1)
+        share = (found[site] < FLAGGED).double().mean().item()
         if share > _TOLERATED:
             warnings.warn(
                 f"{share:.1%} of the draws of {site!r} lie where its learned prior has hardly "
-                "seen samples (tail probability below 0.001); its log_prob is extrapolated there",
+                f"seen samples ({alarm.replace('_', ' ')} below {FLAGGED:g}); its log_prob is "
+                "extrapolated there",
                 OutOfDistributionWarning,
                 stacklevel=3,
             )
-    return tails
+    return found
 
 
 def _counts(priors: dict[str, LearnedPrior], source: Any) -> dict[str, int | str]:

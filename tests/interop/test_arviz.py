@@ -61,11 +61,12 @@ def test_groups(sampled, tiny_prior):
     assert 0 < float(statistics["acceptance_rate"][0, 0]) <= 1
     joint = tiny_prior.log_prob(theta) + expected.sum(-1)
     np.testing.assert_allclose(statistics["lp"].values, joint, rtol=1e-10)
-    assert statistics["tail_probability"].shape == (1, 20)
+    assert statistics["tail_probability"].shape == statistics["density_level"].shape == (1, 20)
     assert statistics["log_prob_error"].shape == (1, 20)
     assert (statistics["log_prob_error"] > 0).all()
     assert statistics.attrs["theta_failed"] == 0
     assert statistics.attrs["theta_tail"] == int((statistics["tail_probability"] < 1e-3).sum())
+    assert statistics.attrs["theta_level"] == int((statistics["density_level"] < 1e-3).sum())
     np.testing.assert_allclose(data["observed_data"]["y"].values, Y)
     assert data["prior"]["theta"].shape == (1, 7, 3)
     assert data["prior_predictive"]["y"].shape == (1, 7, 3)

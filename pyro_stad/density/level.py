@@ -1,0 +1,58 @@
+r"""How probable a point looks: the share of the prior's own draws that have less density.
+
+The norm of a point's noise says how far *out* it lies, and calls the hollow of a banana, or the
+valley between two modes, the middle. Its density says that it is low there. So a point is held
+against draws of the flow, both by their density in whitened coordinates, on which no choice of
+units and no map of a single coordinate bears. A share below a thousandth
+(:data:`~pyro_stad.density.FLAGGED`) means that the flow itself expects hardly a sample of so
+little density anywhere.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_stad._random import generator
+from pyro_stad.likelihood import AbstractLikelihood
+
+__all__ = ["Levels"]
+
+_DRAWS = 4096
+
+
+class Levels:
+    """The densities of a flow's own draws, computed when they are first asked for.
+
+    Arguments:
+        likelihood: flow and density, in whitened coordinates.
+    """
+
+    def __init__(self, likelihood: AbstractLikelihood) -> None:
+        self._likelihood = likelihood
+        self._sorted: Tensor | None = None
+
+    def share(self, white: Tensor) -> Tensor:
+        """Return the share of draws with less density than whitened points ``(B, D)``: ``(B,)``."""
+        with torch.no_grad():
+            return self.of(self._likelihood.log_prob(white))
+
+    def of(self, log_prob: Tensor) -> Tensor:
+        """Return the share of draws with a smaller whitened log-density than ``log_prob``."""
+        if self._sorted is None:
+            self._sorted = self._draws(log_prob)
+        below = torch.searchsorted(self._sorted, log_prob.contiguous().to(self._sorted))
+        share = below.to(log_prob) / len(self._sorted)
+        # To a search, NaN is larger than all numbers.
+        return torch.where(torch.isnan(log_prob), 0.0, share)
+
+    def _draws(self, like: Tensor) -> Tensor:
+        size = self._likelihood.field.features
+        noise = torch.randn(
+            _DRAWS, size, generator=generator(0, "levels", like.device), dtype=like.dtype,
+            device=like.device,
+        )  # fmt: skip
+        with torch.no_grad():
+            return (
+                self._likelihood.log_prob(self._likelihood.push(noise)).nan_to_num().sort().values
+            )
