@@ -23,9 +23,11 @@ from pyro_stad.errors import (
 from pyro_stad.evidence import (
     EvidenceComparison,
     EvidenceResult,
+    Support,
     compare_evidence,
     log_evidence,
     log_evidences,
+    sample_support,
 )
 from pyro_stad.interop import to_arviz
 from pyro_stad.teacher import from_denoiser, from_noise, from_score, from_velocity
@@ -44,6 +46,7 @@ __all__ = [
     "FlowPrior",
     "OutOfDistributionWarning",
     "SampleWarning",
+    "Support",
     "TrainingError",
     "TrainingSettings",
     "TrainingWarning",
@@ -61,6 +64,7 @@ __all__ = [
     "log_evidences",
     "paths",
     "read_chain",
+    "sample_support",
     "to_arviz",
 ]
 __version__ = "0.1.0"

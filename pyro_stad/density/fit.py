@@ -43,6 +43,7 @@ from pyro_stad.data import (
 )
 from pyro_stad.density.goodness import goodness
 from pyro_stad.density.prior import FlowPrior
+from pyro_stad.density.reference import Reference
 from pyro_stad.density.report import FitReport, Stage
 from pyro_stad.density.settings import BUDGETS, FitSettings
 from pyro_stad.divergence import Stein, TrunkHead
@@ -182,10 +183,13 @@ def fit(
         moved=taken.moved,
         goodness=fitness,
     )
+    weights = None if rows.weights is None else rows.weights.to(device)
+    source = workshop.generator("reference", white)
+    reference = Reference.of(Batches(white, weights), taken.effective, source)
     loc, scale_tril = loc.to(device, dtype), scale_tril.to(device, dtype)
     return FlowPrior(
         likelihood, loc, scale_tril, checked.layout, limits, report, calibration,
-        margins=margins and margins.to(device),
+        margins=margins and margins.to(device), reference=reference,
     )  # fmt: skip
 
 

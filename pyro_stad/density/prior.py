@@ -45,6 +45,7 @@ from pyro_stad.density.counts import Counts
 from pyro_stad.density.described import described
 from pyro_stad.density.flow import FlowTransform, check_likelihood
 from pyro_stad.density.level import Levels
+from pyro_stad.density.reference import Reference
 from pyro_stad.density.report import FitReport
 from pyro_stad.density.truncated import Region, TruncatedPrior, truncate
 from pyro_stad.likelihood import AbstractLikelihood, Calibration
@@ -53,7 +54,7 @@ __all__ = ["FlowPrior"]
 
 # What priors of other batch shapes have in common.
 _SHARED = """likelihood layout bounds report calibration counts levels margins
-    _support _outer _wrap _low _high stand_in""".split()
+    reference _support _outer _wrap _low _high stand_in""".split()
 
 
 class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
@@ -69,6 +70,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         report: how it was fitted, or None.
         calibration: how its density was chosen and how accurate it is, or None.
         margins: the maps of single coordinates before the whitening, or None.
+        reference: some of the samples, for checks without the flow, or None.
         validate_args: as in Pyro.
 
     Example:
@@ -93,6 +95,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         calibration: Calibration | None = None,
         *,
         margins: Margins | None = None,
+        reference: Reference | None = None,
         validate_args: bool | None = None,
     ) -> None:
         check_likelihood(likelihood, len(loc))
@@ -102,7 +105,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         self.report, self.calibration = report, calibration
         self.counts, self.levels = Counts(), Levels(self.likelihood)
         self._support = support_of(bounds, loc)
-        self.margins = margins
+        self.margins, self.reference = margins, reference
         bends: list[Any] = [] if margins is None else [margins]
         self._outer = outer_transforms(self.bounds, loc)
         # Made once: log_prob is called for every leapfrog step.
@@ -312,7 +315,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         new = FlowPrior(
             copy.deepcopy(self.likelihood).to(target), affine.loc.to(target),
             affine.scale_tril.to(target), self.layout, self.bounds, self.report, self.calibration,
-            margins=margins,
+            margins=margins, reference=self.reference and self.reference.to(target),
         )  # fmt: skip
         new = new.expand(self.batch_shape) if self.batch_shape else new
         new._validate_args = self._validate_args
@@ -328,7 +331,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         affine = self.transforms[1]
         return FlowPrior(
             likelihood, affine.loc, affine.scale_tril, self.layout, self.bounds, self.report,
-            margins=self.margins,
+            margins=self.margins, reference=self.reference,
         )  # fmt: skip
 
     @own_context()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import asdict
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,18 @@ from pyro_stad._config import build, decode, describe, encode
 from pyro_stad._context import own_context
 from pyro_stad._files import read_tensors, write_tensors
 from pyro_stad.data import Angle, Bounds, Layout, box
-from pyro_stad.density.margin_files import describe_margins, margin_tensors, take_margins
+from pyro_stad.density.file_parts import (
+    check_finite,
+    check_tensors,
+    describe_parts,
+    part_tensors,
+    take_margins,
+    take_reference,
+)
+from pyro_stad.density.file_region import cut, region_tensors, take_region
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.report import FitReport
-from pyro_stad.density.truncated import Mass, Region, TruncatedPrior, contains
+from pyro_stad.density.truncated import Region, TruncatedPrior
 from pyro_stad.divergence import (
     AbstractDivergence,
     AbstractDivergenceNetwork,
@@ -71,10 +79,8 @@ def save_prior(prior: FlowPrior | TruncatedPrior, path: str | os.PathLike[str]) 
     """
     document, tensors = _describe_prior(prior if isinstance(prior, FlowPrior) else prior.prior)
     if isinstance(prior, TruncatedPrior):
-        # A function can't be written without pickle: points on both sides know it again.
-        inside = prior.contains(prior.probes).to(prior.probes.dtype)
         document["region"] = asdict(prior.mass)
-        tensors |= {"probes": prior.probes, "probes_inside": inside}
+        tensors |= region_tensors(prior)
     write_tensors(path, tensors, encode(document))
 
 
@@ -92,14 +98,14 @@ def _describe_prior(prior: FlowPrior) -> tuple[dict[str, Any], dict[str, Tensor]
         "names": prior.layout.names,
         "variables": prior.layout.variables,
         "bounds": prior.bounds and [_describe_bound(bound) for bound in prior.bounds],
-        **describe_margins(prior.margins),
+        **describe_parts(prior.margins, prior.reference),
         "report": prior.report and prior.report.to_dict(),
         "calibration": prior.calibration and prior.calibration.to_dict(),
     }
     affine = prior.transforms[1]
     tensors = {**likelihood.state_dict(), "loc": affine.loc, "scale_tril": affine.scale_tril}
-    tensors |= margin_tensors(prior.margins)
-    _check_finite({**tensors, "log_mass": torch.tensor(likelihood.log_mass, device="cpu")})
+    tensors |= part_tensors(prior.margins, prior.reference)
+    check_finite({**tensors, "log_mass": torch.tensor(likelihood.log_mass, device="cpu")})
     return document, tensors
 
 
@@ -142,7 +148,7 @@ def load(
             f"{_VERSION}. Install the version that wrote it, or fit again"
         )
     try:
-        known = _build_region(tensors, document)
+        known = take_region(tensors, document)
         prior = _build_prior(tensors, document).to(where)
     except _MISTAKES as error:
         raise CheckpointError(f"{path} does not describe a prior: {error}") from error
@@ -153,40 +159,7 @@ def load(
             else f"{path} is cut to a region, which is a function that no file can hold: say "
             "load(..., region=f) with the f that it was cut by"
         )
-    return prior if known is None else _cut(prior, region, known, path)
-
-
-class _Region(NamedTuple):
-    """What a file knows of a region."""
-
-    mass: Mass
-    probes: Tensor
-    inside: Tensor
-
-
-def _build_region(tensors: dict[str, Tensor], document: dict[str, Any]) -> _Region | None:
-    config = document.get("region")
-    if config is None:
-        return None
-    mass = Mass(float(config["value"]), float(config["error"]), int(config["draws"]))
-    if not 0 < mass.value <= 1:
-        raise ValueError(f"a region's mass must lie in (0, 1]; got {mass.value}")
-    probes, inside = tensors.pop("probes"), tensors.pop("probes_inside")
-    expected = {"probes": torch.Size([len(inside), len(document["names"])])}
-    _check_tensors({"probes": probes}, expected, tensors["loc"].dtype)
-    return _Region(mass, probes, inside > 0)
-
-
-def _cut(prior: FlowPrior, region: Any, known: _Region, path: Any) -> TruncatedPrior:
-    """Cut a prior by the region that its file knows."""
-    probes = known.probes.to(prior.transforms[1].loc)
-    differs = contains(region, prior.layout, probes) != known.inside.to(probes.device)
-    if differs.any():
-        raise ValueError(
-            f"`region` is not the one that {path} was cut by: they differ at {int(differs.sum())} "
-            f"of {len(differs)} points that the file holds"
-        )
-    return TruncatedPrior(prior, region, known.mass, probes)
+    return prior if known is None else cut(prior, region, known, path)
 
 
 def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> FlowPrior:
@@ -196,6 +169,7 @@ def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> FlowPr
         raise ValueError(f"loc is {dtype}, expected torch.float32 or torch.float64")
     bounds = _read_bounds(document["bounds"], size)
     margins = take_margins(document, tensors, size, dtype)
+    reference = take_reference(document, tensors, size, dtype)
     # In its final precision: a likelihood makes its nodes in that of its field.
     field = _build_field(document["field"], size, tensors).to(dtype)
     divergence = _build_divergence(document["divergence"], field, tensors, "divergence")
@@ -207,14 +181,15 @@ def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> FlowPr
     likelihood.to(dtype)
     expected = {name: tensor.shape for name, tensor in likelihood.state_dict().items()}
     expected |= {"loc": torch.Size([size]), "scale_tril": torch.Size([size, size])}
-    _check_tensors(tensors, expected, dtype)
+    check_tensors(tensors, expected, dtype)
     loc, scale_tril = tensors.pop("loc"), tensors.pop("scale_tril")
     likelihood.load_state_dict(tensors)
     report = decode(FitReport | None, document["report"], "report")
     calibration = decode(Calibration | None, document["calibration"], "calibration")
     return FlowPrior(
-        likelihood, loc, scale_tril, layout, bounds, report, calibration, margins=margins
-    )
+        likelihood, loc, scale_tril, layout, bounds, report, calibration, margins=margins,
+        reference=reference,
+    )  # fmt: skip
 
 
 def _read_layout(document: dict[str, Any]) -> Layout:
@@ -257,27 +232,6 @@ def _build_bound(config: Any) -> tuple[float, float] | Angle:
         return Angle(*(float(config[key]) for key in ("low", "high", "centre", "overlap")))
     low, high = config
     return float(low), float(high)
-
-
-def _check_tensors(
-    tensors: dict[str, Tensor], expected: dict[str, torch.Size], dtype: torch.dtype
-) -> None:
-    missing, extra = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
-    if missing or extra:
-        raise ValueError(f"missing tensors {sorted(missing)}, unexpected {sorted(extra)}")
-    for name, shape in expected.items():
-        tensor = tensors[name]
-        if tensor.shape != shape or tensor.dtype != dtype:
-            raise ValueError(
-                f"{name} is {tensor.dtype} {tuple(tensor.shape)}, expected {dtype} {tuple(shape)}"
-            )
-    _check_finite(tensors)
-
-
-def _check_finite(tensors: dict[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{name} has values that are not finite")
 
 
 def _describe_likelihood(likelihood: AbstractLikelihood) -> dict[str, Any]:

@@ -8,8 +8,9 @@ How: ``tempering`` takes particles from the prior to the posterior (``moments``,
 which come ``smc`` and ``importance`` (``proposal``); ``nested`` needs nothing but the likelihood;
 ``bridge`` starts from draws (``chains``) and is put right by ``correction``.
 
-What comes out: ``estimate`` chooses and cross-checks, ``posterior`` and ``result`` describe,
-``compare`` compares. ``analytic`` has the problems whose evidence is known.
+What comes out: ``estimate`` chooses and cross-checks, ``support`` holds the answer against the
+samples of learned priors, ``posterior`` and ``result`` describe, ``compare`` compares. ``analytic``
+has the problems whose evidence is known.
 """
 
 from pyro_stad.evidence.compare import EvidenceComparison, compare_evidence
@@ -17,13 +18,16 @@ from pyro_stad.evidence.estimate import METHODS, log_evidence
 from pyro_stad.evidence.latent import LatentProblem
 from pyro_stad.evidence.population import log_evidences
 from pyro_stad.evidence.result import EvidenceResult
+from pyro_stad.evidence.support import Support, sample_support
 
 __all__ = [
     "METHODS",
     "EvidenceComparison",
     "EvidenceResult",
     "LatentProblem",
+    "Support",
     "compare_evidence",
     "log_evidence",
     "log_evidences",
+    "sample_support",
 ]

@@ -17,10 +17,11 @@ from pyro_stad.evidence.importance import held_against, importance, of_particles
 from pyro_stad.evidence.joint import angles
 from pyro_stad.evidence.latent import LatentProblem
 from pyro_stad.evidence.nested import nested
-from pyro_stad.evidence.posterior import MOST_EXTRAPOLATED, cautions, disagreement
+from pyro_stad.evidence.posterior import cautions, disagreement, refusals, with_support
 from pyro_stad.evidence.proposal import PROPOSALS
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.smc import STUCK, smc
+from pyro_stad.evidence.support import SupportNoise
 from pyro_stad.evidence.task import Task
 
 __all__ = ["METHODS", "log_evidence"]
@@ -67,7 +68,8 @@ def log_evidence(
         correct: whether the bridge, where it used a distilled density, is corrected to the exact
             trace. Other methods use no density of a flow.
         allow_extrapolation: whether an evidence is given of which more than one percent comes from
-            where a flow prior has hardly seen a sample.
+            where a flow prior has hardly seen a sample, or on which its samples, reweighted by
+            the likelihood, do not agree (``EvidenceResult.support``).
         checkpoint: file that SMC resumes from after a kill, to the same answer; nested sampling
             appends the number of the run and ``.h5``.
         seed: of everything random; the global generator is not touched.
@@ -114,17 +116,16 @@ def log_evidence(
     result = _auto(task) if method == "auto" else METHODS[method](task)
     if method == "smc":
         result = _held_against_importance(result, task)
-    against = cautions(result)
-    result = replace(result, warnings=(*result.warnings, *against))
-    extrapolates = result.extrapolated > MOST_EXTRAPOLATED
-    if extrapolates and not allow_extrapolation:
+    result = with_support(result, problem, SupportNoise.of(problem, seed, 10 * particles))
+    refused = refusals(result)
+    if refused and not allow_extrapolation:
         raise EvidenceError(
-            f"{against[0]}. Fit the prior to samples that reach there, or say "
+            f"{refused[0]}. Fit the prior to samples that reach there, or say "
             "allow_extrapolation=True",
             result,
         )
     # What was allowed is in the result, and not said again.
-    for text in against[extrapolates:]:
+    for text in cautions(result)[len(refused) :]:
         warnings.warn(text, EvidenceWarning, stacklevel=3)
     return result
 

@@ -21,9 +21,10 @@ from pyro_stad._context import own_context
 from pyro_stad.errors import EvidenceWarning
 from pyro_stad.evidence.importance import Estimate, held_against, of_particles
 from pyro_stad.evidence.latent import LatentProblem
-from pyro_stad.evidence.posterior import cautions, described, disagreement
+from pyro_stad.evidence.posterior import cautions, described, disagreement, with_support
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.smc import STUCK, of_runs
+from pyro_stad.evidence.support import SupportNoise
 from pyro_stad.evidence.task import generator_of
 from pyro_stad.evidence.tempering import temper
 
@@ -63,8 +64,8 @@ def log_evidences(
 
     Warns:
         EvidenceWarning: if objects have two estimates that disagree by more than three standard
-            errors, or more than one percent of their posterior where a prior is extrapolated, or
-            its ``icdf`` not resolved; they are named.
+            errors, or more than one percent of their posterior where a prior is extrapolated or its
+            ``icdf`` not resolved, or samples that do not agree; they are named.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -84,7 +85,7 @@ def log_evidences(
     runs = temper(population, particles, repeats, generator, progress=progress, checkpoint=file)
     common, found = population.problems[0].warnings(), []
     confirmed = of_particles(population, runs, generator)
-    drawn = particles * repeats
+    drawn, noise = particles * repeats, SupportNoise.of(population.problems[0], seed, 4 * particles)
     for index, (problem, check) in enumerate(zip(population.problems, confirmed)):
         calls = int(runs.calls[index]) + drawn
         posterior = described(problem, runs.u[index].flatten(0, 1))
@@ -97,14 +98,13 @@ def log_evidences(
             warnings=((STUCK,) if runs.stuck[index] else ()) + common + posterior.pop("warnings"),
             **posterior,
         )
-        found.append(_surer(result, check))
+        found.append(with_support(_surer(result, check), problem, noise))
     _warn(found)
     return found
 
 
 def _surer(result: EvidenceResult, check: Estimate) -> EvidenceResult:
     """Return the surer of SMC and importance sampling from its particles, with the other beside."""
-    result = replace(result, warnings=(*result.warnings, *cautions(result)))
     result = held_against(result, check)
     if "importance" not in result.checks or check.log_z_err >= result.log_z_err:
         return result

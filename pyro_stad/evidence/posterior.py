@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -12,10 +13,11 @@ from torch import Tensor
 from pyro_stad.density import FLAGGED, FlowPrior
 from pyro_stad.evidence.latent import LatentProblem
 from pyro_stad.evidence.result import EvidenceResult
+from pyro_stad.evidence.support import SupportNoise, support
 
-__all__ = ["MOST_EXTRAPOLATED", "cautions", "described", "disagreement", "extrapolated"]
+__all__ = ["cautions", "described", "disagreement", "extrapolated", "refusals", "with_support"]
 
-MOST_EXTRAPOLATED = 0.01
+_MOST_EXTRAPOLATED = 0.01
 _DISAGREE = 3.0
 
 
@@ -53,20 +55,43 @@ def extrapolated(flows: dict[str, tuple[FlowPrior, Tensor]]) -> float:
     return flagged.double().mean().item() if flows else 0.0
 
 
-def cautions(result: EvidenceResult) -> tuple[str, ...]:
-    """Return what must be said of where the posterior lies: beyond what a prior knows."""
+def with_support(
+    result: EvidenceResult, problem: LatentProblem, noise: SupportNoise | None
+) -> EvidenceResult:
+    """Return the result held against the samples of its priors, and what is to be said of it."""
+    if noise is not None:
+        owed = support(problem, noise).against(result.log_z, result.log_z_err)
+        calls = result.likelihood_calls + len(noise.samples) + len(noise.draws)
+        networks = None if result.network_calls is None else problem.network_calls(calls)
+        result = replace(
+            result, support=owed, likelihood_calls=calls, network_calls=networks,
+            log_z_err=math.hypot(result.log_z_err, owed.learning_error),
+        )  # fmt: skip
+    return replace(result, warnings=(*result.warnings, *cautions(result)))
+
+
+def refusals(result: EvidenceResult) -> tuple[str, ...]:
+    """Return why an evidence is not to be quoted: the posterior lies beyond what a prior knows."""
     found = []
-    if result.extrapolated > MOST_EXTRAPOLATED:
+    if result.extrapolated > _MOST_EXTRAPOLATED:
         found.append(
             f"{result.extrapolated:.0%} of the posterior is where a flow prior has hardly seen a "
             "sample: the evidence is that of its extrapolation"
         )
-    if result.unresolved > MOST_EXTRAPOLATED:
-        found.append(
-            f"{result.unresolved:.0%} of the posterior is where the `icdf` of its prior has no "
-            "digits left; write that prior as a transformed normal, or in double precision"
-        )
+    if result.support is not None and result.support.trouble is not None:
+        found.append(result.support.trouble)
     return tuple(found)
+
+
+def cautions(result: EvidenceResult) -> tuple[str, ...]:
+    """Return what must be said of where the posterior lies, refusals first."""
+    if result.unresolved <= _MOST_EXTRAPOLATED:
+        return refusals(result)
+    return (
+        *refusals(result),
+        f"{result.unresolved:.0%} of the posterior is where the `icdf` of its prior has no "
+        "digits left; write that prior as a transformed normal, or in double precision",
+    )
 
 
 def disagreement(estimates: dict[str, tuple[float, float]]) -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor
+
+from pyro_stad.evidence.support import Support
 
 __all__ = ["EvidenceResult"]
 
@@ -16,7 +18,8 @@ class EvidenceResult:
     """An estimate of the evidence.
 
     Attributes:
-        log_z, log_z_err: its logarithm, and the standard error of that, in nats.
+        log_z, log_z_err: its logarithm, and the standard error of that, in nats: of the estimator,
+            and of the learning of its priors as far as their samples can tell it (``support``).
         method: the estimator.
         repeats: log Z of every run.
         likelihood_calls: points at which the likelihood was evaluated.
@@ -30,6 +33,8 @@ class EvidenceResult:
             in its outermost thousandth, or of less density than all but a thousandth of its draws.
         unresolved: share of the posterior draws that are farther out than the ``icdf`` of their
             prior resolves.
+        support: what the posterior owes to the samples of its learned priors, or None where none
+            were kept.
         correction: ``(value, error)`` of what took the distilled density to the exact trace, in
             nats, which is in ``log_z``; None where no distilled density was used.
         checks: ``(log_z, log_z_err)`` by the other methods that were tried, by name.
@@ -50,6 +55,7 @@ class EvidenceResult:
     data: str = ""
     extrapolated: float = 0.0
     unresolved: float = 0.0
+    support: Support | None = None
     correction: tuple[float, float] | None = None
     checks: dict[str, tuple[float, float]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -78,6 +84,8 @@ class EvidenceResult:
             value, error = self.correction
             lines.append(f"  exact trace instead of the distilled one: {value:+.3f} +- {error:.3f}")
         lines += [f"  by {name}: {z:.3f} +- {err:.3f}" for name, (z, err) in self.checks.items()]
+        if self.support is not None:
+            lines.append(f"  {self.support.text()}")
         if self.extrapolated:
             lines.append(f"  {self.extrapolated:.1%} of the posterior where a flow extrapolates")
         return "\n".join([*lines, *(f"  warning: {text}" for text in self.warnings)])
@@ -93,6 +101,8 @@ class EvidenceResult:
             known["correction"], known["correction_err"] = self.correction
         for name, (log_z, error) in self.checks.items():
             known |= {f"log_z_{name}": log_z, f"log_z_err_{name}": error}
+        if self.support is not None:
+            known |= {f"support_{name}": value for name, value in asdict(self.support).items()}
         texts = {"evidence_method": self.method, "evidence_data": self.data}
         repeats = {"log_z_repeats": list(self.repeats)}
         return {**known, **texts, **repeats, "evidence_warnings": "; ".join(self.warnings)}

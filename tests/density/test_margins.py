@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch.distributions import StudentT, VonMises
 
 import pyro_stad
-from pyro_stad.density.margin_files import take_margins
+from pyro_stad.density.file_parts import take_margins
 from pyro_stad.errors import CheckpointError
 from tests.density.test_files import rewrite
 

@@ -1,0 +1,224 @@
+r"""What an evidence owes to samples: the samples of a learned prior, reweighted by the likelihood.
+
+A flow may put mass where there are no samples, in a hollow or between modes, and a likelihood that
+pulls there makes much of it. The samples that a prior keeps (:mod:`pyro_stad.density.reference`)
+tell, without any density:
+
+.. math:: Z \approx \frac1M \sum_i L(\theta_i), \qquad \theta_i \text{ samples, all other latent
+    sites from their priors.}
+
+Many likelihoods are too sharp for that: hardly a sample is left. They are taken to a power
+:math:`\beta`, the largest at which draws of the flow itself are worth at least fifty, by Kish's
+effective sample size :math:`(\sum w)^2/\sum w^2`, w being :math:`L^\beta`. At that power,
+
+.. math:: \delta = \log \frac{\overline{L(\theta_i)^\beta}}{\overline{L(\theta'_j)^\beta}},
+    \qquad \epsilon^2 = \frac{1}{\mathrm{ess}} + \frac{f}{\mathrm{ess}'},
+
+with :math:`\theta'_j` the flow's draws and ess their effective size, is zero but for chance if
+samples and flow have the same law around the posterior; :math:`\mathrm{ess}'` is what as many draws
+as there are samples would have, f the number of samples that are worth one. :math:`\exp\delta`
+says how much more mass the samples have there. Where :math:`\beta = 1` it is the whole posterior's,
+and the flow's mean is known better from the estimate itself. A smaller power says that the flow has
+interpolated between samples, at a scale that they do not resolve; that is what it is for.
+
+What follows for an evidence, by one rule:
+
+- :math:`|\delta|` is the *error of learning* as far as samples can tell it, and is in the error of
+  log Z where it is the whole posterior's, or larger than three :math:`\epsilon`;
+- an answer with :math:`|\delta|` above three :math:`\epsilon` and half a nat is refused: there is
+  mass where there are no samples.
+
+References:
+    Kish (1965), Survey Sampling.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_stad._checks import check_seed
+from pyro_stad._context import own_context
+from pyro_stad._random import generator
+from pyro_stad.evidence.latent import LatentProblem
+
+__all__ = ["Support", "SupportNoise", "sample_support", "support"]
+
+_ENOUGH, _HALVINGS, _MOST_ROWS = 50.0, 30, 10_000
+_ERRORS, _MOST = 3.0, 0.5
+
+
+@dataclass(frozen=True)
+class Support:
+    """What a posterior owes to the samples of its learned priors.
+
+    Attributes:
+        rows: number of samples M that were reweighted.
+        ess: effective number of them under the likelihood.
+        power: of the likelihood, at which samples and draws of the flow were compared.
+        log_ratio, error: how much more of the tempered posterior's mass the samples have than the
+            flow, in nats, with its standard error.
+        log_z, log_z_err: log-evidence by the samples alone; its error is infinite unless the power
+            is one.
+    """
+
+    rows: int
+    ess: float
+    power: float
+    log_ratio: float
+    error: float
+    log_z: float
+    log_z_err: float
+
+    def against(self, log_z: float, log_z_err: float) -> Support:
+        """Return the comparison with a better answer of the flow's, where there is a whole one."""
+        if self.power < 1.0:
+            return self
+        error = math.hypot(self.log_z_err, log_z_err)
+        return replace(self, log_ratio=self.log_z - log_z, error=error)
+
+    @property
+    def learning_error(self) -> float:
+        """The error of log Z that the samples can tell, in nats; zero where they can tell none."""
+        told = self.power == 1.0 or abs(self.log_ratio) > _ERRORS * self.error
+        return abs(self.log_ratio) if told else 0.0
+
+    @property
+    def trouble(self) -> str | None:
+        """Where samples and flow disagree, in a sentence; None if they agree."""
+        if abs(self.log_ratio) <= max(_ERRORS * self.error, _MOST):
+            return None
+        amount = math.exp(min(abs(self.log_ratio), 700.0))
+        return (
+            f"around the posterior a learned prior has {amount:.3g} times "
+            f"{'more' if self.log_ratio < 0 else 'less'} mass than its samples: log ratio "
+            f"{self.log_ratio:+.2f} +- {self.error:.2f}, of {self.rows} samples reweighted by the "
+            f"likelihood to the power {self.power:.2g}"
+        )
+
+    def text(self) -> str:
+        """Return it as a line of text."""
+        whole = (
+            f"log Z = {self.log_z:.3f} +- {self.log_z_err:.3f}"
+            if self.power == 1.0
+            else f"log ratio {self.log_ratio:+.2f} +- {self.error:.2f} at power {self.power:.2g}"
+        )
+        return f"{self.rows} samples, reweighted: {self.ess:.0f} effective; {whole}"
+
+
+class SupportNoise(NamedTuple):
+    """Noise of samples, ``(M, D)``, and of draws, and how many samples are worth one."""
+
+    samples: Tensor
+    draws: Tensor
+    samples_a_row: float
+
+    @staticmethod
+    def of(problem: LatentProblem, seed: int, most: int) -> SupportNoise | None:
+        """Return the noise of ``most`` samples at the most, for all problems with these priors.
+
+        None if they kept no samples.
+        """
+        found = [flow.prior.reference for flow in problem.flows]
+        kept = [reference for reference in found if reference is not None]
+        if not kept or len(kept) < len(found):
+            return None
+        source = generator(seed, "support", problem.like.device)
+        count = min(most, *(len(reference.rows) for reference in kept))
+        samples, draws = torch.randn(
+            2, count, problem.size, generator=source, dtype=problem.like.dtype,
+            device=problem.like.device,
+        )  # fmt: skip
+        for flow, reference in zip(problem.flows, kept):
+            for start in range(flow.columns.start, flow.columns.stop, flow.features):
+                order = torch.randperm(len(reference.rows), generator=source, device=source.device)
+                with torch.no_grad():
+                    noise = flow.prior.likelihood.pull(reference.rows[order[:count]])
+                samples[:, start : start + flow.features] = noise.to(samples)
+        return SupportNoise(
+            samples, draws[: count // 2], max(len(r.rows) / r.effective for r in kept)
+        )
+
+
+def support(problem: LatentProblem, noise: SupportNoise) -> Support:
+    """Return what the posterior of ``problem`` owes to samples."""
+    with torch.no_grad():
+        samples, draws = (problem.log_likelihood(u).double() for u in noise[:2])
+    return _compared(samples, draws, noise.samples_a_row)
+
+
+@own_context()
+def sample_support(
+    model: Callable[..., Any], *args: Any, seed: int = 0, **kwargs: Any
+) -> Support | None:
+    """Say how much of a model's posterior rests on the samples of its learned priors.
+
+    For a posterior by NUTS or SVI, as ``log_evidence`` does it for its own: the samples that each
+    learned prior keeps, reweighted by the model's likelihood, against as many draws of the flow.
+
+    Arguments:
+        model: a Pyro model with learned priors among its latent sites.
+        args, kwargs: what it is called with, its observations among them.
+        seed: of everything random.
+
+    Returns:
+        The comparison, whose ``trouble`` is None where samples and flow agree; or None if the model
+        has no learned priors, or they kept no samples, as those of older files.
+
+    Raises:
+        TypeError, ValueError: for a model that ``log_evidence`` does not take.
+
+    References:
+        Kish (1965), Survey Sampling.
+    """
+    problem = LatentProblem(model, *args, **kwargs)
+    noise = SupportNoise.of(problem, check_seed(seed), _MOST_ROWS)
+    return None if noise is None else support(problem, noise)
+
+
+def _compared(samples: Tensor, draws: Tensor, samples_a_row: float) -> Support:
+    """Compare log-likelihoods ``(M,)`` at samples and at draws of the flow."""
+    power, more = _power(draws), len(samples) / len(draws)
+    by_samples, by_draws = (
+        torch.logsumexp(_tempered(x, power), 0).item() - math.log(len(x)) for x in (samples, draws)
+    )
+    ratio = by_samples - by_draws if math.isfinite(by_draws) else 0.0
+    worth = max(_effective(draws, power), 1.0)
+    ess = _effective(samples, 1.0)
+    return Support(
+        rows=len(samples),
+        ess=ess,
+        power=power,
+        log_ratio=ratio,
+        error=math.sqrt((1 + samples_a_row / more) / worth),
+        log_z=torch.logsumexp(samples, 0).item() - math.log(len(samples)),
+        # That of the flow's draws: of the samples' own weights, few would not know of the rest.
+        log_z_err=math.sqrt(samples_a_row / more / worth) if power == 1.0 else math.inf,
+    )
+
+
+def _power(draws: Tensor) -> float:
+    """Return the largest power at which the weights of draws are worth enough, by bisection."""
+    if _effective(draws, 1.0) >= _ENOUGH:
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if _effective(draws, middle) >= _ENOUGH else (low, middle)
+    return low
+
+
+def _tempered(log_likelihood: Tensor, power: float) -> Tensor:
+    # To the power zero, what is impossible stays so.
+    tempered = power * log_likelihood
+    return torch.where(torch.isneginf(log_likelihood), -math.inf, tempered)
+
+
+def _effective(log_likelihood: Tensor, power: float) -> float:
+    share = torch.softmax(_tempered(log_likelihood, power), 0)
+    return 0.0 if bool(share.isnan().any()) else 1 / share.square().sum().item()
