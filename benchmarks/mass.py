@@ -27,7 +27,7 @@ from pyro_stad.likelihood import AbstractLikelihood, Coarse, Constant, FlowODE, 
 from pyro_stad.teacher.base import AbstractAngularField
 
 _ROWS, _CHUNK = 10_000, 20_000
-_T_DOF, _POINTS = 3.0, 100_000
+_T_DOF, _POINTS = 3.0, 60_000
 _FAR, _MIDDLE = 40.0, 8.0
 
 
@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--laws", nargs="*", default=list(LAWS))
     parser.add_argument("--dimensions", nargs="*", type=int, default=[1, 2, 3, 8])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--ways", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

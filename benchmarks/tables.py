@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # Imported for their sections, in the order of the page.
 import sections_density  # noqa: F401
+import sections_edges  # noqa: F401
 import sections_evidence  # noqa: F401
 import sections_samples  # noqa: F401
 from figures import DOCS

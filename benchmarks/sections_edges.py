@@ -1,0 +1,110 @@
+"""Sections of docs/benchmarks.md: what holds away from the bulk of the samples."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from page import read, section, source, table
+
+
+def _by(rows: list[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """Return rows by the values of keys, in the order in which they come."""
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return found
+
+
+@section
+def mass() -> str:
+    result = read("mass")
+    sizes = sorted({row["dimensions"] for row in result["rows"]})
+    rows = []
+    for (law,), of_law in _by(result["rows"], "law").items():
+        cells = []
+        for size in sizes:
+            found = [r["mass"]["chosen"][0] for r in of_law if r["dimensions"] == size]
+            cells.append(f"{min(found):.3f} to {max(found):.3f}" if found else "")
+        rows.append([law, *cells])
+    seeds = len({row["seed"] for row in result["rows"]})
+    return (
+        "## Mass of a density\n\n"
+        f"Mass of exp(log_prob) over the whole space, least and largest of {seeds} seeds, of the "
+        f"way that calibration took; budget `{result['budget']}`, 10,000 samples.\n\n"
+        f"{table(['law', *(f'D = {size}' for size in sizes)], rows)}\n\n{source('mass', result)}\n"
+    )
+
+
+@section
+def walls() -> str:
+    result = read("walls")
+    ends = [
+        [
+            law,
+            f"{max(row['largest_error'] for row in found):.1%}",
+            f"{statistics.median(row['largest_error'] for row in found):.1%}",
+            f"{max(abs(row['last_percent']) for row in found):.1%}",
+        ]
+        for (law,), found in _by(result["walls"], "law").items()
+    ]
+    tails = [
+        [
+            law,
+            *(
+                f"{statistics.median(abs(row[kind][at]) for row in found for at in (1, 2)):.0%}, "
+                f"{max(abs(row[kind][at]) for row in found for at in (1, 2)):.0%}"
+                for kind in ("quantiles", "densities")
+            ),
+        ]
+        for (law,), found in _by(result["tails"], "law").items()
+    ]
+    header = ["law", "density near the wall, worst", "median of seeds", "mass of the last percent"]
+    return (
+        "## Walls and tails\n\n"
+        "Density over the truth down to a thousandth of a standard deviation from a wall, and the "
+        "mass of the percent next to it. A hundred of the 10,000 samples are in that percent: "
+        "chance alone is 10 %.\n\n"
+        f"{table(header, ends)}\n\n"
+        "Tails: errors of the quantiles 0.5 and 99.5 % of draws and of the density there, median "
+        "and worst. Fifty samples are beyond each.\n\n"
+        f"{table(['law', 'quantile', 'density'], tails)}\n\n{source('walls', result)}\n"
+    )
+
+
+@section
+def coverage() -> str:
+    result = read("coverage")
+    rows = []
+    for (law, place), found in _by(result["rows"], "law", "place").items():
+        given = [row for row in found if not row["refused"]]
+        z = [row["z"] for row in given]
+        rows.append([
+            law, "in the bulk" if place == "bulk" else "off the ridge", str(len(found)),
+            str(len(found) - len(given)),
+            f"{sum(abs(v) < 3 for v in z)} of {len(z)}",
+            f"{statistics.pstdev(z):.2f}" if len(z) > 1 else "",
+            f"{max(abs(row['log_z'] - row['truth']) for row in given):.2f}" if given else "",
+        ])  # fmt: skip
+    header = ["law", "likelihoods", "number", "refused", "within three errors", "sd of z"]
+    return (
+        "## Errors of evidences of learned priors\n\n"
+        f"log Z with priors learned from 10,000 samples, budget `{result['budget']}`, against that "
+        "of the law by quadrature; z in units of the quoted error.\n\n"
+        f"{table([*header, 'largest error given, nat'], rows)}\n\n{source('coverage', result)}\n"
+    )
+
+
+@section
+def price() -> str:
+    result = read("price")
+    rows = [
+        [row["samples"], *(f"{row['ratio'][key]:.2f}" for key in ("fit", "one", "thousand"))]
+        for row in result["rows"]
+    ]
+    return (
+        "## What margins, gate and alarms cost\n\n"
+        f"Time over that of commit {result['before'][:10]}, which had none of them.\n\n"
+        f"{table(['samples', 'fit', 'value and gradient, one point', 'a thousand'], rows)}\n\n"
+        f"{source('price', result)}\n"
+    )
