@@ -23,8 +23,10 @@ interpolated between samples, at a scale that they do not resolve; that is what 
 
 What follows for an evidence, by one rule:
 
-- :math:`|\delta|` is the *error of learning* as far as samples can tell it, and is in the error of
-  log Z where it is the whole posterior's, or larger than three :math:`\epsilon`;
+- the *error of learning*, as far as samples can tell it, is :math:`\sqrt{\delta^2 + \epsilon^2}`
+  where it is the whole posterior's: what the flow is off by is :math:`-\delta`, give or take the
+  samples' own error. At smaller powers it is :math:`|\delta|` if that is larger than three
+  :math:`\epsilon`, and else they can't tell. It is in the error of log Z.
 - an answer with :math:`|\delta|` above three :math:`\epsilon` and half a nat is refused: there is
   mass where there are no samples.
 
@@ -85,8 +87,9 @@ class Support:
     @property
     def learning_error(self) -> float:
         """The error of log Z that the samples can tell, in nats; zero where they can tell none."""
-        told = self.power == 1.0 or abs(self.log_ratio) > _ERRORS * self.error
-        return abs(self.log_ratio) if told else 0.0
+        if self.power == 1.0:
+            return math.hypot(self.log_ratio, self.error)
+        return abs(self.log_ratio) if abs(self.log_ratio) > _ERRORS * self.error else 0.0
 
     @property
     def trouble(self) -> str | None:
