@@ -107,6 +107,7 @@ def run_regression(folder: Path, settings: DemoSettings) -> dict[str, Any]:
             "log_z": evidence.log_z,
             "log_z_err": evidence.log_z_err,
             "method": evidence.method,
+            "warnings": list(evidence.warnings),
         },
         "seconds": seconds,
         "fit": prior.report and prior.report.to_dict(),

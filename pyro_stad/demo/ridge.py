@@ -165,6 +165,7 @@ def _evidence(found: EvidenceResult, log_z: dict[str, float]) -> dict[str, Any]:
         "log_z_err": found.log_z_err,
         "method": found.method,
         "checks": found.checks,
+        "warnings": list(found.warnings),
         "normal fits": normals,
     }
 

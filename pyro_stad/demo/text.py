@@ -50,10 +50,11 @@ def _evidence(evidence: dict[str, Any]) -> str:
     others = "".join(
         f", {value:.3f} with a {name}" for name, value in evidence.get("normal fits", {}).items()
     )
-    return (
+    line = (
         f"  log Z of B given A: {evidence['log_z']:.3f} +- {evidence['log_z_err']:.3f} with the "
         f"learned prior{others}; truth {evidence['truth']:.3f}"
     )
+    return "\n".join([line, *(f"    warning: {text}" for text in evidence["warnings"])])
 
 
 def _comparison(models: dict[str, Any]) -> str:
