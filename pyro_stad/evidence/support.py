@@ -23,10 +23,12 @@ interpolated between samples, at a scale that they do not resolve; that is what 
 
 What follows for an evidence, by one rule:
 
-- the *error of learning*, as far as samples can tell it, is :math:`\sqrt{\delta^2 + \epsilon^2}`
-  where it is the whole posterior's: what the flow is off by is :math:`-\delta`, give or take the
-  samples' own error. At smaller powers it is :math:`|\delta|` if that is larger than three
-  :math:`\epsilon`, and else they can't tell. It is in the error of log Z.
+- the *error of learning*, as far as samples can tell it, is in the error of log Z. A flow that is
+  off by :math:`\tau` elsewhere is off by about as much here: with that for a prior, its error has
+  the mean :math:`-\delta\, \tau^2 / (\tau^2 + \epsilon^2)` and the variance
+  :math:`\tau^2 \epsilon^2 / (\tau^2 + \epsilon^2)`, and the mean of its square is their sum.
+  :math:`\tau` is that of many places, as wide as a hundred draws
+  (:mod:`pyro_stad.evidence.typical`);
 - an answer with :math:`|\delta|` above three :math:`\epsilon` and half a nat is refused: there is
   mass where there are no samples.
 
@@ -48,6 +50,7 @@ from pyro_stad._checks import check_seed
 from pyro_stad._context import own_context
 from pyro_stad._random import generator
 from pyro_stad.evidence.latent import LatentProblem
+from pyro_stad.evidence.typical import typical_error
 
 __all__ = ["Support", "SupportNoise", "sample_support", "support"]
 
@@ -65,6 +68,7 @@ class Support:
         power: of the likelihood, at which samples and draws of the flow were compared.
         log_ratio, error: how much more of the tempered posterior's mass the samples have than the
             flow, in nats, with its standard error.
+        typical: the root mean square of that at other places, chance taken off.
         log_z, log_z_err: log-evidence by the samples alone; its error is infinite unless the power
             is one.
     """
@@ -74,6 +78,7 @@ class Support:
     power: float
     log_ratio: float
     error: float
+    typical: float
     log_z: float
     log_z_err: float
 
@@ -86,10 +91,10 @@ class Support:
 
     @property
     def learning_error(self) -> float:
-        """The error of log Z that the samples can tell, in nats; zero where they can tell none."""
-        if self.power == 1.0:
-            return math.hypot(self.log_ratio, self.error)
-        return abs(self.log_ratio) if abs(self.log_ratio) > _ERRORS * self.error else 0.0
+        """The error of log Z by learning, as far as the samples can tell it, in nats."""
+        prior, noise = self.typical**2, self.error**2
+        share = prior / (prior + noise) if prior else 0.0
+        return math.hypot(share * self.log_ratio, math.sqrt(share * noise)) if share else 0.0
 
     @property
     def trouble(self) -> str | None:
@@ -115,11 +120,17 @@ class Support:
 
 
 class SupportNoise(NamedTuple):
-    """Noise of samples, ``(M, D)``, and of draws, and how many samples are worth one."""
+    """Noise of samples, ``(M, D)``, and of draws; and what is known of the samples.
+
+    Attributes:
+        samples_a_row: how many samples are worth one.
+        typical: error of learning at other places, in nats.
+    """
 
     samples: Tensor
     draws: Tensor
     samples_a_row: float
+    typical: float
 
     @staticmethod
     def of(problem: LatentProblem, seed: int, most: int) -> SupportNoise | None:
@@ -137,22 +148,24 @@ class SupportNoise(NamedTuple):
             2, count, problem.size, generator=source, dtype=problem.like.dtype,
             device=problem.like.device,
         )  # fmt: skip
+        variance = 0.0
         for flow, reference in zip(problem.flows, kept):
-            for start in range(flow.columns.start, flow.columns.stop, flow.features):
+            copies = range(flow.columns.start, flow.columns.stop, flow.features)
+            for start in copies:
                 order = torch.randperm(len(reference.rows), generator=source, device=source.device)
                 with torch.no_grad():
                     noise = flow.prior.likelihood.pull(reference.rows[order[:count]])
                 samples[:, start : start + flow.features] = noise.to(samples)
-        return SupportNoise(
-            samples, draws[: count // 2], max(len(r.rows) / r.effective for r in kept)
-        )
+            variance += len(copies) * typical_error(flow.prior, reference, source) ** 2
+        a_row = max(len(r.rows) / r.effective for r in kept)
+        return SupportNoise(samples, draws[: count // 2], a_row, math.sqrt(variance))
 
 
 def support(problem: LatentProblem, noise: SupportNoise) -> Support:
     """Return what the posterior of ``problem`` owes to samples."""
     with torch.no_grad():
         samples, draws = (problem.log_likelihood(u).double() for u in noise[:2])
-    return _compared(samples, draws, noise.samples_a_row)
+    return _compared(samples, draws, noise)
 
 
 @own_context()
@@ -184,9 +197,11 @@ def sample_support(
     return None if noise is None else support(problem, noise)
 
 
-def _compared(samples: Tensor, draws: Tensor, samples_a_row: float) -> Support:
+def _compared(samples: Tensor, draws: Tensor, noise: SupportNoise) -> Support:
     """Compare log-likelihoods ``(M,)`` at samples and at draws of the flow."""
-    power, more = _power(draws), len(samples) / len(draws)
+    power = _power(draws)
+    # Samples that are worth one, for each draw that there is.
+    alike = noise.samples_a_row * len(draws) / len(samples)
     by_samples, by_draws = (
         torch.logsumexp(_tempered(x, power), 0).item() - math.log(len(x)) for x in (samples, draws)
     )
@@ -198,10 +213,11 @@ def _compared(samples: Tensor, draws: Tensor, samples_a_row: float) -> Support:
         ess=ess,
         power=power,
         log_ratio=ratio,
-        error=math.sqrt((1 + samples_a_row / more) / worth),
+        error=math.sqrt((1 + alike) / worth),
+        typical=noise.typical,
         log_z=torch.logsumexp(samples, 0).item() - math.log(len(samples)),
         # That of the flow's draws: of the samples' own weights, few would not know of the rest.
-        log_z_err=math.sqrt(samples_a_row / more / worth) if power == 1.0 else math.inf,
+        log_z_err=math.sqrt(alike / worth) if power == 1.0 else math.inf,
     )
 
 

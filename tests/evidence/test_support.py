@@ -14,6 +14,7 @@ from pyro_stad.data import Layout
 from pyro_stad.density import FlowPrior
 from pyro_stad.density.reference import Reference
 from pyro_stad.divergence import Exact
+from pyro_stad.evidence.typical import typical_error
 from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4
 from tests.oracles import field_on, gaussian
@@ -177,3 +178,20 @@ def test_files_keep_samples(tmp_path, tiny_prior):
 def test_a_reference_is_checked(bad):
     with pytest.raises(ValueError, match="of a reference must"):
         Reference(*bad)
+
+
+def test_the_typical_error_is_that_of_the_widths():
+    """Samples narrower by a: log ratios D log(1/a) - (1/a^2 - 1) r^2 / 2, r those of the samples.
+
+    Their mean square is that of (1 - a^2) (D/2 - r'^2/2) + D log(1/a) - D (1 - a^2) / 2 with r' of
+    the unit normal: D (1 - a^2)^2 / 2, and the square of the rest. Kernels smooth it, by less than
+    half.
+    """
+    size, narrower = 2, 0.8
+    rest = size * math.log(1 / narrower) - size * (1 - narrower**2) / 2
+    expected = math.sqrt(size * (1 - narrower**2) ** 2 / 2 + rest**2)
+    prior = prior_with(narrower * samples())
+    found = typical_error(prior, prior.reference, torch.Generator().manual_seed(0))
+    assert 0.5 * expected < found < 1.2 * expected
+    right = prior_with(samples())
+    assert typical_error(right, right.reference, torch.Generator().manual_seed(0)) < 0.06
