@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -102,7 +102,7 @@ class EvidenceResult:
         for name, (log_z, error) in self.checks.items():
             known |= {f"log_z_{name}": log_z, f"log_z_err_{name}": error}
         if self.support is not None:
-            known |= {f"support_{name}": value for name, value in asdict(self.support).items()}
+            known |= self.support.attributes()
         texts = {"evidence_method": self.method, "evidence_data": self.data}
         repeats = {"log_z_repeats": list(self.repeats)}
         return {**known, **texts, **repeats, "evidence_warnings": "; ".join(self.warnings)}

@@ -40,7 +40,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -54,7 +54,8 @@ from pyro_stad.evidence.typical import typical_error
 
 __all__ = ["Support", "SupportNoise", "sample_support", "support"]
 
-_ENOUGH, _HALVINGS, _MOST_ROWS = 50.0, 30, 10_000
+_ENOUGH, _HALVINGS = 50.0, 30
+_MOST_ROWS, _MOST_LOOPS = 10_000, 1000
 _ERRORS, _MOST = 3.0, 0.5
 
 
@@ -108,6 +109,10 @@ class Support:
             f"{self.log_ratio:+.2f} +- {self.error:.2f}, of {self.rows} samples reweighted by the "
             f"likelihood to the power {self.power:.2g}"
         )
+
+    def attributes(self) -> dict[str, float]:
+        """Return it as numbers, as attributes of a file can be."""
+        return {f"support_{name}": value for name, value in asdict(self).items()}
 
     def text(self) -> str:
         """Return it as a line of text."""
@@ -193,7 +198,8 @@ def sample_support(
         Kish (1965), Survey Sampling.
     """
     problem = LatentProblem(model, *args, **kwargs)
-    noise = SupportNoise.of(problem, check_seed(seed), _MOST_ROWS)
+    most = _MOST_LOOPS if problem.model.loops else _MOST_ROWS
+    noise = SupportNoise.of(problem, check_seed(seed), most)
     return None if noise is None else support(problem, noise)
 
 

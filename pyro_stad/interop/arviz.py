@@ -22,7 +22,7 @@ from torch import Tensor
 from pyro_stad._arviz import from_dict
 from pyro_stad.density import FLAGGED, FlowPrior, TruncatedPrior
 from pyro_stad.errors import OutOfDistributionWarning
-from pyro_stad.evidence import EvidenceResult
+from pyro_stad.evidence import EvidenceResult, sample_support
 from pyro_stad.interop.replay import Replay, replay
 
 __all__ = ["to_arviz"]
@@ -75,7 +75,9 @@ def to_arviz(
 
     Warns:
         OutOfDistributionWarning: if more than one percent of the draws lie where a learned prior
-            has hardly seen samples.
+            has hardly seen samples; or, with a model, if the samples of its learned priors,
+            reweighted by the likelihood, do not agree with them (``sample_support``, whose numbers
+            are attributes of ``sample_stats``).
     """
     evidence = source if isinstance(source, EvidenceResult) else None
     draws, num_chains = _draws(source if evidence is None else evidence.draws, num_chains)
@@ -92,7 +94,7 @@ def to_arviz(
         groups["log_likelihood"] = found.log_likelihood
     elif evidence is not None:
         groups["log_likelihood"] = dict(evidence.log_likelihood)
-    attributes = _counts(priors, source)
+    attributes: dict[str, int | float | str] = dict(_counts(priors, source))
     for alarm, short in _ALARMS.items():
         found_by_site = _alarms(priors, inner, alarm)
         if found_by_site:
@@ -101,6 +103,8 @@ def to_arviz(
                 f"{site}_{short}": int((level < FLAGGED).sum())
                 for site, level in found_by_site.items()
             }
+    if model is not None and priors and evidence is None:
+        attributes |= _support(model, args, dict(kwargs or {}))
     errors = _errors(priors, inner)
     if errors is not None:
         groups["sample_stats"]["log_prob_error"] = errors
@@ -211,6 +215,25 @@ def _alarms(
                 stacklevel=3,
             )
     return found
+
+
+def _support(
+    model: Callable[..., Any], args: Iterable[Any], kwargs: dict[str, Any]
+) -> dict[str, float]:
+    """Return what the posterior of a model owes to samples; warn if they do not agree."""
+    try:
+        with warnings.catch_warnings():
+            # The replay of the draws has run draw by draw as well, without a word.
+            warnings.filterwarnings("ignore", message="the model does not broadcast")
+            owed = sample_support(model, *args, **kwargs)
+    except (TypeError, ValueError):
+        # Not a map of noise, or without likelihood: there is no such check of this model.
+        return {}
+    if owed is None:
+        return {}
+    if owed.trouble is not None:
+        warnings.warn(owed.trouble, OutOfDistributionWarning, stacklevel=3)
+    return owed.attributes()
 
 
 def _counts(priors: dict[str, LearnedPrior], source: Any) -> dict[str, int | str]:

@@ -195,3 +195,19 @@ def test_the_typical_error_is_that_of_the_widths():
     assert 0.5 * expected < found < 1.2 * expected
     right = prior_with(samples())
     assert typical_error(right, right.reference, torch.Generator().manual_seed(0)) < 0.06
+
+
+def test_arviz_says_it_of_any_draws():
+    """Draws of a posterior that somebody else made: where the flow made up its mass, a warning."""
+    y = torch.tensor([0.0, 0.0])
+    mean, sd = y / (1 + 0.1**2), 0.1 / math.hypot(1.0, 0.1)
+    draws = mean + sd * torch.randn(200, 2, generator=torch.Generator().manual_seed(3))
+    prior = prior_with(hollow())
+    with pytest.warns(pyro_stad.OutOfDistributionWarning, match="times more mass than its samp"):
+        data = pyro_stad.to_arviz(
+            {"theta": draws}, prior=prior, model=model_of(prior, 0.1), args=(y,)
+        )
+    assert data["sample_stats"].attrs["support_log_ratio"] < -1.0
+    sound = prior_with(samples())
+    data = pyro_stad.to_arviz({"theta": draws}, prior=sound, model=model_of(sound, 0.1), args=(y,))
+    assert abs(data["sample_stats"].attrs["support_log_ratio"]) < 0.5
