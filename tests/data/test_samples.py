@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import pyro_stad
+from pyro_stad._arviz import from_dict
 from pyro_stad.data import (
     Periodic,
     as_samples,
@@ -38,7 +39,7 @@ CONTAINERS = {
     "posterior group": lambda x: _dataset(_posterior(x)),
     "extracted": lambda x: arviz.extract(_posterior(x)),
     "one chain": lambda x: _dataset(_posterior(x, chains=1)).isel(chain=0),
-    "data array": lambda x: _dataset(arviz.from_dict(posterior={"a": x.reshape(4, 50, 3).numpy()}))[
+    "data array": lambda x: _dataset(from_dict({"posterior": {"a": x.reshape(4, 50, 3).numpy()}}))[
         "a"
     ],
     "big-endian": lambda x: x.numpy().astype(">f8"),
@@ -61,7 +62,7 @@ LABELS = [("a", "$a$"), ("b", "$b$"), ("c", "$c$")]
 
 def _posterior(x, chains=4):
     a, b = x[:, 0].reshape(chains, -1), x[:, 1:].reshape(chains, -1, 2)
-    return arviz.from_dict(posterior={"a": a.numpy(), "b": b.numpy()})
+    return from_dict({"posterior": {"a": a.numpy(), "b": b.numpy()}})
 
 
 def _dataset(posterior):
@@ -106,8 +107,8 @@ def test_names_go_out_as_they_came():
     parts = mapping.unpack(torch.arange(6.0).reshape(2, 3))
     assert parts["a"].shape == (2,)
     assert parts["b"].tolist() == [[1.0, 2.0], [4.0, 5.0]]
-    labelled = arviz.from_dict(
-        posterior={"b": x.reshape(4, 50, 3).numpy()},
+    labelled = from_dict(
+        {"posterior": {"b": x.reshape(4, 50, 3).numpy()}},
         coords={"kind": ["u", "v", "w"]},
         dims={"b": ["kind"]},
     )
