@@ -71,6 +71,8 @@ _VERSIONED = ("pyro-stad", "torch", "pyro-ppl")
 _STEPS = (1, 2, 4, 8, 16, 32, 64)
 # Enough to know the radius of the outermost thousandth.
 _GATE_ROWS = 100_000
+# Of the tolerance, what path consistency is trained to.
+_SHARE = 0.7
 
 
 @own_context()
@@ -348,6 +350,9 @@ class _Workshop:
         settings = self.settings.consistency
         if settings is None:
             return None
+        if settings.target is None:
+            # The labels are the distilled flow's, which has an error of its own.
+            settings = replace(settings, target=(_SHARE * self.settings.tolerance) ** 2)
 
         def train() -> SteinPath:
             options = self.options("consistency", kept.values)

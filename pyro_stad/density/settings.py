@@ -12,7 +12,7 @@ __all__ = ["BUDGETS", "FitSettings"]
 
 
 _CONSISTENCY = TrainingSettings(
-    400, batch_size=128, learning_rate=5e-3, clip_norm=100.0, patience=0
+    2000, batch_size=256, learning_rate=5e-3, clip_norm=100.0, patience=2
 )
 
 
@@ -29,7 +29,7 @@ class FitSettings:
         polish_features: largest dimension whose exact labels are worth their price.
         grid_tolerance: largest error of the time grid, in nats (root mean square).
         consistency: training of the constant curve to agree with the flow, where it does not
-            serve without; None for never.
+            serve without, until it is within the tolerance or gets no better; None for never.
         tolerance: largest error of the density against the exact trace, in nats (standard
             deviation); the cheapest way to the density that meets it is taken.
         reference: with ``"data"``, a density that describes held-out samples as well as the exact
@@ -84,7 +84,7 @@ BUDGETS: dict[str, FitSettings] = {
         teacher=_QUICK,
         stein=_QUICK,
         polish=_QUICK,
-        consistency=replace(_CONSISTENCY, steps=200),
+        consistency=replace(_CONSISTENCY, steps=500),
     ),
     "standard": FitSettings(),
     "thorough": FitSettings(
@@ -92,7 +92,7 @@ BUDGETS: dict[str, FitSettings] = {
         teacher=TrainingSettings(20_000, batch_size=1024, learning_rate=5e-3),
         stein=TrainingSettings(8000, batch_size=1024, clip_norm=100.0, patience=0),
         polish=TrainingSettings(4000, learning_rate=1e-2, clip_norm=100.0, patience=0),
-        consistency=replace(_CONSISTENCY, steps=2000, batch_size=256),
+        consistency=replace(_CONSISTENCY, steps=8000),
         audit_points=2000,
     ),
 }
