@@ -201,24 +201,32 @@ def _fit(rows: _Rows, walls: tuple[bool, bool]) -> tuple[Splines, tuple[str, str
 
 def _needs_map(rows: _Rows, gain: Array, bulk: _Bulk) -> bool:
     """Tell whether held-out rows gain enough log-density over a normal law."""
-    share = rows.weights / rows.worth
     # A few rows far out, however unlikely under a normal law, don't decide alone.
     gain = gain.clip(max=_MOST_GAIN)
-    loc, scale = _moments(rows)
-    if not share @ gain > 0:
+    mean, error = _mean_and_error(rows, gain)
+    if not mean > 0:
         return False
-    gain = np.where(np.abs(rows.u - loc) > _OUTER * scale, gain, 0.0)
-    mean = float(share @ gain)
-    error = math.sqrt(float(share @ (gain - mean) ** 2) / rows.worth)
+    # Rows far out have made the normal law so wide that the gain is in the middle.
+    if _far_out(rows) and mean > _LEAST_GAIN and mean > _ERRORS * error:
+        return True
+    loc, scale = _moments(rows)
+    outer = np.where(np.abs(rows.u - loc) > _OUTER * scale, gain, 0.0)
+    mean, error = _mean_and_error(rows, outer)
     if mean > _LEAST_GAIN and mean > _ERRORS * error:
         return True
     # A wall is known: that samples near it are as many as behind a wall, is no chance.
-    return mean > error and (_far_out(rows) or any(isinstance(e.tail, Wall) for e in bulk[1:]))
+    return mean > error and any(isinstance(end.tail, Wall) for end in bulk[1:])
+
+
+def _mean_and_error(rows: _Rows, gain: Array) -> tuple[float, float]:
+    share = rows.weights / rows.worth
+    mean = float(share @ gain)
+    return mean, math.sqrt(float(share @ (gain - mean) ** 2) / rows.worth)
 
 
 def _far_out(rows: _Rows) -> bool:
     """Tell whether more rows are far out than a normal law has there, but for a small chance."""
-    loc, scale = _moments(rows)
+    loc, scale = _spread(rows)
     far = float(rows.weights[np.abs(rows.u - loc) > _FAR * scale].sum())
     allowed = math.erfc(_FAR / math.sqrt(2)) * rows.worth
     # That of as many events of a Poisson law, nearly.
@@ -227,6 +235,16 @@ def _far_out(rows: _Rows) -> bool:
 
 def _sorted(rows: _Rows) -> _Rows:
     return rows.take(rows.u.argsort(kind="stable"))
+
+
+def _spread(rows: _Rows) -> tuple[float, float]:
+    """Return the middle of rows, and the width that two standard deviations of a normal law have.
+
+    By quantiles: a few rows very far out make the standard deviation so large that nothing is far.
+    """
+    rows = _sorted(rows)
+    low, high = np.interp((-2.0, 2.0), rows.scores(), rows.u)
+    return float(high + low) / 2, float(high - low) / 4
 
 
 def _moments(rows: _Rows) -> tuple[float, float]:

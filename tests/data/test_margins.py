@@ -317,3 +317,15 @@ def test_tails_are_named(name, left, right):
     (tails,) = fitted(law.sample(ROWS, 1)[0], law.bound).tails
     assert tails[0].startswith(left)
     assert tails[1].startswith(right)
+
+
+@pytest.mark.parametrize("law", ["cauchy", "t2"])
+def test_a_heavy_tail_is_never_missed(law):
+    """However far out the farthest rows are: they make a normal law so wide that nothing is far."""
+    for seed in range(15):
+        source = np.random.default_rng(seed)
+        x = source.standard_cauchy(2000) if law == "cauchy" else source.standard_t(2, 2000)
+        found = fit_margins(
+            torch.from_numpy(x)[:, None], None, None, 2000.0, torch.Generator().manual_seed(seed)
+        )
+        assert found is not None, seed
