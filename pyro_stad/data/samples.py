@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from pyro_stad.data.chain import Chain
 from pyro_stad.data.containers import Table, read
 from pyro_stad.data.layout import Layout, element_names
 from pyro_stad.data.numbers import to_float64
-from pyro_stad.data.sampler_columns import sampler_column
+from pyro_stad.data.sampler_columns import is_density, sampler_column
 from pyro_stad.data.weights import check_weights
 from pyro_stad.errors import SampleWarning
 
@@ -140,7 +141,12 @@ def _warn_of_sampler_columns(columns: Mapping[str, Any]) -> None:
     function of them, and the learned density would be a sheet.
     """
     reasons = {name: reason for name in columns if (reason := sampler_column(name)) is not None}
-    if reasons and len(reasons) < len(columns):
+    # A step or a weight may be a parameter, and a vector is one: densities tell a sampler's table.
+    certain = any(
+        (is_density(name) or name.endswith("__")) and np.ndim(columns[name]) == 1
+        for name in reasons
+    )
+    if certain and len(reasons) < len(columns):
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         wanted = [name for name in columns if name not in reasons]
         warnings.warn(

@@ -169,7 +169,7 @@ def fit(
     points = held.subset(settings.audit_points, source)
     flow.solver = choose_steps(flow, points, settings.grid_tolerance, _STEPS)
     likelihood, calibration = calibrate(
-        flow, points, cloud, settings.tolerance, source, others=held.values,
+        flow, points, cloud, settings.tolerance, source, others=held.subset(len(held), source),
         reference=settings.reference, train=workshop.consistency(flow, kept, held),
     )  # fmt: skip
     fitness = goodness(likelihood, held, seed, kept=kept, time=taken.time)

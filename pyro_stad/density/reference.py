@@ -21,7 +21,7 @@ __all__ = ["Reference"]
 _MOST_ROWS, _MOST_NUMBERS = 10_000, 200_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reference:
     """Samples of the law that a flow has learned.
 
@@ -49,6 +49,9 @@ class Reference:
         """Choose from whitened ``samples``, which are worth ``effective`` independent ones."""
         most = max(1, min(_MOST_ROWS, _MOST_NUMBERS // samples.values.shape[1]))
         rows = samples.subset(most, generator)
+        if len(rows) < len(samples):
+            # Chance has chosen among samples that chance has made.
+            effective = 1 / (1 / effective + 1 / len(rows))
         return Reference(rows, min(effective, float(len(rows))))
 
     def to(self, target: Any) -> Reference:

@@ -36,7 +36,7 @@ class FitSettings:
             trace does is taken too; with ``"exact"``, it is not.
         validation_fraction: share of the samples held out for early stopping and the audit.
         audit_points: number of held-out samples that get an exact trace, at the most. The density
-            itself is looked at on all, and the most suspect get one too.
+            itself is looked at on thousands, and the most suspect get one too.
     """
 
     width: int = 128

@@ -135,13 +135,18 @@ class LatentProblem:
         trace = self.model.trace(_FromNormal(u))
         return self.model.values(trace, len(u)), self.model.log_probs(trace, len(u), is_data)
 
-    def extrapolated(self, u: Tensor) -> Tensor:
-        """Return at which rows of noise a flow prior is extrapolated, shape ``(N,)``."""
-        flagged = torch.zeros(len(u), dtype=torch.bool, device=u.device)
+    def extrapolated(self, u: Tensor) -> float:
+        """Return the share of rows of noise ``(N, D)`` at which a flow prior is extrapolated.
+
+        Of several draws of a prior, as in a plate, that of the one with the largest: each of them
+        is far out now and then.
+        """
+        shares = [0.0]
         for flow in self.flows:
             noise = u[:, flow.columns].reshape(-1, flow.features)
-            flagged |= is_extrapolated(flow.prior, noise).reshape(len(u), -1).any(-1)
-        return flagged
+            flagged = is_extrapolated(flow.prior, noise).reshape(len(u), -1)
+            shares.append(flagged.double().mean(0).amax().item())
+        return max(shares)
 
     def unresolved(self, u: Tensor) -> Tensor:
         """Return which rows of noise are beyond what a law's own ``icdf`` resolves, ``(N,)``."""

@@ -36,23 +36,24 @@ def described(problem: LatentProblem, noise: Tensor) -> dict[str, Any]:
         return {
             "draws": draws,
             "log_likelihood": log_likelihood,
-            "extrapolated": problem.extrapolated(noise).double().mean().item(),
+            "extrapolated": problem.extrapolated(noise),
             "unresolved": problem.unresolved(noise).double().mean().item(),
             "warnings": problem.warnings(),
         }
 
 
 def extrapolated(flows: dict[str, tuple[FlowPrior, Tensor]]) -> float:
-    """Return the share of draws at which a learned prior is extrapolated.
+    """Return the share of draws at which a learned prior is extrapolated; the largest of several.
 
     Arguments:
         flows: the priors, with the draws in their coordinates, ``(N, ..., D)``, by site.
     """
-    flagged: Any = False
+    shares = [0.0]
     for prior, draws in flows.values():
-        for alarm in (prior.tail_probability, prior.density_level):
-            flagged = flagged | (alarm(draws).reshape(len(draws), -1).amin(-1) < FLAGGED)
-    return flagged.double().mean().item() if flows else 0.0
+        alarms = (prior.tail_probability(draws), prior.density_level(draws))
+        flagged = torch.minimum(*alarms).reshape(len(draws), -1) < FLAGGED
+        shares.append(flagged.double().mean(0).amax().item())
+    return max(shares)
 
 
 def with_support(

@@ -63,8 +63,13 @@ class EvidenceResult:
     log_likelihood: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def estimates(self) -> dict[str, tuple[float, float]]:
-        """Return ``(log_z, log_z_err)`` by all methods that were tried, by name."""
-        return {self.method: (self.log_z, self.log_z_err), **self.checks}
+        """Return ``(log_z, log_z_err)`` by all methods that were tried, by name.
+
+        Without the error of learning, which all of them share.
+        """
+        learned = 0.0 if self.support is None else self.support.learning_error
+        own = math.sqrt(max(self.log_z_err**2 - learned**2, 0.0))
+        return {self.method: (self.log_z, own), **self.checks}
 
     def summary(self) -> str:
         """Return the estimate as a few lines of text."""

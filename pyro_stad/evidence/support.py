@@ -55,7 +55,9 @@ from pyro_stad.evidence.typical import typical_error
 __all__ = ["Support", "SupportNoise", "sample_support", "support"]
 
 _ENOUGH, _HALVINGS = 50.0, 30
-_MOST_ROWS, _MOST_LOOPS = 10_000, 1000
+_MOST_ROWS, _MOST_LOOPS, _FEWEST_DRAWS, _CHUNK = 10_000, 1000, 1000, 1000
+# Where one of the two has no mass at all, in nats.
+_NOTHING = 100.0
 _ERRORS, _MOST = 3.0, 0.5
 
 
@@ -93,9 +95,9 @@ class Support:
     @property
     def learning_error(self) -> float:
         """The error of log Z by learning, as far as the samples can tell it, in nats."""
-        prior, noise = self.typical**2, self.error**2
-        share = prior / (prior + noise) if prior else 0.0
-        return math.hypot(share * self.log_ratio, math.sqrt(share * noise)) if share else 0.0
+        # One where nothing is known of other places.
+        share = 1 / (1 + (self.error / self.typical) ** 2)
+        return math.hypot(share * self.log_ratio, math.sqrt(share) * self.error)
 
     @property
     def trouble(self) -> str | None:
@@ -138,7 +140,7 @@ class SupportNoise(NamedTuple):
     typical: float
 
     @staticmethod
-    def of(problem: LatentProblem, seed: int, most: int) -> SupportNoise | None:
+    def of(problem: LatentProblem, seed: int, most: int = _MOST_ROWS) -> SupportNoise | None:
         """Return the noise of ``most`` samples at the most, for all problems with these priors.
 
         None if they kept no samples.
@@ -148,10 +150,16 @@ class SupportNoise(NamedTuple):
         if not kept or len(kept) < len(found):
             return None
         source = generator(seed, "support", problem.like.device)
+        if problem.model.loops:
+            most = min(most, _MOST_LOOPS)
         count = min(most, *(len(reference.rows) for reference in kept))
-        samples, draws = torch.randn(
-            2, count, problem.size, generator=source, dtype=problem.like.dtype,
-            device=problem.like.device,
+        # Draws can be had: as many as half the samples that a prior keeps at the most.
+        samples, draws = (
+            torch.randn(
+                rows, problem.size, generator=source, dtype=problem.like.dtype,
+                device=problem.like.device,
+            )
+            for rows in (count, max(_FEWEST_DRAWS, most // 2))
         )  # fmt: skip
         variance = 0.0
         for flow, reference in zip(problem.flows, kept):
@@ -161,15 +169,19 @@ class SupportNoise(NamedTuple):
                 with torch.no_grad():
                     noise = flow.prior.likelihood.pull(reference.rows[order[:count]])
                 samples[:, start : start + flow.features] = noise.to(samples)
-            variance += len(copies) * typical_error(flow.prior, reference, source) ** 2
+            variance += len(copies) * typical_error(flow.prior, reference) ** 2
         a_row = max(len(r.rows) / r.effective for r in kept)
-        return SupportNoise(samples, draws[: count // 2], a_row, math.sqrt(variance))
+        return SupportNoise(samples, draws, a_row, math.sqrt(variance))
 
 
 def support(problem: LatentProblem, noise: SupportNoise) -> Support:
     """Return what the posterior of ``problem`` owes to samples."""
     with torch.no_grad():
-        samples, draws = (problem.log_likelihood(u).double() for u in noise[:2])
+        # In parts: with many data, a likelihood of all rows at once would not fit into memory.
+        samples, draws = (
+            torch.cat([problem.log_likelihood(part).double() for part in u.split(_CHUNK)])
+            for u in noise[:2]
+        )
     return _compared(samples, draws, noise)
 
 
@@ -198,8 +210,7 @@ def sample_support(
         Kish (1965), Survey Sampling.
     """
     problem = LatentProblem(model, *args, **kwargs)
-    most = _MOST_LOOPS if problem.model.loops else _MOST_ROWS
-    noise = SupportNoise.of(problem, check_seed(seed), most)
+    noise = SupportNoise.of(problem, check_seed(seed))
     return None if noise is None else support(problem, noise)
 
 
@@ -211,7 +222,9 @@ def _compared(samples: Tensor, draws: Tensor, noise: SupportNoise) -> Support:
     by_samples, by_draws = (
         torch.logsumexp(_tempered(x, power), 0).item() - math.log(len(x)) for x in (samples, draws)
     )
-    ratio = by_samples - by_draws if math.isfinite(by_draws) else 0.0
+    # Where neither has any, nothing is known, and nothing is said against the estimate.
+    neither = math.isinf(by_samples) and math.isinf(by_draws)
+    ratio = 0.0 if neither else min(max(by_samples - by_draws, -_NOTHING), _NOTHING)
     worth = max(_effective(draws, power), 1.0)
     ess = _effective(samples, 1.0)
     return Support(

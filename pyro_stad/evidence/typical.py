@@ -13,9 +13,13 @@ is no smaller than its own standard error: what could not be seen is not taken f
 
 from __future__ import annotations
 
+import math
+from weakref import WeakKeyDictionary
+
 import torch
 from torch import Tensor
 
+from pyro_stad._random import generator
 from pyro_stad.density import FlowPrior
 from pyro_stad.density.reference import Reference
 
@@ -24,44 +28,56 @@ __all__ = ["typical_error"]
 _CENTRES, _ENOUGH, _HALVINGS = 256, 100.0, 25
 
 
-def typical_error(prior: FlowPrior, reference: Reference, source: torch.Generator) -> float:
+# By the samples that a prior keeps, which are of one flow: many models may use one prior.
+_KNOWN: WeakKeyDictionary[Reference, float] = WeakKeyDictionary()
+
+
+def typical_error(prior: FlowPrior, reference: Reference) -> float:
     """Return the root mean square error of a flow against its samples, in nats.
+
+    Infinite if there are too few samples to tell.
 
     Arguments:
         prior: the flow.
         reference: the samples that it keeps.
-        source: of randomness.
     """
-    order = torch.randperm(len(reference.rows), generator=source, device=source.device)
-    rows = reference.rows[order].float()
-    # What is a centre is no sample, or it would find itself.
-    count = min(_CENTRES, len(rows) // 4)
-    centres, samples = rows[:count], rows[count:]
-    like = reference.rows
-    noise = torch.randn(
-        len(samples), rows.shape[1], generator=source, dtype=like.dtype, device=like.device
-    )
+    if reference not in _KNOWN:
+        _KNOWN[reference] = _measured(prior, reference)
+    return _KNOWN[reference]
+
+
+def _measured(prior: FlowPrior, reference: Reference) -> float:
+    rows = reference.rows
+    source = generator(0, "typical error", rows.device)
+    distinct, place = torch.unique(rows, dim=0, return_inverse=True)
+    order = torch.randperm(len(distinct), generator=source, device=rows.device)
+    # What is a centre is no sample, nor are its repeats, or it would find itself.
+    chosen = order[: min(_CENTRES, len(distinct) // 4)]
+    centres, samples = distinct[chosen], rows[~torch.isin(place, chosen)]
+    if len(centres) < 2:
+        return math.inf
+    noise = torch.randn(samples.shape, generator=source, dtype=rows.dtype, device=rows.device)
     with torch.no_grad():
-        draws = prior.likelihood.push(noise).float()
+        draws = prior.likelihood.push(noise)
     squares = torch.cdist(centres, draws).square()
-    widths = _widths(squares)
+    alike = len(rows) / reference.effective
+    # Where samples are alike, as wide as a hundred of those that are not.
+    widths = _widths(squares, min(_ENOUGH * alike, 0.5 * len(draws)))
     by_draws, draws_worth = _log_mean(squares, widths)
     by_samples, samples_worth = _log_mean(torch.cdist(centres, samples).square(), widths)
-    alike = len(reference.rows) / reference.effective
     chance = alike / samples_worth + 1 / draws_worth
-    excess = (by_samples - by_draws).square() - chance
-    excess = excess[torch.isfinite(excess)].double()
+    excess = ((by_samples - by_draws).square() - chance).double()
+    excess = excess[torch.isfinite(excess)]
     if len(excess) < 2:
-        return 0.0
+        return math.inf
     least = excess.std() / len(excess) ** 0.5
     return torch.maximum(excess.mean(), least).sqrt().item()
 
 
-def _widths(squares: Tensor) -> Tensor:
-    """Return the kernels' widths ``(C, 1)`` for squared distances ``(C, N)`` of draws."""
+def _widths(squares: Tensor, enough: float) -> Tensor:
+    """Return widths ``(C, 1)`` at which kernels are worth ``enough`` of draws at ``(C, N)``."""
     low = torch.full_like(squares[:, :1], 1e-6)
     high = squares.amax(1, keepdim=True).sqrt().clamp_min(1e-3)
-    enough = min(_ENOUGH, 0.5 * squares.shape[1])
     for _ in range(_HALVINGS):
         middle = (low * high).sqrt()
         wide = _log_mean(squares, middle)[1][:, None] >= enough

@@ -204,8 +204,10 @@ def _alarms(
     found = {}
     for site, prior in priors.items():
         level = getattr(prior, alarm)(values[site])
-        found[site] = level.reshape(len(level), -1).amin(-1)
-        share = (found[site] < FLAGGED).double().mean().item()
+        level = level.reshape(len(level), -1)
+        found[site] = level.amin(-1)
+        # Of several draws of a prior in a plate, the one that is out most often.
+        share = (level < FLAGGED).double().mean(0).amax().item()
         if share > _TOLERATED:
             warnings.warn(
                 f"{share:.1%} of the draws of {site!r} lie where its learned prior has hardly "
@@ -218,22 +220,22 @@ def _alarms(
 
 
 def _support(
-    model: Callable[..., Any], args: Iterable[Any], kwargs: dict[str, Any]
-) -> dict[str, float]:
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, float | str]:
     """Return what the posterior of a model owes to samples; warn if they do not agree."""
     try:
         with warnings.catch_warnings():
             # The replay of the draws has run draw by draw as well, without a word.
             warnings.filterwarnings("ignore", message="the model does not broadcast")
             owed = sample_support(model, *args, **kwargs)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError) as error:
         # Not a map of noise, or without likelihood: there is no such check of this model.
-        return {}
+        return {"support": f"unknown: {error}"}
     if owed is None:
-        return {}
+        return {"support": "unknown: a learned prior has kept no samples"}
     if owed.trouble is not None:
         warnings.warn(owed.trouble, OutOfDistributionWarning, stacklevel=3)
-    return owed.attributes()
+    return dict(owed.attributes())
 
 
 def _counts(priors: dict[str, LearnedPrior], source: Any) -> dict[str, int | str]:

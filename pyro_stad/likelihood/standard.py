@@ -6,7 +6,7 @@ datum in a thousand sees. So each way is looked at, at thousands of *places*, wh
 cheap is computed, and the most suspect of them (:mod:`pyro_stad.likelihood.suspects`) get an exact
 trace:
 
-- all held-out data;
+- held-out data, all or thousands of them;
 - *probes*: the flow's image of noise that is up to three times too wide, for it spreads over
   whatever the flow can reach; a shell from two to nine standard deviations beyond the cloud; and
   places on the straight lines between pairs of data, which pass between modes and through the
@@ -41,7 +41,7 @@ __all__ = ["Standard"]
 _LARGEST = 700.0  # what exp takes
 _LEVEL = 0.005  # share of own draws with less density than what a bump has
 _LOW = 3.0
-_PROBES, _MOST_DATA, _SUSPECTS = 512, 2000, 24
+_PROBES, _MOST_DATA, _SUSPECTS = 512, 5000, 24
 _INFLATED = (1.5, 2.0, 3.0)
 _SHELL = (2.0, 9.0)  # beyond the root of D, the radius of a normal cloud
 

@@ -362,3 +362,10 @@ def test_sampler_columns_in_memory_are_warned_of(sampler, make, recwarn):
     as_samples(table, var_names=["a", "b"])
     as_samples(table, var_names=SAMPLERS_OWN[sampler])
     assert not recwarn.list
+
+
+def test_ordinary_names_are_not_a_samplers(recwarn):
+    x = matrix()
+    as_samples({"weights": x, "step": x[:, 0], "like": x[:, :2]})
+    as_samples(pandas.DataFrame(x.numpy(), columns=["step", "draw", "post_mean"]))
+    assert not recwarn.list

@@ -108,14 +108,14 @@ def test_a_sharp_likelihood_in_the_bulk_is_no_trouble():
 
 
 def test_alarms_are_rare_in_the_bulk():
-    """Two hundred likelihoods: at three standard errors and half a nat, at most one in fifty."""
+    """Sixty likelihoods: at three standard errors and half a nat, at most one in fifty."""
     found = [
         sample_support(model_of(prior_with(samples(2000, seed)), width), y, seed=seed)
-        for seed in range(4)
-        for y in torch.randn(10, SIZE, generator=torch.Generator().manual_seed(100 + seed))
+        for seed in range(2)
+        for y in torch.randn(6, SIZE, generator=torch.Generator().manual_seed(100 + seed))
         for width in (0.05, 0.2, 0.5, 1.0, 2.0)
     ]
-    assert sum(owed.trouble is not None for owed in found) <= 4
+    assert sum(owed.trouble is not None for owed in found) <= 1
     z = torch.tensor([owed.log_ratio / owed.error for owed in found])
     assert 0.7 < z.std() < 1.4
 
@@ -153,8 +153,58 @@ def test_plates_and_several_flows_share_out_their_noise():
 def test_a_likelihood_of_nowhere_near_is_refused():
     owed = sample_support(model_of(prior_with(samples()), 1e-3), torch.tensor([40.0, 0.0]))
     assert owed.power < 1e-4
-    nowhere = replace(owed, log_ratio=-math.inf)
-    assert "inf" not in nowhere.trouble.split("times")[0]
+    nowhere = replace(owed, log_ratio=-100.0)
+    assert "times more mass" in nowhere.trouble
+
+
+def inside(low, high):
+    """A likelihood for ``low < a < high``, zero elsewhere; the samples are about a = 30."""
+    prior = prior_with(samples(2000) + torch.tensor([30.0, 0.0]))
+
+    def model():
+        a = pyro.sample("theta", prior)[..., 0]
+        pyro.factor("cut", torch.where((a > low) & (a < high), 0.0, -torch.inf), has_rsample=False)
+        pyro.sample("y", dist.Normal(a, 1e3), obs=torch.tensor(0.0))
+
+    return model
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(25.0, 35.0, 100.0), (-5.0, 5.0, -100.0), (90.0, 95.0, 0.0)]
+)
+def test_where_one_has_nothing_and_the_other_all(low, high, expected):
+    """Samples that are thirty deviations from the flow's draws."""
+    owed = sample_support(inside(low, high))
+    assert owed.log_ratio == expected
+    assert (owed.trouble is None) == (expected == 0.0)
+    assert math.isfinite(owed.learning_error)
+
+
+def test_few_samples_are_held_against_many_draws():
+    """A hundred of them, a hundred nats below the draws."""
+    prior = prior_with(samples(100) + torch.tensor([14.0, 0.0]))
+    owed = sample_support(model_of(prior, 1.0), torch.tensor([0.0, 0.0]))
+    assert owed.power == 1.0
+    assert owed.trouble is not None
+
+
+def test_repeats_are_no_neighbours():
+    """Rows that a nested sampler's weights repeat are no evidence of a spike at each."""
+    few = prior_with(samples(500).repeat(20, 1), 500.0)
+    assert typical_error(few, few.reference) < 0.08
+
+
+def test_a_plate_of_priors_is_not_refused_for_its_size():
+    """Posterior and prior nearly alike: each of twenty is far out once in a thousand draws."""
+    prior = prior_with(samples())
+
+    def model(y):
+        with pyro.plate("n", 20):
+            theta = pyro.sample("theta", prior)
+            pyro.sample("y", dist.Normal(theta[..., 0], 20.0), obs=y)
+
+    result = log_evidence(model, torch.zeros(20), particles=200, method="smc", progress=False)
+    assert 0 < result.extrapolated < 0.01
 
 
 def test_files_keep_samples(tmp_path, tiny_prior):
@@ -191,10 +241,10 @@ def test_the_typical_error_is_that_of_the_widths():
     rest = size * math.log(1 / narrower) - size * (1 - narrower**2) / 2
     expected = math.sqrt(size * (1 - narrower**2) ** 2 / 2 + rest**2)
     prior = prior_with(narrower * samples())
-    found = typical_error(prior, prior.reference, torch.Generator().manual_seed(0))
+    found = typical_error(prior, prior.reference)
     assert 0.5 * expected < found < 1.2 * expected
     right = prior_with(samples())
-    assert typical_error(right, right.reference, torch.Generator().manual_seed(0)) < 0.06
+    assert typical_error(right, right.reference) < 0.06
 
 
 def test_arviz_says_it_of_any_draws():
