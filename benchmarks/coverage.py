@@ -110,14 +110,14 @@ def evidence(prior: Any, y: Tensor, width: float, seed: int) -> dict[str, Any]:
     return row
 
 
-def measure(name: str, budget: str, seed: int) -> list[dict[str, Any]]:
+def measure(name: str, budget: str, seed: int, widths: list[float]) -> list[dict[str, Any]]:
     law = LAWS[name]
     torch.manual_seed(seed)
-    x, centres = law[0](_ROWS), law[0](len(_WIDTHS))
+    x, centres = law[0](_ROWS), law[0](len(widths))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         prior = pyro_stad.fit(x, bounds=law[2], budget=budget, seed=seed, progress=False)
-    cases = [("bulk", y, width) for y, width in zip(centres, _WIDTHS)]
+    cases = [("bulk", y, width) for y, width in zip(centres, widths)]
     if name == "banana":
         cases += [("off", torch.tensor(y), width) for y, width in OFF]
     rows = []
@@ -134,13 +134,15 @@ def main() -> None:
     parser.add_argument("--budget", default="standard")
     parser.add_argument("--laws", nargs="*", default=list(LAWS))
     parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--widths", nargs="*", type=float, default=list(_WIDTHS))
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     made, seeds = provenance(options.seed), range(options.seed, options.seed + options.seeds)
-    rows = [
-        r for name in options.laws for seed in seeds for r in measure(name, options.budget, seed)
-    ]
+    rows: list[dict[str, Any]] = []
+    for name in options.laws:
+        for seed in seeds:
+            rows += measure(name, options.budget, seed, options.widths)
     bulk = [row["z"] for row in rows if row["place"] == "bulk" and not row["refused"]]
     print(f"bulk: {len(bulk)} answers, sd of z {statistics.pstdev(bulk):.2f}, "
           f"{sum(abs(z) < 3 for z in bulk)} within three errors")  # fmt: skip

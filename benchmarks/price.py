@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from common import arguments, median_seconds, provenance, write
 
-_ROWS, _TURNS = 10_000, 5
+_ROWS = 10_000
 _HERE = Path(__file__).resolve().parent.parent
 
 
@@ -83,15 +83,17 @@ def child(checkout: Path, *task: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(name: str, budget: str, checkouts: dict[str, Path], folder: Path) -> dict[str, Any]:
+def compare(
+    name: str, budget: str, turns: int, checkouts: dict[str, Path], folder: Path
+) -> dict[str, Any]:
     row: dict[str, Any] = {"samples": name}
     for side, checkout in checkouts.items():
         row[side] = child(checkout, "fit", name, budget, str(folder / f"{side}.safetensors"))
-    turns: dict[str, list[dict[str, float]]] = {side: [] for side in checkouts}
-    for _ in range(_TURNS):
+    times: dict[str, list[dict[str, float]]] = {side: [] for side in checkouts}
+    for _ in range(turns):
         for side, checkout in checkouts.items():
-            turns[side].append(child(checkout, "time", name, str(folder / f"{side}.safetensors")))
-    for side, found in turns.items():
+            times[side].append(child(checkout, "time", name, str(folder / f"{side}.safetensors")))
+    for side, found in times.items():
         row[side] |= {key: statistics.median(t[key] for t in found) for key in ("one", "thousand")}
     row["ratio"] = {
         key: row["after"][key] / row["before"][key] for key in ("fit", "one", "thousand")
@@ -105,6 +107,7 @@ def main() -> None:
     parser.add_argument("--before", type=Path)
     parser.add_argument("--budget", default="standard")
     parser.add_argument("--samples", nargs="*", default=list(SAMPLES))
+    parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--child", help="what a process of one commit is to do")
     options = parser.parse_args()
     if options.child:
@@ -119,7 +122,10 @@ def main() -> None:
     before = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     made = provenance(options.seed)
     with tempfile.TemporaryDirectory() as folder:
-        rows = [compare(name, options.budget, checkouts, Path(folder)) for name in options.samples]
+        rows = [
+            compare(name, options.budget, options.turns, checkouts, Path(folder))
+            for name in options.samples
+        ]
     write(
         options.name, {"provenance": made, "before": before, "budget": options.budget, "rows": rows}
     )

@@ -39,6 +39,7 @@ def mass() -> str:
 @section
 def walls() -> str:
     result = read("walls")
+    known = _by(result["rows"], "kind", "law")
     ends = [
         [
             law,
@@ -46,7 +47,8 @@ def walls() -> str:
             f"{statistics.median(row['largest_error'] for row in found):.1%}",
             f"{max(abs(row['last_percent']) for row in found):.1%}",
         ]
-        for (law,), found in _by(result["walls"], "law").items()
+        for (kind, law), found in known.items()
+        if kind == "wall"
     ]
     tails = [
         [
@@ -57,14 +59,16 @@ def walls() -> str:
                 for kind in ("quantiles", "densities")
             ),
         ]
-        for (law,), found in _by(result["tails"], "law").items()
+        for (kind, law), found in known.items()
+        if kind == "tail"
     ]
     header = ["law", "density near the wall, worst", "median of seeds", "mass of the last percent"]
     return (
         "## Walls and tails\n\n"
         "Density over the truth down to a thousandth of a standard deviation from a wall, and the "
         "mass of the percent next to it. A hundred of the 10,000 samples are in that percent: "
-        "chance alone is 10 %.\n\n"
+        "chance alone is 10 %. Seeds, budget: "
+        f"{len({row['seed'] for row in result['rows']})}, `{result['budget']}`.\n\n"
         f"{table(header, ends)}\n\n"
         "Tails: errors of the quantiles 0.5 and 99.5 % of draws and of the density there, median "
         "and worst. Fifty samples are beyond each.\n\n"

@@ -24,6 +24,11 @@ BENCHMARKS = {
     "tails": ["--laws", "Laplace"],
     "chain_split": ["--budget", "tiny"],
     "angles": ["--budget", "tiny", "--laws", "uniform"],
+    "mass": ["--budget", "tiny", "--laws", "uniform", "--dimensions", "1", "--seeds", "1"],
+    "walls": ["--budget", "tiny", "--seeds", "1"],
+    "coverage": ["--budget", "tiny", "--laws", "normal", "--seeds", "1", "--widths", "0.5"],
+    "price": ["--before", str(ROOT), "--budget", "tiny", "--samples", "banana, D = 2"]
+    + ["--turns", "1"],
 }
 
 
