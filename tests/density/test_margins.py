@@ -6,6 +6,7 @@ import math
 import pickle
 import struct
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -170,3 +171,10 @@ def test_forged_descriptions_are_refused(fitted, change):
     assert tensors["margins.loc"].shape == (2,)
     with pytest.raises((ValueError, TypeError)):
         take_margins({"margins": described}, tensors, 3, torch.float64)
+
+
+def test_a_bulk_that_a_far_bound_hides_is_refused():
+    """Nearly all of it within ten of a million: steps of single precision are one wide there."""
+    x = np.exp(3 * np.random.default_rng(0).normal(size=(400, 1)))
+    with pytest.raises(ValueError, match="pass dtype=torch.float64"):
+        pyro_stad.fit(x, bounds=[(None, 1e6)], budget="tiny", progress=False)
