@@ -117,6 +117,7 @@ def main() -> None:
         return
     if options.before is None:
         parser.error("--before is the checkout of the older commit")
+    torch.set_num_threads(1)
     checkouts = {"before": options.before.resolve(), "after": _HERE}
     git = ["git", "-C", str(checkouts["before"]), "rev-parse", "HEAD"]
     before = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
