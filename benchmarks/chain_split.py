@@ -58,12 +58,14 @@ def measure(name: str, values: Tensor, budget: str, seed: int) -> dict[str, Any]
 def main() -> None:
     parser = arguments(__doc__, "chain_split")
     parser.add_argument("--budget", default="standard")
+    parser.add_argument("--samples", nargs="*", help="some of them, by name; all by default")
     options = parser.parse_args()
     torch.set_num_threads(2)
     made = provenance(options.seed)
     rows = [
         measure(name, values, options.budget, options.seed)
         for name, values in samples(options.seed).items()
+        if not options.samples or name in options.samples
     ]
     for row in rows:
         print(row)

@@ -22,7 +22,7 @@ BENCHMARKS = {
     "cost": ["--features", "2", "--batch", "16", "--repeats", "1"],
     "distillation": ["--features", "2", "--teachers", "ot", "--scale", "0.004"],
     "tails": ["--laws", "Laplace"],
-    "chain_split": ["--budget", "tiny"],
+    "chain_split": ["--budget", "tiny", "--samples", "200 rows"],
     "angles": ["--budget", "tiny", "--laws", "uniform"],
     "mass": ["--budget", "tiny", "--laws", "uniform", "--dimensions", "1", "--seeds", "1"],
     "walls": ["--budget", "tiny", "--seeds", "1"],
