@@ -95,7 +95,9 @@ class Support:
     @property
     def learning_error(self) -> float:
         """The error of log Z by learning, as far as the samples can tell it, in nats."""
-        # One where nothing is known of other places.
+        if self.typical == 0:
+            return 0.0
+        # One where nothing is known of other places, and the typical error is infinite.
         share = 1 / (1 + (self.error / self.typical) ** 2)
         return math.hypot(share * self.log_ratio, math.sqrt(share) * self.error)
 
@@ -153,7 +155,7 @@ class SupportNoise(NamedTuple):
         if problem.model.loops:
             most = min(most, _MOST_LOOPS)
         count = min(most, *(len(reference.rows) for reference in kept))
-        # Draws can be had: as many as half the samples that a prior keeps at the most.
+        # Draws can be had: there are no fewer for a prior that keeps few samples.
         samples, draws = (
             torch.randn(
                 rows, problem.size, generator=source, dtype=problem.like.dtype,
@@ -163,12 +165,13 @@ class SupportNoise(NamedTuple):
         )  # fmt: skip
         variance = 0.0
         for flow, reference in zip(problem.flows, kept):
+            with torch.no_grad():
+                noise = flow.prior.likelihood.pull(reference.rows).to(samples)
+            # Each copy in a plate gets them in another order: independent draws of one law.
             copies = range(flow.columns.start, flow.columns.stop, flow.features)
             for start in copies:
-                order = torch.randperm(len(reference.rows), generator=source, device=source.device)
-                with torch.no_grad():
-                    noise = flow.prior.likelihood.pull(reference.rows[order[:count]])
-                samples[:, start : start + flow.features] = noise.to(samples)
+                order = torch.randperm(len(noise), generator=source, device=source.device)
+                samples[:, start : start + flow.features] = noise[order[:count]]
             variance += len(copies) * typical_error(flow.prior, reference) ** 2
         a_row = max(len(r.rows) / r.effective for r in kept)
         return SupportNoise(samples, draws, a_row, math.sqrt(variance))
@@ -192,7 +195,7 @@ def sample_support(
     """Say how much of a model's posterior rests on the samples of its learned priors.
 
     For a posterior by NUTS or SVI, as ``log_evidence`` does it for its own: the samples that each
-    learned prior keeps, reweighted by the model's likelihood, against as many draws of the flow.
+    learned prior keeps, reweighted by the model's likelihood, against draws of the flow.
 
     Arguments:
         model: a Pyro model with learned priors among its latent sites.
