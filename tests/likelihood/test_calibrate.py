@@ -1,6 +1,7 @@
 """Calibration: the cheapest way that is accurate enough, its mass, and a bound that covers."""
 
 import math
+import sys
 from dataclasses import replace
 
 import pytest
@@ -9,12 +10,27 @@ import torch
 from pyro_stad.data import Batches
 from pyro_stad.divergence import Exact
 from pyro_stad.divergence.distil import cloud_for
-from pyro_stad.likelihood import Calibration, Constant, FlowODE, SteinPath, audit, calibrate
+from pyro_stad.likelihood import (
+    Calibration,
+    Constant,
+    FlowODE,
+    SteinPath,
+    audit,
+    calibrate,
+    standard,
+)
 from pyro_stad.likelihood.standard import Standard
 from pyro_stad.likelihood.suspects import disagreement, suspects
 from pyro_stad.ode import RK4
 from pyro_stad.teacher.analytic import random_mixture, sample_mixture
 from tests.oracles import field_on, gaussian
+
+
+@pytest.fixture
+def few_probes(monkeypatch):
+    """Exact traces of all ways are dear, and not every test is about what is looked at."""
+    monkeypatch.setattr(standard, "_PROBES", 64)
+    monkeypatch.setattr(sys.modules[audit.__module__], "_LOOKED_AT", 200)
 
 
 class Shifted(Exact):
@@ -39,6 +55,7 @@ def mixture(features=3, count=200, seed=1):
     return field_on("ot", parts), sample_mixture(parts, count, seed)
 
 
+@pytest.mark.usefixtures("few_probes")
 def test_an_exact_field_needs_no_more_than_the_constant_curve():
     """The field of a density has no inconsistency, so that only quadrature is in the way."""
     field, x = mixture()
@@ -50,6 +67,7 @@ def test_an_exact_field_needs_no_more_than_the_constant_curve():
     assert len(calibration.trials) <= 3
 
 
+@pytest.mark.usefixtures("few_probes")
 def test_trials_go_from_cheap_to_dear_and_end_at_the_first_that_serves():
     field, x = mixture()
     flow = FlowODE(field, Exact(), RK4(16))
@@ -61,6 +79,7 @@ def test_trials_go_from_cheap_to_dear_and_end_at_the_first_that_serves():
     assert len(loose.trials) == 1
 
 
+@pytest.mark.usefixtures("few_probes")
 def test_without_any_that_serves_the_best_is_taken():
     field, x = mixture()
     flow = FlowODE(field, Shifted(1.3), RK4(16))
@@ -69,6 +88,7 @@ def test_without_any_that_serves_the_best_is_taken():
     assert repr(chosen) == best.likelihood
 
 
+@pytest.mark.usefixtures("few_probes")
 def test_mass_is_divided_out():
     """A divergence that is too large by a tenth makes a density whose mass is not one."""
     field, x = mixture(count=2000)
@@ -79,6 +99,7 @@ def test_mass_is_divided_out():
     assert abs(audit.normaliser - 1) < 4 * math.sqrt(2) * audit.normaliser_error
 
 
+@pytest.mark.usefixtures("few_probes")
 @pytest.mark.parametrize("factor", [1.05, 1.3])
 def test_the_bound_covers_fresh_data_and_ranks_the_error(factor):
     """95 percent of the calibration's kind: of 1,000 fresh points at least 92 percent.
@@ -111,6 +132,7 @@ def test_a_gaussian_has_nothing_to_bound():
     assert isinstance(chosen, SteinPath)
 
 
+@pytest.mark.usefixtures("few_probes")
 def test_a_density_that_describes_the_data_better_than_the_flow_is_taken():
     """Data from the law of the constant curve itself, which is not that of the flow."""
     field, pool = mixture(count=6000)
@@ -179,13 +201,13 @@ def test_a_way_is_refused_for_what_the_data_do_not_show(name):
     field, x = field_on("ot", parts), sample_mixture(parts, 2000, 1)
     place, height, width, reason = PLACES[name]
     bumpy = Bumpy(field, place(x), height, width)
-    standard = Standard.of(bumpy, x[:200], x, torch.Generator().manual_seed(0))
-    sound = standard.trial(FlowODE(field, Exact(), RK4(8)))
+    held = Standard.of(bumpy, x[:200], x, torch.Generator().manual_seed(0))
+    sound = held.trial(FlowODE(field, Exact(), RK4(8)))
     assert sound.serves(0.1, "exact")
     assert sound.refusal == ""
     assert sound.bump < 1e-6
     assert sound.collapse == 0.0
-    trial = standard.trial(bumpy)
+    trial = held.trial(bumpy)
     assert trial.sd < 0.1
     assert not trial.serves(0.1, "data")
     assert f"refused for a {reason}" in trial.refusal
@@ -198,10 +220,8 @@ def test_a_bump_that_looks_improbable_is_no_reason():
     """At twelve deviations the exact density is e^-72: with eight nats more it is flagged still."""
     parts = two_modes()
     field, x = field_on("ot", parts), sample_mixture(parts, 500, 1)
-    standard = Standard.of(
-        FlowODE(field, Exact(), RK4(8)), x, None, torch.Generator().manual_seed(0)
-    )
-    assert standard.trial(Bumpy(field, torch.tensor([0.0, 12.0]), 8.0, width=1.0)).bump == 0.0
+    held = Standard.of(FlowODE(field, Exact(), RK4(8)), x, None, torch.Generator().manual_seed(0))
+    assert held.trial(Bumpy(field, torch.tensor([0.0, 12.0]), 8.0, width=1.0)).bump == 0.0
 
 
 def two_modes():

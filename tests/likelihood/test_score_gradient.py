@@ -66,6 +66,6 @@ def test_a_prior_with_it_says_so_samples_and_is_not_saved(tiny_prior, tmp_path):
     with pytest.raises(TypeError, match="ScoreGradient can't be saved"):
         prior.save(tmp_path / "prior.safetensors")
     pyro.set_rng_seed(0)
-    mcmc = MCMC(NUTS(lambda: pyro.sample("theta", prior)), 20, 20, disable_progbar=True)
+    mcmc = MCMC(NUTS(lambda: pyro.sample("theta", prior)), 5, 5, disable_progbar=True)
     mcmc.run()
     assert torch.isfinite(mcmc.get_samples()["theta"]).all()
