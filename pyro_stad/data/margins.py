@@ -36,7 +36,7 @@ from torch.distributions import Transform, constraints
 from pyro_stad._checks import is_transformed
 from pyro_stad._context import full_precision
 
-__all__ = ["Margins"]
+__all__ = ["Margins", "Splines"]
 
 _LEAST, _MOST = 8, 4096  # coefficients of a spline
 _NEWTON = 12
