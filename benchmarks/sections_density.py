@@ -180,7 +180,7 @@ def accuracy() -> str:
         "Mean held-out log-density in nats; for mixtures also sd (bias) of its error against the "
         "truth. As many seconds of training for `fit`, calibration included, as for the spline "
         f"flow; {versions}.\n\n{table(header, rows)}\n\n"
-        "What `log_prob_error`, a bound for 95 percent of data, is worth on the same held-out "
+        "What `surrogate_error`, a bound for 95 percent of data, is worth on the same held-out "
         "rows: its median, the share of errors against the exact trace within it, and its rank "
         "correlation with the sizes of the errors against the exact trace and against the truth."
         f"\n\n{table(bounds, known)}\n\n{sources}\n"

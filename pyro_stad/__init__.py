@@ -29,7 +29,7 @@ from pyro_stad.evidence import (
     log_evidences,
     sample_support,
 )
-from pyro_stad.interop import to_arviz
+from pyro_stad.interop import posterior_summary, to_arviz
 from pyro_stad.teacher import from_denoiser, from_noise, from_score, from_velocity
 from pyro_stad.training import TrainingSettings
 
@@ -63,6 +63,7 @@ __all__ = [
     "log_evidence",
     "log_evidences",
     "paths",
+    "posterior_summary",
     "read_chain",
     "sample_support",
     "to_arviz",

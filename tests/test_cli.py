@@ -120,7 +120,9 @@ def test_log_prob_as_a_table(folder, capsys, tmp_path):
     arguments = ["log-prob", prior, points, "--error", "--tail"]
     assert call(capsys, *arguments, "--out", out)[0] == 0
     table = pandas.read_csv(out)
-    assert list(table) == ["log_prob", "log_prob_error", "tail_probability", "density_level"]
+    assert list(table) == [
+        "log_prob", "surrogate_error", "learning_error", "tail_probability", "density_level",
+    ]  # fmt: skip
     learned = pyro_stad.load(prior)
     x = torch.tensor([[0.2, 0.1], [0.4, 0.3]], dtype=torch.float32)
     with torch.no_grad():
@@ -131,7 +133,7 @@ def test_log_prob_as_a_table(folder, capsys, tmp_path):
     report = json.loads(call(capsys, *arguments, "--json")[1])
     assert report["log_prob"][2] is None
     assert call(capsys, *arguments)[1].startswith(
-        "log_prob,log_prob_error,tail_probability,density_level\n"
+        "log_prob,surrogate_error,learning_error,tail_probability,density_level\n"
     )
 
 

@@ -59,7 +59,7 @@ def work(seed=0):
     again = prior.calibrate(FRESH, seed=3)
     return torch.cat([
         prior.log_prob(value), exact.log_prob(value), prior.transforms[0](value).flatten(),
-        again.log_prob(value), prior.log_prob_error(value), prior.tail_probability(value),
+        again.log_prob(value), prior.surrogate_error(value), prior.tail_probability(value),
     ])  # fmt: skip
 
 

@@ -88,7 +88,7 @@ def test_fits_and_all_that_a_prior_is_asked(make, tmp_path):
     log_prob = prior.log_prob(draws)
     assert log_prob.dtype == torch.float32
     assert torch.isfinite(torch.autograd.grad(log_prob.sum(), draws)[0]).all()
-    assert torch.isfinite(prior.log_prob_error(draws)).all()
+    assert torch.isfinite(prior.surrogate_error(draws)).all()
     assert (prior.tail_probability(draws) > 0).all()
     prior.save(tmp_path / "prior")
     assert torch.equal(pyro_stad.load(tmp_path / "prior").log_prob(draws), log_prob)

@@ -122,6 +122,9 @@ def fit(
     budget: Annotated[
         str, typer.Option(help="How long to train: tiny, quick, standard or thorough.")
     ] = "standard",
+    members: Annotated[
+        int, typer.Option(help="Refits to resamples, which tell the error of learning; 0 for none.")
+    ] = 5,
     dtype: Annotated[Precision, typer.Option(help="Precision of the prior.")] = Precision.float32,
     seed: Seed = 0,
     no_progress: NoProgress = False,
@@ -146,6 +149,7 @@ def fit(
         bounds=_parse_bounds(bounds or []),
         path=path,
         budget=budget,
+        members=members,
         seed=seed,
         progress=not no_progress,
         resume=resume,
@@ -186,7 +190,12 @@ def log_prob(
         Path | None, typer.Option(help="Where to write the table, .csv or .npy, if not here.")
     ] = None,
     error: Annotated[
-        bool, typer.Option("--error", help="Add a bound on the error of each, in nats.")
+        bool,
+        typer.Option(
+            "--error",
+            help="Add a bound on the error of the surrogate, and the standard error by learning, "
+            "in nats.",
+        ),
     ] = False,
     tail: Annotated[
         bool, typer.Option("--tail", help="Add how far out a point is, and how probable it looks.")
@@ -202,7 +211,9 @@ def log_prob(
         check_table(out, files)
     table = {"log_prob": learned.log_prob}
     if error:
-        table["log_prob_error"] = learned.log_prob_error
+        table["surrogate_error"] = learned.surrogate_error
+        if learned.spread is not None:
+            table["learning_error"] = learned.learning_error
     if tail:
         table |= {
             "tail_probability": learned.tail_probability,

@@ -9,9 +9,11 @@ from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.report import FitReport, Stage
 from pyro_stad.density.save import load
 from pyro_stad.density.settings import BUDGETS, FitSettings
+from pyro_stad.density.spread import Spread, joint_log_weights, shifts
 from pyro_stad.density.tail import FLAGGED, noise_tail
 from pyro_stad.density.truncated import TruncatedPrior
 from pyro_stad.density.trust import is_extrapolated
+from pyro_stad.density.typical import typical_error
 
 __all__ = [
     "BUDGETS",
@@ -22,6 +24,7 @@ __all__ = [
     "FlowPrior",
     "FlowTransform",
     "Goodness",
+    "Spread",
     "Stage",
     "TruncatedPrior",
     "find_cut",
@@ -29,8 +32,11 @@ __all__ = [
     "fit",
     "goodness",
     "is_extrapolated",
+    "joint_log_weights",
     "load",
     "noise_tail",
+    "shifts",
     "to_cut",
     "to_flow",
+    "typical_error",
 ]

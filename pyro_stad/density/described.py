@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from pyro_stad.data import Angle, Margins
 
 if TYPE_CHECKING:
@@ -24,7 +26,21 @@ def described(prior: FlowPrior) -> str:
     lines.append("  not fitted here" if prior.report is None else prior.report.text())
     known = prior.calibration
     lines.append("  not calibrated" if known is None else known.text())
+    lines.append(_learning(prior))
     return "\n".join(lines)
+
+
+def _learning(prior: FlowPrior) -> str:
+    """Return how large the error of learning is at the samples that were kept."""
+    spread, reference = prior.spread, prior.reference
+    if spread is None or reference is None:
+        return "  error of learning: unknown, without members"
+    with torch.no_grad():
+        error = spread.error(spread(reference.rows)).square().mean().sqrt().item()
+    return (
+        f"  error of learning: {error:.2g} nat at samples (root mean square), of {spread.members} "
+        f"members, their spread times {spread.factor.item():.2g}"
+    )
 
 
 def _mapped(margins: Margins, names: tuple[str, ...]) -> str:

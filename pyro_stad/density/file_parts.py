@@ -1,6 +1,9 @@
-"""Margins and reference samples in the file of a prior: tensors of their own, and what they are.
+"""Margins, reference samples and the spread of members in the file of a prior.
 
-A file without them has neither, as have those that were written before there were any.
+Each has tensors of its own, under a prefix, and an entry of the description that says what they
+are.
+
+A file has an entry for what its prior has; those that were written before there were any have none.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from pyro_stad._checks import check_count
 from pyro_stad._config import decode
 from pyro_stad.data import Margins, Splines
 from pyro_stad.density.reference import Reference
+from pyro_stad.density.spread import Spread
 
 __all__ = [
     "check_finite",
@@ -23,29 +27,38 @@ __all__ = [
     "part_tensors",
     "take_margins",
     "take_reference",
+    "take_spread",
 ]
 
-_PREFIX, _ROWS = "margins.", "reference"
+_PREFIX, _ROWS, _SPREAD = "margins.", "reference", "spread."
 _LONGEST = 40  # characters of what describes a tail
 
 
-def describe_parts(margins: Margins | None, reference: Reference | None) -> dict[str, Any]:
-    """Return what a description says of margins and samples; nothing of what there is not."""
+def describe_parts(
+    margins: Margins | None, reference: Reference | None, spread: Spread | None
+) -> dict[str, Any]:
+    """Return what a description says of these parts; nothing of what there is not."""
     found: dict[str, Any] = {}
     if margins is not None:
         found["margins"] = {"columns": margins.columns, "tails": margins.tails}
     if reference is not None:
         found["reference"] = {"effective": reference.effective}
+    if spread is not None:
+        found["spread"] = {"members": spread.members, "width": spread.width}
     return found
 
 
-def part_tensors(margins: Margins | None, reference: Reference | None) -> dict[str, Tensor]:
-    """Return the tensors of margins and samples, by their names in the file."""
+def part_tensors(
+    margins: Margins | None, reference: Reference | None, spread: Spread | None
+) -> dict[str, Tensor]:
+    """Return the tensors of these parts, by their names in the file."""
     found: dict[str, Tensor] = {}
     if margins is not None:
         found |= {_PREFIX + name: part for name, part in margins.splines.tensors().items()}
     if reference is not None:
         found[_ROWS] = reference.rows
+    if spread is not None:
+        found |= {_SPREAD + name: part for name, part in spread.state_dict().items()}
     return found
 
 
@@ -87,6 +100,31 @@ def take_reference(
     rows = tensors.pop(_ROWS)
     check_tensors({_ROWS: rows}, {_ROWS: torch.Size([len(rows), size])}, dtype)
     return Reference(rows, decode(float, config["effective"], "effective"))
+
+
+def take_spread(
+    document: dict[str, Any], tensors: dict[str, Tensor], size: int, dtype: torch.dtype
+) -> Spread | None:
+    """Return the spread of members of a file, and take its tensors out of ``tensors``.
+
+    Raises:
+        LookupError, TypeError, ValueError: if it is none of ``size`` coordinates.
+    """
+    config = document.get("spread")
+    if config is None:
+        return None
+    names = [name for name in tensors if name.startswith(_SPREAD)]
+    parts = {name.removeprefix(_SPREAD): tensors.pop(name) for name in names}
+    # Before it is built: a network of a size that somebody made up would fill the memory.
+    members, width = parts["out.weight"].shape
+    if (config["members"], config["width"]) != (members, width):
+        raise ValueError(f"a spread of {config} does not fit its tensors, of {members}, {width}")
+    spread = Spread(size, members, width, torch.Generator()).to(dtype)
+    check_tensors(parts, {name: part.shape for name, part in spread.state_dict().items()}, dtype)
+    spread.load_state_dict(parts)
+    if not bool((spread.unit > 0).all() & (spread.factor > 0) & (spread.residual >= 0)):
+        raise ValueError("units and factor of a spread must be positive, its residual at least 0")
+    return spread.requires_grad_(False)
 
 
 def check_tensors(

@@ -19,6 +19,7 @@ import copy
 import functools
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pyro.distributions as dist
@@ -39,7 +40,6 @@ from pyro_stad.data import (
     support_of,
     wind,
 )
-from pyro_stad.density import trust
 from pyro_stad.density.calibrated import calibrated
 from pyro_stad.density.counts import Counts
 from pyro_stad.density.described import described
@@ -47,17 +47,19 @@ from pyro_stad.density.flow import FlowTransform, check_likelihood
 from pyro_stad.density.level import Levels
 from pyro_stad.density.reference import Reference
 from pyro_stad.density.report import FitReport
+from pyro_stad.density.spread import Spread
 from pyro_stad.density.truncated import Region, TruncatedPrior, truncate
+from pyro_stad.density.trust import Trusted
 from pyro_stad.likelihood import AbstractLikelihood, Calibration
 
 __all__ = ["FlowPrior"]
 
 # What priors of other batch shapes have in common.
 _SHARED = """likelihood layout bounds report calibration counts levels margins
-    reference _support _outer _wrap _low _high stand_in""".split()
+    reference spread _support _outer _wrap _low _high stand_in""".split()
 
 
-class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
+class FlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
     """A learned density as a Pyro distribution.
 
     Arguments:
@@ -71,6 +73,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         calibration: how its density was chosen and how accurate it is, or None.
         margins: the maps of single coordinates before the whitening, or None.
         reference: some of the samples, for checks without the flow, or None.
+        spread: how far flows of resampled samples are from this one, or None.
         validate_args: as in Pyro.
 
     Example:
@@ -96,6 +99,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         *,
         margins: Margins | None = None,
         reference: Reference | None = None,
+        spread: Spread | None = None,
         validate_args: bool | None = None,
     ) -> None:
         check_likelihood(likelihood, len(loc))
@@ -105,7 +109,7 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         self.report, self.calibration = report, calibration
         self.counts, self.levels = Counts(), Levels(self.likelihood)
         self._support = support_of(bounds, loc)
-        self.margins, self.reference = margins, reference
+        self.margins, self.reference, self.spread = margins, reference, spread
         bends: list[Any] = [] if margins is None else [margins]
         self._outer = outer_transforms(self.bounds, loc)
         # Made once: log_prob is called for every leapfrog step.
@@ -151,8 +155,9 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         """Return the log-density of ``value``, shape ``(..., D)``.
 
         Deterministic, independent of batch mates, differentiable. Its error is that of the
-        divergence, see ``summary()`` and ``log_prob_error``. Points outside the support, and points
-        whose solve fails, get -inf with a zero gradient and are counted in ``counts``.
+        divergence, see ``surrogate_error``, and that of learning, see ``learning_error``. Points
+        outside the support, and points whose solve fails, get -inf with a zero gradient and are
+        counted in ``counts``.
 
         Raises:
             TypeError: if ``value`` is not a tensor.
@@ -231,29 +236,6 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         # Open: at a bound the bijection is infinite. NaN and infinity are not inside either.
         return ((theta > self._low) & (theta < self._high)).all(-1)
 
-    def tail_probability(self, value: Tensor) -> Tensor:
-        """Return how far out ``value`` lies, shape ``(...)``: the chance of a larger noise norm.
-
-        Values below 0.001 (``density.FLAGGED``) mean that the network has hardly seen such points;
-        the distilled divergence, and with it ``log_prob``, is not to be trusted there.
-
-        Arguments:
-            value: points with shape ``(..., D)``. What has no density is beyond everything: zero.
-        """
-        return trust.tail_probability(self, value)
-
-    def density_level(self, value: Tensor) -> Tensor:
-        """Return the share of the prior's own draws with less density than ``value``: ``(...)``.
-
-        By densities in whitened coordinates, so that no units matter. Values below 0.001
-        (``density.FLAGGED``) mean that ``value`` is off the samples, be it far out, in the hollow
-        of a ridge or between modes, where ``tail_probability`` sees nothing. Of 4,096 draws.
-
-        Arguments:
-            value: points with shape ``(..., D)``. What has no density has the level zero.
-        """
-        return trust.density_level(self, value)
-
     def images(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return the whitened images ``(K, B, D)`` of rows, and their shares of the density."""
         u = self._to_line(theta)
@@ -311,11 +293,9 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
     @own_context()
     def to(self, target: torch.device | str | torch.dtype) -> FlowPrior:
         """Return a copy on another device or in another dtype; the batch shape is kept."""
-        affine, margins = self.transforms[1], self.margins and self.margins.to(target)
-        new = FlowPrior(
-            copy.deepcopy(self.likelihood).to(target), affine.loc.to(target),
-            affine.scale_tril.to(target), self.layout, self.bounds, self.report, self.calibration,
-            margins=margins, reference=self.reference and self.reference.to(target),
+        new = self._like_this(
+            # A module moves itself.
+            lambda part: copy.deepcopy(part).to(target), self.likelihood, self.calibration
         )  # fmt: skip
         new = new.expand(self.batch_shape) if self.batch_shape else new
         new._validate_args = self._validate_args
@@ -328,10 +308,21 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
         another divergence, solver or estimator, such as the exact trace:
         ``prior.with_likelihood(FlowODE(prior.likelihood.field, Exact(), RK4(32)))``.
         """
+        return self._like_this(lambda part: part, likelihood, None)
+
+    def _like_this(
+        self,
+        moved: Callable[[Any], Any],
+        likelihood: AbstractLikelihood,
+        calibration: Calibration | None,
+    ) -> FlowPrior:
+        """Return a prior of the same parts, each of them ``moved``."""
         affine = self.transforms[1]
+        parts = {name: getattr(self, name) for name in ("margins", "reference", "spread")}
         return FlowPrior(
-            likelihood, affine.loc, affine.scale_tril, self.layout, self.bounds, self.report,
-            margins=self.margins, reference=self.reference,
+            moved(likelihood), moved(affine.loc), moved(affine.scale_tril), self.layout,
+            self.bounds, self.report, calibration,
+            **{name: part and moved(part) for name, part in parts.items()},
         )  # fmt: skip
 
     @own_context()
@@ -362,21 +353,6 @@ class FlowPrior(dist.TransformedDistribution, dist.TorchDistribution):
             AccuracyWarning: if the tolerance is not met, or the normaliser is off.
         """
         return calibrated(self, samples, tolerance, reference, seed)
-
-    def log_prob_error(self, value: Tensor) -> Tensor:
-        """Return a bound on the error of ``log_prob``, shape ``(...)``, in nats.
-
-        It bounds the difference from the exact trace of the same flow, for 95 percent of data like
-        those of the calibration, and grows where two ways to the density disagree. How far the flow
-        itself is from the law of the samples, it can't know.
-
-        Arguments:
-            value: points with shape ``(..., D)``. Outside the bounds the bound is infinite.
-
-        Raises:
-            ValueError: if the prior is not calibrated, or for a wrong shape or device.
-        """
-        return trust.log_prob_error(self, value)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the prior to ``path``; see ``pyro_stad.load``."""

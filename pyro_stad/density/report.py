@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pyro_stad._checks import check_count
@@ -10,7 +10,9 @@ from pyro_stad._config import decode, encode
 from pyro_stad.density.goodness import Goodness
 from pyro_stad.training import History
 
-__all__ = ["FitReport", "Stage"]
+__all__ = ["MEMBER", "FitReport", "Stage"]
+
+MEMBER = "member_"  # and its number: the name of the stage that trained it
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,19 @@ class FitReport:
         """Return the report that ``to_dict`` described."""
         return decode(FitReport, stored, "report")
 
+    def _shown(self) -> list[Stage]:
+        """Return the stages, with one for all members."""
+        members = [stage for stage in self.stages if stage.name.startswith(MEMBER)]
+        shown = [stage for stage in self.stages if stage not in members[1:]]
+        if not members:
+            return shown
+        together = replace(
+            members[0],
+            name=f"{len(members)} members, each",
+            seconds=sum(stage.seconds for stage in members) / len(members),
+        )
+        return [together if stage is members[0] else stage for stage in shown]
+
     def text(self) -> str:
         """Return the report as a few lines of text."""
         repeats = "" if self.distinct in (None, self.rows) else f" ({self.distinct} distinct)"
@@ -89,7 +104,7 @@ class FitReport:
             )
         if self.moved:
             lines.append(f"  {self.moved} samples on a bound were moved inside")
-        for stage in self.stages:
+        for stage in self._shown():
             early = ", stopped early" if stage.stopped_early else ""
             lines.append(
                 f"  {stage.name}: {stage.steps} steps in {stage.seconds:.0f} s, "

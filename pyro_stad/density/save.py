@@ -28,6 +28,7 @@ from pyro_stad.density.file_parts import (
     part_tensors,
     take_margins,
     take_reference,
+    take_spread,
 )
 from pyro_stad.density.file_region import cut, region_tensors, take_region
 from pyro_stad.density.prior import FlowPrior
@@ -98,13 +99,13 @@ def _describe_prior(prior: FlowPrior) -> tuple[dict[str, Any], dict[str, Tensor]
         "names": prior.layout.names,
         "variables": prior.layout.variables,
         "bounds": prior.bounds and [_describe_bound(bound) for bound in prior.bounds],
-        **describe_parts(prior.margins, prior.reference),
+        **describe_parts(prior.margins, prior.reference, prior.spread),
         "report": prior.report and prior.report.to_dict(),
         "calibration": prior.calibration and prior.calibration.to_dict(),
     }
     affine = prior.transforms[1]
     tensors = {**likelihood.state_dict(), "loc": affine.loc, "scale_tril": affine.scale_tril}
-    tensors |= part_tensors(prior.margins, prior.reference)
+    tensors |= part_tensors(prior.margins, prior.reference, prior.spread)
     check_finite({**tensors, "log_mass": torch.tensor(likelihood.log_mass, device="cpu")})
     return document, tensors
 
@@ -170,6 +171,7 @@ def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> FlowPr
     bounds = _read_bounds(document["bounds"], size)
     margins = take_margins(document, tensors, size, dtype)
     reference = take_reference(document, tensors, size, dtype)
+    spread = take_spread(document, tensors, size, dtype)
     # In its final precision: a likelihood makes its nodes in that of its field.
     field = _build_field(document["field"], size, tensors).to(dtype)
     divergence = _build_divergence(document["divergence"], field, tensors, "divergence")
@@ -188,7 +190,7 @@ def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> FlowPr
     calibration = decode(Calibration | None, document["calibration"], "calibration")
     return FlowPrior(
         likelihood, loc, scale_tril, layout, bounds, report, calibration, margins=margins,
-        reference=reference,
+        reference=reference, spread=spread,
     )  # fmt: skip
 
 

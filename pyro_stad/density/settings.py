@@ -30,6 +30,9 @@ class FitSettings:
         grid_tolerance: largest error of the time grid, in nats (root mean square).
         consistency: training of the constant curve to agree with the flow, where it does not
             serve without, until it is within the tolerance or gets no better; None for never.
+        member: further training of the field on a resample, by which its error is known.
+        spread: training of the network that knows how far members are from the flow.
+        spread_width: units of its hidden layers.
         tolerance: largest error of the density against the exact trace, in nats (standard
             deviation); the cheapest way to the density that meets it is taken.
         reference: with ``"data"``, a density that describes held-out samples as well as the exact
@@ -48,6 +51,9 @@ class FitSettings:
     )
     polish_features: int = 64
     consistency: TrainingSettings | None = _CONSISTENCY
+    member: TrainingSettings = TrainingSettings(500, learning_rate=5e-3, validate_every=100)
+    spread: TrainingSettings = TrainingSettings(600, batch_size=256, learning_rate=5e-3)
+    spread_width: int = 64
     grid_tolerance: float = 0.02
     tolerance: float = 0.1
     reference: str = "data"
@@ -62,6 +68,7 @@ class FitSettings:
         for name in ("grid_tolerance", "tolerance"):
             check_positive(getattr(self, name), name, " of nats")
         check_choice(self.reference, "reference", REFERENCES)
+        check_count(self.spread_width, "spread_width")
         check_count(self.audit_points, "audit_points", least=2)
 
 
@@ -76,6 +83,9 @@ BUDGETS: dict[str, FitSettings] = {
         stein=_TINY,
         polish=_TINY,
         consistency=_TINY,
+        member=replace(_TINY, steps=30),
+        spread=_TINY,
+        spread_width=16,
         audit_points=64,
     ),
     "quick": FitSettings(
@@ -85,6 +95,8 @@ BUDGETS: dict[str, FitSettings] = {
         stein=_QUICK,
         polish=_QUICK,
         consistency=replace(_CONSISTENCY, steps=500),
+        member=replace(_QUICK, steps=250, learning_rate=1e-3, validate_every=50),
+        spread=replace(_QUICK, learning_rate=5e-3),
     ),
     "standard": FitSettings(),
     "thorough": FitSettings(
@@ -93,6 +105,8 @@ BUDGETS: dict[str, FitSettings] = {
         stein=TrainingSettings(8000, batch_size=1024, clip_norm=100.0, patience=0),
         polish=TrainingSettings(4000, learning_rate=1e-2, clip_norm=100.0, patience=0),
         consistency=replace(_CONSISTENCY, steps=8000),
+        member=TrainingSettings(2000, batch_size=1024, learning_rate=5e-3),
+        spread=TrainingSettings(2000, batch_size=256, learning_rate=5e-3),
         audit_points=2000,
     ),
 }

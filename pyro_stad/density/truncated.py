@@ -25,6 +25,8 @@ from pyro_stad._checks import check_seed
 from pyro_stad._random import generator
 from pyro_stad.data import Layout
 from pyro_stad.density.counts import Counts
+from pyro_stad.density.spread import shifts
+from pyro_stad.density.trust import Learned
 from pyro_stad.likelihood import Calibration
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ __all__ = ["Mass", "Region", "TruncatedPrior", "check_region", "contains", "trun
 Region = Callable[[dict[str, Tensor]], Tensor]
 
 _DRAWS = 100_000
+_FOR_MEMBERS = 2000  # draws inside, nearly
 _PROBES = 500  # of either side, for the file
 _ROUND = 100_000
 _MOST_TRIES = 100  # times as many draws as the mass says
@@ -121,7 +124,7 @@ def _draws(prior: FlowPrior, count: int, generator: torch.Generator | None = Non
     return x
 
 
-class TruncatedPrior(dist.TorchDistribution):
+class TruncatedPrior(Learned, dist.TorchDistribution):
     """A learned density, kept to a region and normalised there.
 
     Made by ``FlowPrior.truncate``.
@@ -158,6 +161,7 @@ class TruncatedPrior(dist.TorchDistribution):
         validate_args: bool | None = None,
     ) -> None:
         self.prior, self.region, self.mass, self.probes = prior, region, mass, probes
+        self.spread = prior.spread
         super().__init__(prior.batch_shape, prior.event_shape, validate_args=validate_args)
 
     @property
@@ -188,6 +192,7 @@ class TruncatedPrior(dist.TorchDistribution):
         new = self._get_checked_instance(TruncatedPrior, _instance)
         prior = self.prior.expand(batch_shape)
         new.prior, new.region, new.mass, new.probes = prior, self.region, self.mass, self.probes
+        new.spread = self.spread
         super(TruncatedPrior, new).__init__(prior.batch_shape, self.event_shape, False)
         new._validate_args = self._validate_args
         return new
@@ -247,13 +252,29 @@ class TruncatedPrior(dist.TorchDistribution):
         """Return the share of draws with less density, without the cut, shape ``(...)``."""
         return self.prior.density_level(value)
 
-    def log_prob_error(self, value: Tensor) -> Tensor:
+    def surrogate_error(self, value: Tensor) -> Tensor:
         """Return a bound on the error of ``log_prob``, shape ``(...)``; infinite outside.
 
         The error of the mass, the same everywhere, is not in it.
         """
-        error = self.prior.log_prob_error(value)
+        error = self.prior.surrogate_error(value)
         return torch.where(self.contains(value), error, torch.inf)
+
+    def deviations(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return members' log-densities, less the prior's, ``(..., K)``, and where there are any.
+
+        Each has the mass divided out that it has inside.
+        """
+        found, there = self.prior.deviations(value)
+        there = there & self.contains(value)
+        return torch.where(there[..., None], found - self.log_shares(), 0.0), there
+
+    def log_shares(self) -> Tensor:
+        """Return how much more of their mass members have inside than the prior, ``(K,)``, logs."""
+        source = generator(0, "members in a region", self.probes.device)
+        with torch.no_grad():
+            draws = _draws(self.prior, math.ceil(_FOR_MEMBERS / self.mass.value), source)
+            return shifts(self.prior.deviations(draws[self.contains(draws)])[0])
 
     def unpack(self, value: Tensor) -> dict[str, Tensor]:
         """Split vectors ``(..., D)`` into the variables that came in, by name."""

@@ -1,7 +1,7 @@
 """What a prior says of how far to believe it at a point: how far out, how probable, how exact.
 
-All three go through the images of a point in the whitened coordinates of the flow, of which an
-angle has several.
+And how well it has been learned there. All go through the images of a point in the whitened
+coordinates of the flow, of which an angle has several.
 """
 
 from __future__ import annotations
@@ -13,64 +13,173 @@ import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_value
+from pyro_stad.density.level import Levels
+from pyro_stad.density.spread import Spread
 from pyro_stad.density.tail import FLAGGED, noise_tail
+from pyro_stad.likelihood import AbstractLikelihood, Calibration
 from pyro_stad.likelihood.suspects import disagreement
 
 if TYPE_CHECKING:
     from pyro_stad.density.prior import FlowPrior
 
-__all__ = ["density_level", "is_extrapolated", "log_prob_error", "tail_probability"]
+__all__ = ["Learned", "Trusted", "is_extrapolated"]
 
 
-def tail_probability(prior: FlowPrior, value: Tensor) -> Tensor:
-    """Return the chance of a larger noise norm; see ``FlowPrior.tail_probability``."""
-    return _best_image(prior, value, lambda white: noise_tail(prior.likelihood.pull(white)))
-
-
-def density_level(prior: FlowPrior, value: Tensor) -> Tensor:
-    """Return the share of own draws with less density; see ``FlowPrior.density_level``."""
-    return _best_image(prior, value, prior.levels.share)
-
-
-def is_extrapolated(prior: FlowPrior, noise: Tensor) -> Tensor:
+def is_extrapolated(prior: FlowPrior, noise: Tensor, white: Tensor) -> Tensor:
     """Return which rows of noise ``(B, D)`` make points that are far out, or of hardly any density.
 
-    Either alarm counts: see ``tail_probability`` and ``density_level``.
+    Either alarm counts: see ``tail_probability`` and ``density_level``. The points are known,
+    whitened, as ``white``.
     """
-    z = noise.to(prior.transforms[1].loc)
     with torch.no_grad():
-        level = prior.levels.share(prior.likelihood.push(z))
-    return (noise_tail(z) < FLAGGED) | (level < FLAGGED)
+        return (noise_tail(noise) < FLAGGED) | (prior.levels.share(white) < FLAGGED)
 
 
-def log_prob_error(prior: FlowPrior, value: Tensor) -> Tensor:
-    """Return a bound on the error of ``log_prob``; see ``FlowPrior.log_prob_error``."""
-    if prior.calibration is None:
-        raise ValueError("this prior is not calibrated; use prior.calibrate(samples)")
-    x = _rows(prior, value)
-    with torch.no_grad():
-        white, share = prior.images(x)
-        difference = disagreement(prior.likelihood, white.flatten(0, 1)).reshape(share.shape)
-        bounds = prior.calibration.bound.at(difference)
-        bound = torch.where(share > 0, share * bounds, 0.0).sum(0)
-        # Where log_prob is -inf, nothing is known.
-        bound = torch.where(prior.inside(x) & torch.isfinite(bound), bound, torch.inf)
-    return bound.reshape(value.shape[:-1])
+class Learned:
+    """The part of a prior that knows the error of its learning."""
+
+    spread: Spread | None
+
+    def deviations(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return members' log-densities, less the prior's, and where there are any."""
+        raise NotImplementedError
+
+    def learning_error(self, value: Tensor, *, level: float | None = None) -> Tensor:
+        """Return how far the flow may be from the law of the samples, shape ``(...)``, in nats.
+
+        That is the standard error of ``log_prob``, known from the members of the fit: flows that
+        were refitted to bootstrap resamples; see :mod:`pyro_stad.density.spread`.
+
+        Arguments:
+            value: points with shape ``(..., D)``. Where there is no density, it is infinite.
+            level: of a bound in place of the standard error, such as 0.9, by Student's law.
+
+        Raises:
+            ValueError: if the prior has no members, for a wrong shape or device, or a level that
+                does not lie in (0, 1).
+
+        References:
+            Efron (1979), Bootstrap Methods: Another Look at the Jackknife.
+        """
+        deviations, there = self.deviations(value)
+        error = self._known_spread().error(deviations, level)
+        return torch.where(there, error, torch.inf)
+
+    def learning_log_weights(self, value: Tensor) -> Tensor:
+        """Return log-weights for the error of learning of expectations, shape ``(..., K)``.
+
+        Reweighted by one of the K columns, draws of a posterior shift an expectation; the root of
+        the sum of the squared shifts is its standard error by learning.
+
+        Arguments:
+            value: points with shape ``(..., D)``. Zero where there is no density.
+
+        Raises:
+            ValueError: if the prior has no members, or for a wrong shape or device.
+        """
+        return self._known_spread().log_weights(self.deviations(value)[0])
+
+    def _known_spread(self) -> Spread:
+        if self.spread is None:
+            raise ValueError(
+                "this prior knows no error of learning: it has no members. Fit it with `members`"
+            )
+        return self.spread
 
 
-def _best_image(prior: FlowPrior, value: Tensor, measure: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return a measure of whitened points ``(B, D)`` at ``value``: zero where there is none."""
-    x = _rows(prior, value)
-    with torch.no_grad():
-        inside = prior.inside(x)
-        white, share = prior.images(torch.where(inside[:, None], x, prior.stand_in))
-        found = measure(white.flatten(0, 1)).reshape(share.shape)
-        # Of an angle's images, the one that was seen best.
-        found = torch.where(share > 0, found, 0.0).amax(0)
-        found = torch.where(inside & ~torch.isnan(found), found, 0.0)
-    return found.reshape(value.shape[:-1])
+class Trusted(Learned):
+    """The part of a prior that says how far to believe it."""
 
+    likelihood: AbstractLikelihood
+    calibration: Calibration | None
+    levels: Levels
+    stand_in: Tensor
 
-def _rows(prior: FlowPrior, value: Tensor) -> Tensor:
-    like = prior.transforms[1].loc
-    return check_value(value, len(prior.names), like).reshape(-1, len(prior.names))
+    # What the prior provides.
+    inside: Callable[[Tensor], Tensor]
+    images: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+    def tail_probability(self, value: Tensor) -> Tensor:
+        """Return how far out ``value`` lies, shape ``(...)``: the chance of a larger noise norm.
+
+        Values below 0.001 (``density.FLAGGED``) mean that the network has hardly seen such points;
+        the distilled divergence, and with it ``log_prob``, is not to be trusted there.
+
+        Arguments:
+            value: points with shape ``(..., D)``. What has no density is beyond everything: zero.
+        """
+        return self._best_image(value, lambda white: noise_tail(self.likelihood.pull(white)))
+
+    def density_level(self, value: Tensor) -> Tensor:
+        """Return the share of the prior's own draws with less density than ``value``: ``(...)``.
+
+        By densities in whitened coordinates, so that no units matter. Values below 0.001
+        (``density.FLAGGED``) mean that ``value`` is off the samples, be it far out, in the hollow
+        of a ridge or between modes, where ``tail_probability`` sees nothing. Of 4,096 draws.
+
+        Arguments:
+            value: points with shape ``(..., D)``. What has no density has the level zero.
+        """
+        return self._best_image(value, self.levels.share)
+
+    def surrogate_error(self, value: Tensor) -> Tensor:
+        """Return a bound on the error of ``log_prob``, shape ``(...)``, in nats.
+
+        It bounds the difference from the exact trace of the same flow, for 95 percent of data like
+        those of the calibration, and grows where two ways to the density disagree. How far the flow
+        itself is from the law of the samples, ``learning_error`` says.
+
+        Arguments:
+            value: points with shape ``(..., D)``. Outside the bounds the bound is infinite.
+
+        Raises:
+            ValueError: if the prior is not calibrated, or for a wrong shape or device.
+        """
+        if self.calibration is None:
+            raise ValueError("this prior is not calibrated; use prior.calibrate(samples)")
+        x = self._rows(value)
+        with torch.no_grad():
+            white, share = self.images(x)
+            difference = disagreement(self.likelihood, white.flatten(0, 1)).reshape(share.shape)
+            bounds = self.calibration.bound.at(difference)
+            bound = torch.where(share > 0, share * bounds, 0.0).sum(0)
+            # Where log_prob is -inf, nothing is known.
+            bound = torch.where(self.inside(x) & torch.isfinite(bound), bound, torch.inf)
+        return bound.reshape(value.shape[:-1])
+
+    def deviations(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return members' log-densities, less the prior's, ``(..., K)``, and where there are any.
+
+        Zero elsewhere.
+
+        Raises:
+            ValueError: if the prior has no members, or for a wrong shape or device.
+        """
+        spread, x = self._known_spread(), self._rows(value)
+        with torch.no_grad():
+            inside = self.inside(x)
+            white, share = self.images(torch.where(inside[:, None], x, self.stand_in))
+            each = spread(white.flatten(0, 1)).reshape(*share.shape, spread.members)
+            # Of an angle, the density is the sum over images.
+            found = each[0] if len(each) == 1 else (each + share.log()[..., None]).logsumexp(0)
+            there = inside & torch.isfinite(found).all(-1)
+            found = torch.where(there[:, None], found, 0.0)
+        shape = value.shape[:-1]
+        return found.reshape(*shape, spread.members), there.reshape(shape)
+
+    def _best_image(self, value: Tensor, measure: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return a measure of whitened points ``(B, D)`` at ``value``: zero where there is none."""
+        x = self._rows(value)
+        with torch.no_grad():
+            inside = self.inside(x)
+            white, share = self.images(torch.where(inside[:, None], x, self.stand_in))
+            found = measure(white.flatten(0, 1)).reshape(share.shape)
+            # Of an angle's images, the one that was seen best.
+            found = torch.where(share > 0, found, 0.0).amax(0)
+            found = torch.where(inside & ~torch.isnan(found), found, 0.0)
+        return found.reshape(value.shape[:-1])
+
+    def _rows(self, value: Tensor) -> Tensor:
+        """Return points ``(..., D)`` as rows ``(B, D)``."""
+        size = self.stand_in.shape[-1]
+        return check_value(value, size, self.stand_in).reshape(-1, size)

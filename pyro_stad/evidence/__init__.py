@@ -8,7 +8,7 @@ How: ``tempering`` takes particles from the prior to the posterior (``moments``,
 which come ``smc`` and ``importance`` (``proposal``); ``nested`` needs nothing but the likelihood;
 ``bridge`` starts from draws (``chains``) and is put right by ``correction``.
 
-What comes out: ``estimate`` chooses and cross-checks, ``support`` (``typical``) holds the answer
+What comes out: ``estimate`` chooses and cross-checks, ``support`` holds the answer
 against the samples of learned priors, ``posterior`` and ``result`` describe, ``compare`` compares.
 ``analytic`` has the problems whose evidence is known.
 """

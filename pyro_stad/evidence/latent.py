@@ -20,7 +20,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_stad.density import FlowPrior, find_cut, find_flow, is_extrapolated, to_cut
+from pyro_stad.density import (
+    FlowPrior,
+    TruncatedPrior,
+    find_cut,
+    find_flow,
+    is_extrapolated,
+    joint_log_weights,
+    to_cut,
+)
 from pyro_stad.errors import EvidenceError
 from pyro_stad.evidence.maps import from_normal, noise_limit
 from pyro_stad.evidence.vectorised import AbstractSetter, VectorisedModel, is_data, is_latent
@@ -135,18 +143,37 @@ class LatentProblem:
         trace = self.model.trace(_FromNormal(u))
         return self.model.values(trace, len(u)), self.model.log_probs(trace, len(u), is_data)
 
-    def extrapolated(self, u: Tensor) -> float:
+    def white(self, u: Tensor) -> list[Tensor]:
+        """Return what each flow makes of noise ``(N, D)``, in its whitened coordinates."""
+        with torch.no_grad():
+            return [flow.prior.likelihood.push(flow.noise(u)) for flow in self.flows]
+
+    def extrapolated(self, u: Tensor, white: list[Tensor]) -> float:
         """Return the share of rows of noise ``(N, D)`` at which a flow prior is extrapolated.
 
         Of several draws of a prior, as in a plate, that of the one with the largest: each of them
         is far out now and then.
         """
         shares = [0.0]
-        for flow in self.flows:
-            noise = u[:, flow.columns].reshape(-1, flow.features)
-            flagged = is_extrapolated(flow.prior, noise).reshape(len(u), -1)
+        for flow, points in zip(self.flows, white):
+            flagged = is_extrapolated(flow.prior, flow.noise(u), points).reshape(len(u), -1)
             shares.append(flagged.double().mean(0).amax().item())
         return max(shares)
+
+    def learning(self, u: Tensor, white: list[Tensor]) -> Tensor | None:
+        """Return log-weights ``(N, K)`` of noise ``(N, D)`` for the error of learning.
+
+        None if a flow prior does not know its own; without flow priors there are no columns.
+        """
+        parts = []
+        for flow, points in zip(self.flows, white):
+            spread = flow.prior.spread
+            if spread is None:
+                return None
+            with torch.no_grad():
+                found = spread(points).reshape(len(u), -1, spread.members)
+            parts.append((spread, found if flow.cut is None else found - flow.cut.log_shares()))
+        return joint_log_weights(parts) if parts else u.new_zeros(len(u), 0)
 
     def unresolved(self, u: Tensor) -> Tensor:
         """Return which rows of noise are beyond what a law's own ``icdf`` resolves, ``(N,)``."""
@@ -154,16 +181,21 @@ class LatentProblem:
 
 
 class _Flow(NamedTuple):
-    """A site whose prior is a flow: the prior, its columns of noise, its calls for one draw."""
+    """A site whose prior is a flow: prior, columns of noise, calls for one draw, and cut."""
 
     prior: FlowPrior
     columns: slice
     calls: int | None
+    cut: TruncatedPrior | None
 
     @property
     def features(self) -> int:
         """Number of coordinates of one draw."""
         return len(self.prior.names)
+
+    def noise(self, u: Tensor) -> Tensor:
+        """Return its part of all noise ``(N, D)``, draw by draw of the prior."""
+        return u[:, self.columns].reshape(-1, self.features).to(self.prior.transforms[1].loc)
 
 
 def _flows(latent: list[Any]) -> list[_Flow]:
@@ -173,7 +205,7 @@ def _flows(latent: list[Any]) -> list[_Flow]:
         if flow is not None:
             features, calls = len(flow.names), flow.likelihood.solver.sequential_calls()
             calls = calls and calls * size // features
-            found.append(_Flow(flow, slice(at, at + size), calls))
+            found.append(_Flow(flow, slice(at, at + size), calls, find_cut(site["fn"])))
         at += size
     return found
 

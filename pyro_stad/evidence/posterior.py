@@ -32,11 +32,13 @@ def described(problem: LatentProblem, noise: Tensor) -> dict[str, Any]:
         EvidenceError: if the model could not be evaluated too often.
     """
     with torch.no_grad():
+        white = problem.white(noise)
         draws, log_likelihood = problem.values_and_log_likelihoods(noise)
         return {
             "draws": draws,
             "log_likelihood": log_likelihood,
-            "extrapolated": problem.extrapolated(noise),
+            "extrapolated": problem.extrapolated(noise, white),
+            "learning": problem.learning(noise, white),
             "unresolved": problem.unresolved(noise).double().mean().item(),
             "warnings": problem.warnings(),
         }
@@ -61,7 +63,7 @@ def with_support(
 ) -> EvidenceResult:
     """Return the result held against the samples of its priors, and what is to be said of it."""
     if noise is not None:
-        owed = support(problem, noise).against(result.log_z, result.log_z_err)
+        owed = support(problem, noise, result.learning).against(result.log_z, result.log_z_err)
         calls = result.likelihood_calls + len(noise.samples) + len(noise.draws)
         networks = None if result.network_calls is None else problem.network_calls(calls)
         result = replace(

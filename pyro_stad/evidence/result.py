@@ -41,6 +41,8 @@ class EvidenceResult:
         warnings: what may be wrong.
         draws: posterior draws by site, each ``(N, ...)``, of equal weight.
         log_likelihood: log-likelihoods of the observed sites at the draws, each ``(N, ...)``.
+        learning: log-weights of the draws for the error of learning, ``(N, K)``: see
+            ``FlowPrior.learning_log_weights``. None if a learned prior does not know its own.
     """
 
     log_z: float
@@ -61,6 +63,7 @@ class EvidenceResult:
     warnings: tuple[str, ...] = ()
     draws: dict[str, Tensor] = field(default_factory=dict, repr=False)
     log_likelihood: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    learning: Tensor | None = field(default=None, repr=False)
 
     def estimates(self) -> dict[str, tuple[float, float]]:
         """Return ``(log_z, log_z_err)`` by all methods that were tried, by name.
@@ -88,6 +91,8 @@ class EvidenceResult:
         if self.correction is not None:
             value, error = self.correction
             lines.append(f"  exact trace instead of the distilled one: {value:+.3f} +- {error:.3f}")
+        if self.support is not None and self.support.learning_error:
+            lines.append(f"  error of learning: {self.support.learning_error:.3f}, in the above")
         lines += [f"  by {name}: {z:.3f} +- {err:.3f}" for name, (z, err) in self.checks.items()]
         if self.support is not None:
             lines.append(f"  {self.support.text()}")

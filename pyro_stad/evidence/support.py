@@ -23,12 +23,15 @@ interpolated between samples, at a scale that they do not resolve; that is what 
 
 What follows for an evidence, by one rule:
 
-- the *error of learning*, as far as samples can tell it, is in the error of log Z. A flow that is
-  off by :math:`\tau` elsewhere is off by about as much here: with that for a prior, its error has
+- the *error of learning*, as far as samples can tell it, is in the error of log Z. Of a flow that
+  may be off by :math:`\tau` here, the error has, with that for a prior,
   the mean :math:`-\delta\, \tau^2 / (\tau^2 + \epsilon^2)` and the variance
   :math:`\tau^2 \epsilon^2 / (\tau^2 + \epsilon^2)`, and the mean of its square is their sum.
-  :math:`\tau` is that of many places, as wide as a hundred draws
-  (:mod:`pyro_stad.evidence.typical`);
+  :math:`\tau` is what the members of the fit make of the posterior: the root of the sum of the
+  squared shifts of its log-evidence (:mod:`pyro_stad.density.spread`). For a prior without members
+  it is that of many places, as wide as a hundred draws (:mod:`pyro_stad.density.typical`). Where
+  :math:`|\delta|` is more than twice what both allow, :math:`\tau^2` is
+  :math:`\delta^2 - \epsilon^2`: samples are believed rather than members;
 - an answer with :math:`|\delta|` above three :math:`\epsilon` and half a nat is refused: there is
   mass where there are no samples.
 
@@ -49,8 +52,8 @@ from torch import Tensor
 from pyro_stad._checks import check_seed
 from pyro_stad._context import own_context
 from pyro_stad._random import generator
+from pyro_stad.density import shifts, typical_error
 from pyro_stad.evidence.latent import LatentProblem
-from pyro_stad.evidence.typical import typical_error
 
 __all__ = ["Support", "SupportNoise", "sample_support", "support"]
 
@@ -58,7 +61,7 @@ _ENOUGH, _HALVINGS = 50.0, 30
 _MOST_ROWS, _MOST_LOOPS, _FEWEST_DRAWS, _CHUNK = 10_000, 1000, 1000, 1000
 # Where one of the two has no mass at all, in nats.
 _NOTHING = 100.0
-_ERRORS, _MOST = 3.0, 0.5
+_ERRORS, _MOST, _SURPRISE = 3.0, 0.5, 2.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ class Support:
         power: of the likelihood, at which samples and draws of the flow were compared.
         log_ratio, error: how much more of the tempered posterior's mass the samples have than the
             flow, in nats, with its standard error.
-        typical: the root mean square of that at other places, chance taken off.
+        expected: the error of learning, in nats, that the members of the fits expect of log Z; of
+            priors without members, what a flow is off by at other places.
         log_z, log_z_err: log-evidence by the samples alone; its error is infinite unless the power
             is one.
     """
@@ -81,7 +85,7 @@ class Support:
     power: float
     log_ratio: float
     error: float
-    typical: float
+    expected: float
     log_z: float
     log_z_err: float
 
@@ -95,11 +99,14 @@ class Support:
     @property
     def learning_error(self) -> float:
         """The error of log Z by learning, as far as the samples can tell it, in nats."""
-        if self.typical == 0:
+        expected, error, found = self.expected**2, self.error**2, self.log_ratio**2
+        if found > _SURPRISE**2 * (expected + error):
+            expected = found - error
+        if expected == 0:
             return 0.0
-        # One where nothing is known of other places, and the typical error is infinite.
-        share = 1 / (1 + (self.error / self.typical) ** 2)
-        return math.hypot(share * self.log_ratio, math.sqrt(share) * self.error)
+        # One where nothing is known of other places, and the expected error is infinite.
+        share = 1 / (1 + error / expected)
+        return math.hypot(share * self.log_ratio, math.sqrt(share * error))
 
     @property
     def trouble(self) -> str | None:
@@ -133,13 +140,15 @@ class SupportNoise(NamedTuple):
 
     Attributes:
         samples_a_row: how many samples are worth one.
-        typical: error of learning at other places, in nats.
+        typical: error of learning at other places, in nats, where members do not tell it.
+        learning: log-weights of the draws for the error of learning, ``(M, K)``, or None.
     """
 
     samples: Tensor
     draws: Tensor
     samples_a_row: float
     typical: float
+    learning: Tensor | None
 
     @staticmethod
     def of(problem: LatentProblem, seed: int, most: int = _MOST_ROWS) -> SupportNoise | None:
@@ -163,7 +172,7 @@ class SupportNoise(NamedTuple):
             )
             for rows in (count, max(_FEWEST_DRAWS, most // 2))
         )  # fmt: skip
-        variance = 0.0
+        variance, learning = 0.0, problem.learning(draws, problem.white(draws))
         for flow, reference in zip(problem.flows, kept):
             with torch.no_grad():
                 noise = flow.prior.likelihood.pull(reference.rows).to(samples)
@@ -172,20 +181,29 @@ class SupportNoise(NamedTuple):
             for start in copies:
                 order = torch.randperm(len(noise), generator=source, device=source.device)
                 samples[:, start : start + flow.features] = noise[order[:count]]
-            variance += len(copies) * typical_error(flow.prior, reference) ** 2
+            if learning is None:
+                variance += len(copies) * typical_error(flow.prior, reference) ** 2
         a_row = max(len(r.rows) / r.effective for r in kept)
-        return SupportNoise(samples, draws, a_row, math.sqrt(variance))
+        return SupportNoise(samples, draws, a_row, math.sqrt(variance), learning)
 
 
-def support(problem: LatentProblem, noise: SupportNoise) -> Support:
-    """Return what the posterior of ``problem`` owes to samples."""
+def support(problem: LatentProblem, noise: SupportNoise, learning: Tensor | None = None) -> Support:
+    """Return what the posterior of ``problem`` owes to samples.
+
+    Arguments:
+        problem: the problem.
+        noise: of samples and draws.
+        learning: log-weights of posterior draws for the error of learning, ``(N, K)``, if there
+            are any: better than the draws from the priors, reweighted.
+    """
     with torch.no_grad():
         # In parts: with many data, a likelihood of all rows at once would not fit into memory.
         samples, draws = (
             torch.cat([problem.log_likelihood(part).double() for part in u.split(_CHUNK)])
             for u in noise[:2]
         )
-    return _compared(samples, draws, noise)
+    found = _compared(samples, draws, noise)
+    return found if learning is None else replace(found, expected=_norm(shifts(learning)))
 
 
 @own_context()
@@ -236,11 +254,23 @@ def _compared(samples: Tensor, draws: Tensor, noise: SupportNoise) -> Support:
         power=power,
         log_ratio=ratio,
         error=math.sqrt((1 + alike) / worth),
-        typical=noise.typical,
+        expected=_expected(draws, power, noise),
         log_z=torch.logsumexp(samples, 0).item() - math.log(len(samples)),
         # That of the flow's draws: of the samples' own weights, few would not know of the rest.
         log_z_err=math.sqrt(alike / worth) if power == 1.0 else math.inf,
     )
+
+
+def _expected(draws: Tensor, power: float, noise: SupportNoise) -> float:
+    """Return the error of learning that is expected of the tempered posterior, in nats."""
+    if noise.learning is None:
+        return noise.typical
+    weights = torch.log_softmax(_tempered(draws, power), 0)
+    return _norm(torch.nan_to_num((weights[:, None] + noise.learning).logsumexp(0)))
+
+
+def _norm(shift: Tensor) -> float:
+    return shift.square().sum().sqrt().item()
 
 
 def _power(draws: Tensor) -> float:

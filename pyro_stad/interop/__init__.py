@@ -1,5 +1,6 @@
 """The outside world: ArviZ."""
 
 from pyro_stad.interop.arviz import to_arviz
+from pyro_stad.interop.summary import posterior_summary
 
-__all__ = ["to_arviz"]
+__all__ = ["posterior_summary", "to_arviz"]

@@ -20,10 +20,11 @@ from pyro.infer.mcmc.api import _MultiSampler
 from torch import Tensor
 
 from pyro_stad._arviz import from_dict
-from pyro_stad.density import FLAGGED, FlowPrior, TruncatedPrior
+from pyro_stad.density import FLAGGED, FlowPrior, TruncatedPrior, joint_log_weights
 from pyro_stad.errors import OutOfDistributionWarning
 from pyro_stad.evidence import EvidenceResult, sample_support
 from pyro_stad.interop.replay import Replay, replay
+from pyro_stad.interop.summary import LEARNING
 
 __all__ = ["to_arviz"]
 
@@ -64,9 +65,10 @@ def to_arviz(
         ``observed_data`` and the predictive groups. ``sample_stats`` holds ``diverging``,
         ``acceptance_rate`` (Pyro keeps one number per chain), ``lp`` (with a model: the
         log-probability of its trace, in the model's own coordinates), ``tail_probability`` and
-        ``density_level`` of learned priors and ``log_prob_error``, the bound on the error of
-        theirs, in nats, and, as attributes, their counts of failed solves (``"unknown"`` where
-        chains ran in other processes, or draws came from elsewhere) and of draws with either
+        ``density_level`` of learned priors and ``surrogate_error``, the bound on the error of
+        theirs, in nats, ``learning_log_weights``, for the error of learning (see
+        ``posterior_summary``), and, as attributes, their counts of failed solves (``"unknown"``
+        where chains ran in other processes, or draws came from elsewhere) and of draws with either
         below 0.001.
 
     Raises:
@@ -107,7 +109,11 @@ def to_arviz(
         attributes |= _support(model, args, dict(kwargs or {}))
     errors = _errors(priors, inner)
     if errors is not None:
-        groups["sample_stats"]["log_prob_error"] = errors
+        groups["sample_stats"]["surrogate_error"] = errors
+    learning = _learning(priors, inner) if evidence is None else evidence.learning
+    if learning is not None and learning.shape[1]:
+        groups["sample_stats"][LEARNING] = learning
+        dims = {LEARNING: ["member"], **(dims or {})}
     if model is not None and predictive > 0:
         groups |= _predictive_groups(model, args, dict(kwargs or {}), draws, predictive, found)
     shaped = {
@@ -258,9 +264,19 @@ def _errors(priors: dict[str, LearnedPrior], values: Mapping[str, Any]) -> Tenso
         return None
     bounds = []
     for site, prior in priors.items():
-        bound = prior.log_prob_error(values[site])
+        bound = prior.surrogate_error(values[site])
         bounds.append(bound.reshape(len(bound), -1).sum(-1))
     return torch.stack(bounds).sum(0)
+
+
+def _learning(priors: dict[str, LearnedPrior], values: Mapping[str, Any]) -> Tensor | None:
+    """Return log-weights of the draws for the error of learning, if all priors know theirs."""
+    parts = []
+    for site, prior in priors.items():
+        if prior.spread is None:
+            return None
+        parts.append((prior.spread, prior.deviations(values[site])[0]))
+    return joint_log_weights(parts) if parts else None
 
 
 def _predictive_groups(

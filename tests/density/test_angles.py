@@ -196,10 +196,10 @@ def test_calibration_and_its_bound(fitted):
     assert fitted.calibration.audit.sd < 0.5
     value = fitted.sample((50,))
     again = fitted.calibrate(value, tolerance=0.5)
-    bound = again.log_prob_error(value)
+    bound = again.surrogate_error(value)
     turned = value + torch.tensor([2 * math.pi, 0.0])
     assert (torch.isfinite(bound) & (bound > 0)).all()
-    torch.testing.assert_close(again.log_prob_error(turned), bound, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(again.surrogate_error(turned), bound, rtol=1e-4, atol=1e-4)
 
 
 def test_single_precision_draws_stay_in_the_period(fitted):

@@ -1,4 +1,4 @@
-"""``prior.calibrate`` and ``prior.log_prob_error``: what they take, keep and promise."""
+"""``prior.calibrate`` and ``prior.surrogate_error``: what they take, keep and promise."""
 
 import math
 
@@ -46,7 +46,7 @@ def test_the_audit_is_that_of_the_density(tiny_prior):
     error = prior.log_prob(x) - exact.log_prob(x)
     assert prior.calibration.audit.bias == pytest.approx(error.mean().item(), abs=1e-9)
     assert prior.calibration.audit.sd == pytest.approx(error.std().item(), abs=1e-9)
-    assert (error.abs() <= prior.log_prob_error(x)).double().mean() >= 0.95
+    assert (error.abs() <= prior.surrogate_error(x)).double().mean() >= 0.95
 
 
 def test_the_error_is_known_wherever_the_density_is(tiny_prior):
@@ -54,7 +54,7 @@ def test_the_error_is_known_wherever_the_density_is(tiny_prior):
     x[0, 0, 0] = -1.0  # below the bound
     x[1, 1, 2] = math.nan
     x[2, 0, 1] = math.inf
-    error = tiny_prior.log_prob_error(x)
+    error = tiny_prior.surrogate_error(x)
     assert error.shape == (5, 2)
     bad = [[1, 0], [0, 1], [1, 0], [0, 0], [0, 0]]
     assert torch.equal(torch.isinf(error), torch.tensor(bad, dtype=torch.bool))
@@ -63,7 +63,7 @@ def test_the_error_is_known_wherever_the_density_is(tiny_prior):
 
 def test_no_points_at_all(tiny_prior):
     none = torch.zeros(0, 3, requires_grad=True)
-    assert tiny_prior.log_prob_error(none).shape == (0,)
+    assert tiny_prior.surrogate_error(none).shape == (0,)
     for curve in (None, pyro_stad.likelihood.Coarse(2)):
         flow = tiny_prior.likelihood
         path = SteinPath(flow.field, flow.divergence, flow.solver, curve)
@@ -73,7 +73,7 @@ def test_no_points_at_all(tiny_prior):
 
 def test_an_uncalibrated_prior_says_so(tiny_prior):
     with pytest.raises(ValueError, match=r"not calibrated; use prior.calibrate\(samples\)"):
-        tiny_prior.with_likelihood(tiny_prior.likelihood).log_prob_error(torch.ones(3))
+        tiny_prior.with_likelihood(tiny_prior.likelihood).surrogate_error(torch.ones(3))
 
 
 def with_infinity(x):

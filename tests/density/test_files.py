@@ -429,7 +429,7 @@ def test_a_calibration_that_is_not_finite_is_kept_and_says_so(number, tiny_prior
     assert "WARNING" not in tiny_prior.summary()
     value = prior.sample((3,))
     assert torch.equal(loaded.log_prob(value), prior.log_prob(value))
-    assert torch.isinf(loaded.log_prob_error(value)).all()
+    assert torch.isinf(loaded.surrogate_error(value)).all()
 
 
 @pytest.mark.parametrize("where", ["weight", "log_mass"])

@@ -7,7 +7,7 @@ import torch
 
 import pyro_stad
 from pyro_stad import AccuracyWarning, TrainingWarning
-from pyro_stad.density.fit import _Workshop
+from pyro_stad.density.workshop import Workshop
 from pyro_stad.likelihood.audit import log_mass
 from tests.oracles import mixture_sample
 
@@ -89,7 +89,7 @@ def test_a_mass_beyond_all_numbers_has_a_logarithm():
 
 def test_a_fit_that_ends_badly_is_returned_and_says_so(monkeypatch, tmp_path):
     """A divergence that broke after its training; what has been learned can still be saved."""
-    learn = _Workshop.divergence
+    learn = Workshop.divergence
 
     def broken(self, *arguments):
         flow, cloud = learn(self, *arguments)
@@ -100,7 +100,7 @@ def test_a_fit_that_ends_badly_is_returned_and_says_so(monkeypatch, tmp_path):
             clock.outer.weight.fill_(1e30)
         return flow, cloud
 
-    monkeypatch.setattr(_Workshop, "divergence", broken)
+    monkeypatch.setattr(Workshop, "divergence", broken)
     with (
         pytest.warns(AccuracyWarning, match="the calibration is not finite"),
         pytest.warns(AccuracyWarning, match="log_prob is not finite at some of 30 held-out"),

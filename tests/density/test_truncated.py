@@ -261,7 +261,7 @@ def test_a_fit_is_cut():
     assert type(cut) is TruncatedPrior
     assert 0.5 < cut.mass.value <= 1
     assert (cut.sample((500,)).sum(-1) < 0).all()
-    error = cut.log_prob_error(torch.tensor([[-1.0, 0.0], [1.0, 1.0]]))
+    error = cut.surrogate_error(torch.tensor([[-1.0, 0.0], [1.0, 1.0]]))
     assert torch.isfinite(error[0])
     assert error[1] == math.inf
     assert cut.tail_probability(values).shape == (len(values),)

@@ -86,7 +86,7 @@ def test_an_extrapolated_evidence_is_refused(wrap, free_prior):
     draws = {"theta": far[:, None] * (1 + 0.01 * torch.randn(100, 3, 2))}
     with pytest.warns(OutOfDistributionWarning, match="100.0% of the draws of 'theta'"):
         data = to_arviz(draws, model=model, args=(far,))
-    assert {"tail_probability", "log_prob_error", "lp"} <= set(data["sample_stats"].data_vars)
+    assert {"tail_probability", "surrogate_error", "lp"} <= set(data["sample_stats"].data_vars)
 
 
 def test_the_bridge_is_corrected_inside_a_wrapper(free_prior):
@@ -147,4 +147,4 @@ def test_noise_of_a_deep_prior_is_that_of_the_prior_inside(free_prior):
     # Three vectors of two numbers: the one that is far out counts.
     u = torch.zeros(2, 6)
     u[1, 4] = 4.0
-    assert problem.extrapolated(u) == 0.5
+    assert problem.extrapolated(u, problem.white(u)) == 0.5

@@ -62,8 +62,8 @@ def test_groups(sampled, tiny_prior):
     joint = tiny_prior.log_prob(theta) + expected.sum(-1)
     np.testing.assert_allclose(statistics["lp"].values, joint, rtol=1e-10)
     assert statistics["tail_probability"].shape == statistics["density_level"].shape == (1, 20)
-    assert statistics["log_prob_error"].shape == (1, 20)
-    assert (statistics["log_prob_error"] > 0).all()
+    assert statistics["surrogate_error"].shape == (1, 20)
+    assert (statistics["surrogate_error"] > 0).all()
     assert statistics.attrs["theta_failed"] == 0
     assert statistics.attrs["theta_tail"] == int((statistics["tail_probability"] < 1e-3).sum())
     assert statistics.attrs["theta_level"] == int((statistics["density_level"] < 1e-3).sum())

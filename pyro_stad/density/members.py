@@ -1,0 +1,183 @@
+r"""Members: the same flow, refitted to bootstrap resamples of its samples.
+
+What a flow would have been, had the samples come out a little differently, says how much of it is
+chance. A member starts from the flow and trains on for a while on a resample, with margins of its
+own; in two dimensions its log-density differs from the flow's as much as that of a flow that was
+trained anew, for a tenth of the price (root mean square on a banana 0.099 against 0.085 nat, on a
+mixture in eight dimensions 0.33 against 0.43). Neighbours in a chain are alike, so that whole
+stretches of it are drawn, two autocorrelation times long.
+
+The density is that of the flow itself, which has seen all samples, and not the members' mean: a
+resample lacks a third of them. In eight dimensions the mean of six members was off by 0.47 nat, and
+the flow by 0.44; in two, 0.127 and 0.132.
+
+References:
+    Efron (1979), Bootstrap Methods: Another Look at the Jackknife; Künsch (1989), The Jackknife and
+    the Bootstrap for General Stationary Observations.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_stad.data import Batches, Bounds, Intake, Margins, Standardise, fit_margins
+from pyro_stad.density.spread import Labels
+from pyro_stad.divergence import AbstractDivergence, Exact, Hutchinson
+from pyro_stad.likelihood import AbstractLikelihood, FlowODE
+from pyro_stad.ode import AbstractSolver
+from pyro_stad.teacher import AbstractField
+
+__all__ = ["Member", "Resampler", "labelled"]
+
+_STRETCH = 2.0  # in autocorrelation times
+_ROWS, _INFLATED, _MOST_EXACT, _PROBES = 1000, 1.5, 16, 16
+# Trains a field in place, on samples and samples that it has not seen.
+Train = Callable[[AbstractField, Batches, Batches], None]
+
+
+class Member(NamedTuple):
+    """A flow and the margins that go with it, in the whitening of the prior."""
+
+    field: AbstractField
+    margins: Margins | None
+
+
+@dataclass(frozen=True)
+class Resampler:
+    """Makes members of a fit.
+
+    Attributes:
+        values: samples in the coordinates without walls or seams, shape ``(N, D)``, in float64.
+        weights: their weights with shape ``(N,)``, or None.
+        chains: the number of the chain of each, in the order of ``values``, or None.
+        time: autocorrelation time in rows.
+        effective: independent samples that they are worth.
+        bounds: of the parameters, or None.
+        affine: the whitening, in float64.
+        margins: those of the prior, or None.
+    """
+
+    values: Tensor
+    weights: Tensor | None
+    chains: Tensor | None
+    time: float
+    effective: float
+    bounds: Bounds | None
+    affine: Standardise
+    margins: Margins | None
+
+    @staticmethod
+    def of(
+        values: Tensor,
+        taken: Intake,
+        bounds: Bounds | None,
+        affine: Standardise,
+        margins: Margins | None,
+    ) -> Resampler:
+        """Return what draws from samples that were taken in, unbounded as ``values``."""
+        weights, chains = taken.samples.weights, taken.samples.chains
+        return Resampler(
+            values, weights, chains, taken.time, taken.effective, bounds, affine, margins
+        )
+
+    def member(self, field: AbstractField, train: Train, generator: torch.Generator) -> Member:
+        """Return a member that ``train`` has made from a copy of ``field``."""
+        times = self._times(generator)
+        weights = times if self.weights is None else times * self.weights.double()
+        margins = self._margins(weights, generator)
+        like = next(field.parameters())
+        white = self.white(self.values, margins).to(like)
+        drawn = times > 0
+        kept = Batches(white[drawn.to(white.device)], weights[drawn].to(white.device))
+        others = None if self.weights is None else self.weights[~drawn].to(white.device)
+        held = Batches(white[~drawn.to(white.device)], others)
+        copied = copy.deepcopy(field).requires_grad_(True)
+        train(copied, kept, held)
+        return Member(copied.requires_grad_(False), margins and margins.to(like.dtype))
+
+    def white(self, values: Tensor, margins: Margins | None) -> Tensor:
+        """Return unbounded values, whitened by ``margins`` and the prior's whitening."""
+        return self.affine.inv(values if margins is None else margins.inv(values))
+
+    def log_prob(
+        self, member: Member, trace: AbstractDivergence, solver: AbstractSolver, points: Tensor
+    ) -> Tensor:
+        """Return a member's log-density, ``(B,)``, at whitened points of the prior, ``(B, D)``.
+
+        But for what all members share.
+        """
+        field, margins = member
+        v = self.affine(points.double().cpu())
+        log_slope = v.new_zeros(len(v))
+        if self.margins is not None and margins is not None:
+            unbounded = self.margins.to(torch.float64)(v)
+            v, log_slope = margins.to(torch.float64).to_normal(unbounded)
+        with torch.no_grad():
+            log_prob = FlowODE(field, trace, solver).log_prob(self.affine.inv(v).to(points))
+            return log_prob.double() + log_slope.to(points.device)
+
+    def _margins(self, weights: Tensor, generator: torch.Generator) -> Margins | None:
+        if self.margins is None:
+            return None
+        drawn = weights > 0
+        found = fit_margins(
+            self.values[drawn], weights[drawn], self.bounds, self.effective, generator,
+            columns=self.margins.columns,
+        )  # fmt: skip
+        # Too few different values in a resample: those of the prior, then.
+        return self.margins.to(torch.float64) if found is None else found
+
+    def _times(self, generator: torch.Generator) -> Tensor:
+        """Return how often each sample is drawn, shape ``(N,)``; some never are, and some are."""
+        rows = len(self.values)
+        length = 1 if self.time <= 1 else math.ceil(_STRETCH * self.time)
+        length = max(1, min(length, rows // 4))
+        order = torch.arange(rows) if self.chains is None else self.chains.argsort(stable=True)
+        stretch = torch.empty(rows, dtype=torch.long)
+        stretch[order] = torch.arange(rows) // length
+        count = -(-rows // length)
+        drawn = torch.randint(count, (count,), generator=generator)
+        return torch.bincount(drawn, minlength=count)[stretch].double()
+
+
+def labelled(
+    flow: AbstractLikelihood,
+    members: list[Member],
+    sample: Resampler,
+    rows: Batches,
+    generator: torch.Generator,
+) -> Labels:
+    """Return how far members are from their flow at data, at its draws, and further out.
+
+    Arguments:
+        flow: the flow whose members they are, for its field and solver.
+        members: the members.
+        sample: what they were made from.
+        rows: samples, whitened.
+        generator: source of randomness.
+    """
+    data = rows.subset(_ROWS, generator)
+    options: dict[str, Any] = {"generator": generator, "dtype": data.dtype, "device": data.device}
+    noise = torch.randn(2 * _ROWS, data.shape[1], **options)
+    noise[_ROWS:] *= _INFLATED
+    with torch.no_grad():
+        points = torch.cat([data, flow.push(noise)])
+    where = torch.arange(len(points), device=points.device) - len(data)
+    size = points.shape[1]
+    # The same probes for all: what is left of their noise in a difference is small.
+    trace = Exact() if size <= _MOST_EXACT else Hutchinson(_PROBES)
+    own, *others = (
+        sample.log_prob(member, trace, flow.solver, points)
+        for member in (Member(flow.field, sample.margins), *members)
+    )
+    deviations = (torch.stack(others, 1) - own[:, None]).to(points)
+    good = torch.isfinite(deviations).all(1)
+    near = where < _ROWS
+    return Labels(points[good], deviations[good], near[good], (near & (where >= 0))[good])
