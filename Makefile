@@ -58,7 +58,7 @@ bench: venv
 	$(BIN)/python benchmarks/tails.py
 	$(BIN)/python benchmarks/tables.py
 
-# The benchmarks that train or sample for long: three hours. benchmarks/price.py is not among them:
+# The benchmarks that train or sample for long: five hours. benchmarks/price.py is not among them:
 # it needs the checkout of another commit.
 bench-long: venv
 	$(INSTALL) '.[bench,evidence]'
@@ -68,6 +68,8 @@ bench-long: venv
 	$(BIN)/python benchmarks/mass.py
 	$(BIN)/python benchmarks/walls.py
 	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python benchmarks/learning.py
+	$(BIN)/python benchmarks/tension.py
 	$(BIN)/python benchmarks/nuts.py
 	$(BIN)/python benchmarks/evidence.py
 	$(BIN)/python benchmarks/evidence.py --particles 4000 --problems 'shells, D = 10' \

@@ -104,7 +104,7 @@ def evidence(prior: Any, y: Tensor, width: float, seed: int) -> dict[str, Any]:
     assert result is not None
     row = {"log_z": result.log_z, "log_z_err": result.log_z_err, "refused": reason}
     if result.support is not None:
-        kept = ("power", "log_ratio", "error", "typical", "ess")
+        kept = ("power", "log_ratio", "error", "expected", "learning_error", "ess")
         row |= {name: getattr(result.support, name) for name in kept}
     row |= {"method": result.method, "extrapolated": result.extrapolated}
     return row

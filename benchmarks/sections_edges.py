@@ -112,3 +112,53 @@ def price() -> str:
         f"{table(['samples', 'fit', 'value and gradient, one point', 'a thousand'], rows)}\n\n"
         f"{source('price', result)}\n"
     )
+
+
+@section
+def learning() -> str:
+    result = read("learning")
+    rows = [
+        [
+            law,
+            f"{statistics.mean(row['covered'] for row in found):.1%}",
+            f"{min(row['covered'] for row in found):.0%} to "
+            f"{max(row['covered'] for row in found):.0%}",
+            f"{statistics.mean(row['error'] for row in found):.3f}",
+            f"{statistics.mean(row['learning_error'] for row in found):.3f}",
+            f"{max(row['factor'] for row in found):.2g}",
+        ]
+        for (law,), found in _by(result["rows"], "law").items()
+    ]
+    share = statistics.mean(row["member_seconds"] / row["seconds"] for row in result["rows"])
+    header = ["law", "covered", "by seeds", "error, nat", "`learning_error`", "largest factor"]
+    return (
+        "## Error of learning\n\n"
+        "Share of fresh points of the bulk at which the bound `learning_error(x, level=0.9)` holds "
+        "against the law itself; the error of `log_prob` and its standard error, root mean "
+        f"squares. Budget `{result['budget']}`, 10,000 samples; training of members took "
+        f"{share:.0%} of a fit.\n\n"
+        f"{table(header, rows)}\n\n{source('learning', result)}\n"
+    )
+
+
+@section
+def tension() -> str:
+    result = read("tension")
+    apart = sorted({row["apart"] for row in result["rows"]})
+    rows = []
+    for (law,), found in _by(result["rows"], "law").items():
+        cells = []
+        for k in apart:
+            here = [row for row in found if row["apart"] == k]
+            given = [row for row in here if not row["refused"]]
+            refused = f", {len(here) - len(given)} refused" if len(given) < len(here) else ""
+            worst = max((abs(row["z"]) for row in given), default=None)
+            cells.append("refused" if worst is None else f"{worst:.1f}{refused}")
+        rows.append([law, *cells])
+    return (
+        "## Posteriors in tension\n\n"
+        "A learned posterior times another of its shape, some standard deviations away: the "
+        "largest error of log Z in units of the quoted one, or that it is refused. Budget "
+        f"`{result['budget']}`.\n\n"
+        f"{table(['law', *(f'{k:g} sd' for k in apart)], rows)}\n\n{source('tension', result)}\n"
+    )
