@@ -70,6 +70,8 @@ bench-long: venv
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/learning.py
 	$(BIN)/python benchmarks/tension.py
+	$(BIN)/python benchmarks/alone.py
+	$(BIN)/python benchmarks/edges.py
 	$(BIN)/python benchmarks/nuts.py
 	$(BIN)/python benchmarks/evidence.py
 	$(BIN)/python benchmarks/evidence.py --particles 4000 --problems 'shells, D = 10' \

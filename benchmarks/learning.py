@@ -85,13 +85,11 @@ def measure(name: str, budget: str, seed: int) -> dict[str, Any]:
         prior = pyro_stad.fit(x, bounds=bounds, budget=budget, seed=seed, progress=False)
     seconds = time.perf_counter() - started
     assert prior.spread is not None
-    assert prior.report is not None
     with torch.no_grad():
         bulk = prior.density_level(fresh) > _BULK
         error = (prior.log_prob(fresh) - truth(fresh))[bulk]
         bound = prior.learning_error(fresh, level=_LEVEL)[bulk]
         standard = prior.learning_error(fresh)[bulk]
-    members = [stage.seconds for stage in prior.report.stages if "member" in stage.name]
     row = {
         "law": name,
         "seed": seed,
@@ -101,7 +99,6 @@ def measure(name: str, budget: str, seed: int) -> dict[str, Any]:
         "factor": prior.spread.factor.item(),
         "loss": -error.mean().item(),
         "seconds": round(seconds, 1),
-        "member_seconds": round(sum(members), 1),
     }
     print(row, file=sys.stderr, flush=True)
     return row

@@ -129,14 +129,12 @@ def learning() -> str:
         ]
         for (law,), found in _by(result["rows"], "law").items()
     ]
-    share = statistics.mean(row["member_seconds"] / row["seconds"] for row in result["rows"])
     header = ["law", "covered", "by seeds", "error, nat", "`learning_error`", "largest factor"]
     return (
         "## Error of learning\n\n"
         "Share of fresh points of the bulk at which the bound `learning_error(x, level=0.9)` holds "
         "against the law itself; the error of `log_prob` and its standard error, root mean "
-        f"squares. Budget `{result['budget']}`, 10,000 samples; training of members took "
-        f"{share:.0%} of a fit.\n\n"
+        f"squares. Budget `{result['budget']}`, 10,000 samples.\n\n"
         f"{table(header, rows)}\n\n{source('learning', result)}\n"
     )
 
@@ -161,4 +159,52 @@ def tension() -> str:
         "largest error of log Z in units of the quoted one, or that it is refused. Budget "
         f"`{result['budget']}`.\n\n"
         f"{table(['law', *(f'{k:g} sd' for k in apart)], rows)}\n\n{source('tension', result)}\n"
+    )
+
+
+@section
+def alone() -> str:
+    result = read("alone")
+    names = {"density": "NUTS on the density", "noise": "NUTS on the noise", "draws": "draws"}
+    rows = [
+        [
+            row["law"], names[row["route"]], f"{row.get('effective', result['draws']):.0f}",
+            str(row.get("divergences", "")), f"{row['median']:.3f}",
+            f"{row['mean']:.3f}" if "mean" in row else "", f"{row['outer']:.0%}",
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    header = ["law, D = 2", "by", "effective draws", "divergences", "median", "mean"]
+    return (
+        "## NUTS on the prior alone\n\n"
+        "Largest errors of two coordinates: median and mean in standard deviations of the law (or "
+        "half its central 68 percent), and the quantiles 0.5 and 99.5 percent, as a share of their "
+        f"distance from the median. {result['draws']:,} draws, budget `{result['budget']}`; of so "
+        "many, forty lie beyond such a quantile, and fewer of effective ones.\n\n"
+        f"{table([*header, 'outer quantiles'], rows)}\n\n{source('alone', result)}\n"
+    )
+
+
+@section
+def edges() -> str:
+    result = read("edges")
+    rows = [
+        [
+            law,
+            way,
+            f"{statistics.mean(row['loss'] for row in found):.4f}",
+            f"{statistics.mean(row['held_out'] for row in found):.4f}",
+            *(f"{statistics.mean(row['off'][i] for row in found):+.2f}" for i in (0, 1)),
+            f"{statistics.mean(row['seconds'] for row in found):.0f}",
+        ]
+        for (law, way), found in _by(result["rows"], "law", "way").items()
+    ]
+    header = ["law", "training", "loss on fresh points, nat", "held-out log-density"]
+    return (
+        "## Off the ridge, by other trainings\n\n"
+        "What was tried to make the flow steeper where there are no samples: log Z less the truth "
+        "for two likelihoods there (banana: the hollow at (0, 0.5) and (0, 1); modes: the valley, "
+        "and beyond a mode), means of "
+        f"{len({row['seed'] for row in result['rows']})} seeds. None is kept.\n\n"
+        f"{table([*header, 'first', 'second', 'seconds'], rows)}\n\n{source('edges', result)}\n"
     )

@@ -157,6 +157,15 @@ def fit(
     fitness = goodness(likelihood, held, seed, kept=kept, time=taken.time)
     for trouble in (*calibration.troubles, *fitness.troubles):
         warnings.warn(trouble, AccuracyWarning, stacklevel=3)
+    weights = None if rows.weights is None else rows.weights.to(device)
+    source = workshop.generator("reference", white)
+    reference = Reference.of(Batches(white, weights), taken.effective, source)
+    spread = None
+    if members:
+        affine = Standardise(loc, scale_tril)
+        sample = Resampler.of(unbounded, taken, limits, affine, margins)
+        spread = workshop.spread(likelihood, sample, kept, members)
+        spread.factor.fill_(spread_factor(likelihood, reference, spread))
     report = FitReport(
         seed=seed,
         rows=taken.rows,
@@ -167,15 +176,6 @@ def fit(
         moved=taken.moved,
         goodness=fitness,
     )
-    weights = None if rows.weights is None else rows.weights.to(device)
-    source = workshop.generator("reference", white)
-    reference = Reference.of(Batches(white, weights), taken.effective, source)
-    spread = None
-    if members:
-        affine = Standardise(loc, scale_tril)
-        sample = Resampler.of(unbounded, taken, limits, affine, margins)
-        spread = workshop.spread(likelihood, sample, kept, members)
-        spread.factor.fill_(spread_factor(likelihood, reference, spread))
     loc, scale_tril = loc.to(device, dtype), scale_tril.to(device, dtype)
     return FlowPrior(
         likelihood, loc, scale_tril, checked.layout, limits, report, calibration,

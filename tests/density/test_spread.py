@@ -249,4 +249,8 @@ def test_members_do_not_change_the_density():
     options = {"budget": "tiny", "progress": False, "dtype": torch.float64}
     with_members, without = pyro_stad.fit(x, **options), pyro_stad.fit(x, members=0, **options)
     assert without.spread is None
+    assert "unknown, without members" in without.summary()
+    names = [stage.name for stage in with_members.report.stages]
+    assert [f"member_{k}" for k in range(1, 6)] + ["spread"] == names[-6:]
+    assert "5 members, each: 30 steps" in with_members.summary()
     torch.testing.assert_close(with_members.log_prob(x), without.log_prob(x), rtol=0, atol=0)
