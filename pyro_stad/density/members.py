@@ -1,10 +1,10 @@
 r"""Members: the same flow, refitted to bootstrap resamples of its samples.
 
 What a flow would have been, had the samples come out a little differently, says how much of it is
-chance. A member starts from the flow and trains on for a while on a resample, with margins of its
-own; in two dimensions its log-density differs from the flow's as much as that of a flow that was
-trained anew, for a tenth of the price (root mean square on a banana 0.099 against 0.085 nat, on a
-mixture in eight dimensions 0.33 against 0.43). Neighbours in a chain are alike, so that whole
+chance. A member starts from the flow and trains on for a while on a resample, with whitening and
+margins of its own. Its log-density differs from the flow's about as much as that of a flow that was
+trained anew, for a tenth of the price: root mean square on a banana 0.099 against 0.085 nat, on a
+mixture in eight dimensions 0.33 against 0.43. Neighbours in a chain are alike, so that whole
 stretches of it are drawn, two autocorrelation times long.
 
 The density is that of the flow itself, which has seen all samples, and not the members' mean: a
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_stad.data import Batches, Bounds, Intake, Margins, Standardise, fit_margins
+from pyro_stad.data import Batches, Bounds, Intake, Margins, Standardise, fit_margins, whitening
 from pyro_stad.density.spread import Labels
 from pyro_stad.divergence import AbstractDivergence, Exact, Hutchinson
 from pyro_stad.likelihood import AbstractLikelihood, FlowODE
@@ -37,15 +37,17 @@ from pyro_stad.teacher import AbstractField
 __all__ = ["Member", "Resampler", "labelled"]
 
 _STRETCH = 2.0  # in autocorrelation times
+_ROWS_A_COLUMN = 5
 _ROWS, _INFLATED, _MOST_EXACT, _PROBES = 1000, 1.5, 16, 16
 # Trains a field in place, on samples and samples that it has not seen.
 Train = Callable[[AbstractField, Batches, Batches], None]
 
 
 class Member(NamedTuple):
-    """A flow and the margins that go with it, in the whitening of the prior."""
+    """A flow, with the whitening and the margins that go with it."""
 
     field: AbstractField
+    affine: Standardise
     margins: Margins | None
 
 
@@ -62,6 +64,7 @@ class Resampler:
         bounds: of the parameters, or None.
         affine: the whitening, in float64.
         margins: those of the prior, or None.
+        names: of the coordinates.
     """
 
     values: Tensor
@@ -72,6 +75,7 @@ class Resampler:
     bounds: Bounds | None
     affine: Standardise
     margins: Margins | None
+    names: tuple[str, ...]
 
     @staticmethod
     def of(
@@ -82,29 +86,29 @@ class Resampler:
         margins: Margins | None,
     ) -> Resampler:
         """Return what draws from samples that were taken in, unbounded as ``values``."""
-        weights, chains = taken.samples.weights, taken.samples.chains
+        rows = taken.samples
         return Resampler(
-            values, weights, chains, taken.time, taken.effective, bounds, affine, margins
-        )
+            values, rows.weights, rows.chains, taken.time, taken.effective, bounds, affine,
+            margins, rows.layout.names,
+        )  # fmt: skip
 
     def member(self, field: AbstractField, train: Train, generator: torch.Generator) -> Member:
         """Return a member that ``train`` has made from a copy of ``field``."""
         times = self._times(generator)
         weights = times if self.weights is None else times * self.weights.double()
         margins = self._margins(weights, generator)
+        values = self.values if margins is None else margins.inv(self.values)
+        affine = self._whitening(values, weights)
         like = next(field.parameters())
-        white = self.white(self.values, margins).to(like)
-        drawn = times > 0
-        kept = Batches(white[drawn.to(white.device)], weights[drawn].to(white.device))
-        others = None if self.weights is None else self.weights[~drawn].to(white.device)
-        held = Batches(white[~drawn.to(white.device)], others)
+        white, drawn = affine.inv(values).to(like), times.to(like.device) > 0
+        others = None if self.weights is None else self.weights.to(like.device)[~drawn]
         copied = copy.deepcopy(field).requires_grad_(True)
-        train(copied, kept, held)
-        return Member(copied.requires_grad_(False), margins and margins.to(like.dtype))
-
-    def white(self, values: Tensor, margins: Margins | None) -> Tensor:
-        """Return unbounded values, whitened by ``margins`` and the prior's whitening."""
-        return self.affine.inv(values if margins is None else margins.inv(values))
+        train(
+            copied,
+            Batches(white[drawn], weights.to(like.device)[drawn]),
+            Batches(white[~drawn], others),
+        )
+        return Member(copied.requires_grad_(False), affine, margins)
 
     def log_prob(
         self, member: Member, trace: AbstractDivergence, solver: AbstractSolver, points: Tensor
@@ -113,15 +117,25 @@ class Resampler:
 
         But for what all members share.
         """
-        field, margins = member
+        field, affine, margins = member
         v = self.affine(points.double().cpu())
         log_slope = v.new_zeros(len(v))
         if self.margins is not None and margins is not None:
-            unbounded = self.margins.to(torch.float64)(v)
-            v, log_slope = margins.to(torch.float64).to_normal(unbounded)
+            v, log_slope = margins.to_normal(self.margins.to(torch.float64)(v))
         with torch.no_grad():
-            log_prob = FlowODE(field, trace, solver).log_prob(self.affine.inv(v).to(points))
-            return log_prob.double() + log_slope.to(points.device)
+            log_prob = FlowODE(field, trace, solver).log_prob(affine.inv(v).to(points))
+            return log_prob.double() + (log_slope - affine.log_det).to(points.device)
+
+    def itself(self, field: AbstractField) -> Member:
+        """Return the prior's own flow as a member."""
+        margins = None if self.margins is None else self.margins.to(torch.float64)
+        return Member(field, self.affine, margins)
+
+    def _whitening(self, values: Tensor, weights: Tensor) -> Standardise:
+        # Few rows for their dimension: a resample would not span it.
+        if int((weights > 0).sum()) < _ROWS_A_COLUMN * values.shape[1]:
+            return self.affine
+        return Standardise(*whitening(values, weights, self.names))
 
     def _margins(self, weights: Tensor, generator: torch.Generator) -> Margins | None:
         if self.margins is None:
@@ -175,7 +189,7 @@ def labelled(
     trace = Exact() if size <= _MOST_EXACT else Hutchinson(_PROBES)
     own, *others = (
         sample.log_prob(member, trace, flow.solver, points)
-        for member in (Member(flow.field, sample.margins), *members)
+        for member in (sample.itself(flow.field), *members)
     )
     deviations = (torch.stack(others, 1) - own[:, None]).to(points)
     good = torch.isfinite(deviations).all(1)

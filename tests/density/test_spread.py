@@ -19,6 +19,8 @@ from pyro_stad.density.typical import spread_factor
 from pyro_stad.divergence import Exact
 from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4
+from pyro_stad.paths import OptimalTransport
+from pyro_stad.teacher import PathField
 from pyro_stad.training import TrainingSettings
 from tests.oracles import field_on, gaussian
 
@@ -47,7 +49,7 @@ def prior_of(spread, **options):
 
 def sample_of(values, **options):
     parts = {"weights": None, "chains": None, "time": 1.0, "bounds": None, "margins": None}
-    parts |= {"effective": float(len(values)), **options}
+    parts |= {"effective": float(len(values)), "names": ("a", "b"), **options}
     size = values.shape[1]
     affine = Standardise(torch.zeros(size), torch.eye(size))
     return Resampler(values=values, affine=affine, **parts)
@@ -149,13 +151,32 @@ def test_labels_are_the_differences_of_exact_log_densities():
     flow = FlowODE(field_on("ot", gaussian(2)), Exact(), RK4(32))
     scale = torch.tensor([0.8, 1.2])
     other = field_on("ot", (torch.ones(1), torch.zeros(1, 2), torch.diag(scale**2)[None]))
-    labels = labelled(flow, [Member(other, None)], sample, Batches(values), source())
+    labels = labelled(flow, [Member(other, sample.affine, None)], sample, Batches(values), source())
     law = dist.Normal(torch.zeros(2), scale).to_event(1)
     base = dist.Normal(torch.zeros(2), torch.ones(2)).to_event(1)
     expected = law.log_prob(labels.points) - base.log_prob(labels.points)
     torch.testing.assert_close(labels.deviations[:, 0], expected, atol=2e-3, rtol=2e-3)
     assert labels.is_near.sum() == 2000
     assert labels.is_draw.sum() == 1000
+
+
+def test_members_of_normal_samples_spread_as_fitted_normals_do():
+    """Mean and covariance are off by chance: in one dimension (x^2 + (x^2 - 1)^2 / 2) / N."""
+    rows, count = 1000, 60
+    sample = sample_of(torch.randn(rows, 2, generator=source()))
+    field = PathField(OptimalTransport(), features=2, width=4, depth=2).double()  # N(0, I)
+    generator = source(1)
+    members = [sample.member(field, lambda *_: None, generator) for _ in range(count)]
+    flow = FlowODE(field, Exact(), RK4(2))
+    labels = labelled(flow, members, sample, Batches(sample.values), source(2))
+    x = labels.points[labels.is_draw]
+    each = x.square() + 0.5 * (x.square() - 1).square()
+    cross = (x[:, 0] * x[:, 1]).square()
+    expected = (each.sum(1) + cross) / rows
+    found = labels.deviations[labels.is_draw].var(1)
+    # The mean of many variances by sixty members, each known to a part in five.
+    assert (found.mean() / expected.mean()).item() == pytest.approx(1.0, abs=0.3)
+    assert torch.corrcoef(torch.stack([found.log(), expected.log()]))[0, 1] > 0.8
 
 
 def test_a_network_learns_deviations_and_counts_what_is_left():
