@@ -15,6 +15,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,8 +34,7 @@ from pyro_stad.teacher import Gate, PathField, matching
 from pyro_stad.training import TrainingSettings, train
 
 _ROWS, _HELD, _SIDE, _REACH = 10_000, 1000, 61, 4.0
-_STANDARD = BUDGETS["standard"]
-_LONGER = TrainingSettings(800, batch_size=2048, learning_rate=1e-3)
+_LONGER, _POLISH = 800, 150
 # Where a likelihood pulls to, and its width.
 OFF = {
     "banana": [((0.0, 0.5), 0.2), ((0.0, 1.0), 0.2)],
@@ -45,8 +45,8 @@ OFF = {
 class Trial:
     """One law, its samples, and what may be tried on them."""
 
-    def __init__(self, name: str, seed: int) -> None:
-        self.name, self.seed = name, seed
+    def __init__(self, name: str, budget: str, seed: int) -> None:
+        self.name, self.settings, self.seed = name, BUDGETS[budget], seed
         draw, self.log_prob, _ = LAWS[name]
         torch.manual_seed(seed)
         x, self.fresh = draw(_ROWS), draw(3000)
@@ -60,8 +60,9 @@ class Trial:
 
     def field(self) -> PathField:
         gate = Gate.around(self.kept.values)
+        sizes = {"width": self.settings.width, "depth": self.settings.depth}
         return PathField(
-            OptimalTransport(), 2, _STANDARD.width, _STANDARD.depth, self.source("weights"), gate
+            OptimalTransport(), 2, **sizes, generator=self.source("weights"), gate=gate
         )
 
     def matched(
@@ -97,7 +98,12 @@ class Trial:
             return -FlowODE(module, Exact(), RK4(8))._pull_with_log_prob(x)[:, -1].mean()
 
         settings = TrainingSettings(
-            150, batch_size=256, learning_rate=2e-3, warmup=20, validate_every=25, clip_norm=10.0
+            min(_POLISH, self.settings.teacher.steps),
+            batch_size=256,
+            learning_rate=2e-3,
+            warmup=20,
+            validate_every=25,
+            clip_norm=10.0,
         )
         train(
             field,
@@ -132,16 +138,18 @@ class Trial:
         }
 
 
-def measure(name: str, seed: int) -> list[dict[str, Any]]:
-    trial, settings = Trial(name, seed), _STANDARD.teacher
+def measure(name: str, budget: str, seed: int) -> list[dict[str, Any]]:
+    trial = Trial(name, budget, seed)
+    settings = trial.settings.teacher
     base = trial.matched(settings)
-    low = TrainingSettings(settings.steps, learning_rate=2e-3)
+    low = replace(settings, learning_rate=0.4 * settings.learning_rate)
+    longer = TrainingSettings(min(_LONGER, settings.steps), batch_size=2048, learning_rate=1e-3)
     ways: dict[str, Callable[[], PathField]] = {
         "as fit does": lambda: base,
         "more weight near data": lambda: trial.matched(settings, power=3.0),
         "lower rate": lambda: trial.matched(low),
-        "trained on, large batches": lambda: trial.matched(_LONGER, start=base),
-        "trained on, more weight near data": lambda: trial.matched(_LONGER, 3.0, base),
+        "trained on, large batches": lambda: trial.matched(longer, start=base),
+        "trained on, more weight near data": lambda: trial.matched(longer, 3.0, base),
         "maximum likelihood": lambda: trial.polished(base),
     }
     rows = []
@@ -157,13 +165,20 @@ def measure(name: str, seed: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = arguments(__doc__, "edges")
+    parser.add_argument("--budget", default="standard")
+    parser.add_argument("--laws", nargs="*", default=list(OFF))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     made, seeds = provenance(options.seed), range(options.seed, options.seed + options.seeds)
-    rows = [row for name in OFF for seed in seeds for row in measure(name, seed)]
-    write(options.name, {"provenance": made, "rows": rows})
+    rows = [
+        row
+        for name in options.laws
+        for seed in seeds
+        for row in measure(name, options.budget, seed)
+    ]
+    write(options.name, {"provenance": made, "budget": options.budget, "rows": rows})
 
 
 if __name__ == "__main__":

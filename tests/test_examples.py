@@ -1,4 +1,4 @@
-"""Every example and every benchmark runs, with tiny arguments."""
+"""Every example and, among the slow tests, every benchmark runs, with tiny arguments."""
 
 import json
 import subprocess
@@ -27,6 +27,10 @@ BENCHMARKS = {
     "mass": ["--budget", "tiny", "--laws", "uniform", "--dimensions", "1", "--seeds", "1"],
     "walls": ["--budget", "tiny", "--seeds", "1"],
     "coverage": ["--budget", "tiny", "--laws", "normal", "--seeds", "1", "--widths", "0.5"],
+    "learning": ["--budget", "tiny", "--laws", "normal", "--seeds", "1"],
+    "tension": ["--budget", "tiny", "--laws", "normal", "--seeds", "1", "--apart", "1"],
+    "alone": ["--budget", "tiny", "--laws", "uniform", "--draws", "20", "--warmup", "10"],
+    "edges": ["--budget", "tiny", "--laws", "banana", "--seeds", "1"],
     "price": ["--before", str(ROOT), "--budget", "tiny", "--samples", "banana, D = 2"]
     + ["--turns", "1"],
 }
@@ -44,6 +48,7 @@ def test_example(name, tmp_path):
     assert run(ROOT / "examples" / f"{name}.py", EXAMPLES[name], cwd=tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_benchmark(name):
     """Under a name that git ignores, so that results of record stay as they are."""

@@ -165,7 +165,8 @@ def fit(
         affine = Standardise(loc, scale_tril)
         sample = Resampler.of(unbounded, taken, limits, affine, margins)
         spread = workshop.spread(likelihood, sample, kept, members)
-        spread.factor.fill_(spread_factor(likelihood, reference, spread))
+        if spread is not None:
+            spread.factor.fill_(spread_factor(likelihood, reference, spread))
     report = FitReport(
         seed=seed,
         rows=taken.rows,

@@ -308,7 +308,10 @@ class FlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
         another divergence, solver or estimator, such as the exact trace:
         ``prior.with_likelihood(FlowODE(prior.likelihood.field, Exact(), RK4(32)))``.
         """
-        return self._like_this(lambda part: part, likelihood, None)
+        new = self._like_this(lambda part: part, likelihood, None)
+        if getattr(likelihood, "field", None) is not self.likelihood.field:
+            new.spread = None  # that of another flow
+        return new
 
     def _like_this(
         self,

@@ -52,7 +52,7 @@ class FitSettings:
     polish_features: int = 64
     consistency: TrainingSettings | None = _CONSISTENCY
     member: TrainingSettings = TrainingSettings(500, learning_rate=5e-3, validate_every=100)
-    spread: TrainingSettings = TrainingSettings(600, batch_size=256, learning_rate=5e-3)
+    spread: TrainingSettings = TrainingSettings(1500, batch_size=256, learning_rate=5e-3)
     spread_width: int = 64
     grid_tolerance: float = 0.02
     tolerance: float = 0.1
@@ -68,6 +68,12 @@ class FitSettings:
         for name in ("grid_tolerance", "tolerance"):
             check_positive(getattr(self, name), name, " of nats")
         check_choice(self.reference, "reference", REFERENCES)
+        for name in ("teacher", "stein", "member", "spread"):
+            if not isinstance(getattr(self, name), TrainingSettings):
+                raise TypeError(
+                    f"`{name}` must be TrainingSettings; got {getattr(self, name)!r}"
+                    + (". For no members, say fit(members=0)" if name == "member" else "")
+                )
         check_count(self.spread_width, "spread_width")
         check_count(self.audit_points, "audit_points", least=2)
 
@@ -96,7 +102,7 @@ BUDGETS: dict[str, FitSettings] = {
         polish=_QUICK,
         consistency=replace(_CONSISTENCY, steps=500),
         member=replace(_QUICK, steps=250, learning_rate=1e-3, validate_every=50),
-        spread=replace(_QUICK, learning_rate=5e-3),
+        spread=replace(_QUICK, steps=1000, learning_rate=5e-3),
     ),
     "standard": FitSettings(),
     "thorough": FitSettings(

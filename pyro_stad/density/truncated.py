@@ -37,8 +37,7 @@ __all__ = ["Mass", "Region", "TruncatedPrior", "check_region", "contains", "trun
 Region = Callable[[dict[str, Tensor]], Tensor]
 
 _DRAWS = 100_000
-_FOR_MEMBERS = 2000  # draws inside, nearly
-_PROBES = 500  # of either side, for the file
+_PROBES = 500  # of either side, for the file and for members
 _ROUND = 100_000
 _MOST_TRIES = 100  # times as many draws as the mass says
 
@@ -270,11 +269,14 @@ class TruncatedPrior(Learned, dist.TorchDistribution):
         return torch.where(there[..., None], found - self.log_shares(), 0.0), there
 
     def log_shares(self) -> Tensor:
-        """Return how much more of their mass members have inside than the prior, ``(K,)``, logs."""
-        source = generator(0, "members in a region", self.probes.device)
-        with torch.no_grad():
-            draws = _draws(self.prior, math.ceil(_FOR_MEMBERS / self.mass.value), source)
-            return shifts(self.prior.deviations(draws[self.contains(draws)])[0])
+        """Return how much more of their mass members have inside than the prior, ``(K,)``, logs.
+
+        By the draws that the cut is known again by.
+        """
+        within = self.probes[self.contains(self.probes)]
+        if not len(within):
+            raise ValueError("none of the draws of the prior that were inside `region` is inside")
+        return shifts(self.prior.deviations(within)[0])
 
     def unpack(self, value: Tensor) -> dict[str, Tensor]:
         """Split vectors ``(..., D)`` into the variables that came in, by name."""

@@ -37,6 +37,8 @@ __all__ = ["spread_factor", "typical_error"]
 
 _CENTRES, _HALVINGS = 256, 25
 _OF_FLOW, _OF_MEMBERS = 100.0, 300.0  # draws
+# A flow that is off by more is no density of its samples, as the goodness of fit says.
+_LARGEST = 10.0
 
 
 # By the samples that a prior keeps, which are of one flow: many models may use one prior.
@@ -95,8 +97,9 @@ def spread_factor(likelihood: AbstractLikelihood, reference: Reference, spread: 
             (places.log_shares + each).logsumexp(1) for each in spread(places.draws).unbind(1)
         ])  # fmt: skip
     mean, error = places.moments()
-    square = (mean - error) / members.var(0).mean().item()
-    return math.sqrt(square) if 1.0 < square < math.inf else 1.0
+    variance = members.var(0).mean().item()
+    square = (mean - error) / variance if variance > 0 and math.isfinite(mean) else 1.0
+    return math.sqrt(min(max(square, 1.0), _LARGEST**2))
 
 
 def _places(likelihood: AbstractLikelihood, reference: Reference, enough: float) -> _Places | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -19,7 +20,7 @@ from pyro_stad.data import Batches, Bounds, Margins, Samples
 from pyro_stad.density.members import Member, Resampler, labelled
 from pyro_stad.density.report import MEMBER, Stage
 from pyro_stad.density.settings import FitSettings
-from pyro_stad.density.spread import Spread, distil_spread
+from pyro_stad.density.spread import Labels, Spread, distil_spread
 from pyro_stad.divergence import Stein, TrunkHead
 from pyro_stad.divergence.distil import (
     AbstractCloud,
@@ -30,6 +31,7 @@ from pyro_stad.divergence.distil import (
     cloud_for,
     distil,
 )
+from pyro_stad.errors import TrainingError, TrainingWarning
 from pyro_stad.likelihood import AbstractLikelihood, FlowODE, SteinPath, make_consistent
 from pyro_stad.likelihood.maximum import train_free_form
 from pyro_stad.ode import RK4
@@ -51,6 +53,7 @@ __all__ = ["Workshop"]
 _GATE_ROWS = 100_000
 # Of the tolerance, what path consistency is trained to.
 _SHARE = 0.7
+_FEWEST_LABELS = 100
 
 
 class Workshop:
@@ -140,20 +143,37 @@ class Workshop:
 
     def spread(
         self, flow: AbstractLikelihood, sample: Resampler, kept: Batches, members: int
-    ) -> Spread:
-        """Return the spread of ``members`` of the flow."""
-        settings, like = self.settings, kept.values
+    ) -> Spread | None:
+        """Return the spread of ``members`` of the flow; None, and a warning, if training failed."""
         made: list[Member] = []
         for index in range(members):
             name = f"{MEMBER}{index + 1}"
-            train = partial(self.train, name, settings=settings.member)
-            made.append(sample.member(flow.field, train, self.generator(f"{name} rows", like)))
-        source = self.generator("spread points", like)
-        labels = labelled(flow, made, sample, kept, source)
+            train = partial(self.train, name, settings=self.settings.member)
+            try:
+                # Samples are on the CPU, and so is what draws from them.
+                made.append(sample.member(flow.field, train, generator(self.seed, f"{name} rows")))
+            except TrainingError as error:
+                # The density is there: it is not lost for want of an error.
+                warnings.warn(f"{error}. It is left out", TrainingWarning, stacklevel=4)
+        labels = labelled(flow, made, sample, kept, self.generator("spread points", kept.values))
+        if len(made) < 2 or len(labels.points) < _FEWEST_LABELS:
+            warnings.warn(
+                f"{len(made)} of {members} members, known at {len(labels.points)} points, tell no "
+                "error of learning: it is left unknown", TrainingWarning, stacklevel=4,
+            )  # fmt: skip
+            return None
+        return self._distilled(labels)
+
+    def _distilled(self, labels: Labels) -> Spread:
+        """Return the network of what members say."""
+        settings, options = self.settings, self.options("spread", labels.points)
+        # Its size is that of the members: another number of them has another file.
+        if options["resume"] is not None:
+            options["resume"] = options["resume"].with_stem(f"spread_{labels.deviations.shape[1]}")
+        first = self.first_weights("spread")
         spread, history = distil_spread(
-            labels, settings.spread_width, settings.spread, self.first_weights("spread"),
-            **self.options("spread", like),
-        )  # fmt: skip
+            labels, settings.spread_width, settings.spread, first, **options
+        )
         self.record("spread", history)
         return spread
 

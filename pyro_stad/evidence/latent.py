@@ -163,7 +163,7 @@ class LatentProblem:
     def learning(self, u: Tensor, white: list[Tensor]) -> Tensor | None:
         """Return log-weights ``(N, K)`` of noise ``(N, D)`` for the error of learning.
 
-        None if a flow prior does not know its own; without flow priors there are no columns.
+        None if a flow prior does not know its own, or there is none.
         """
         parts = []
         for flow, points in zip(self.flows, white):
@@ -173,7 +173,7 @@ class LatentProblem:
             with torch.no_grad():
                 found = spread(points).reshape(len(u), -1, spread.members)
             parts.append((spread, found if flow.cut is None else found - flow.cut.log_shares()))
-        return joint_log_weights(parts) if parts else u.new_zeros(len(u), 0)
+        return joint_log_weights(parts) if parts else None
 
     def unresolved(self, u: Tensor) -> Tensor:
         """Return which rows of noise are beyond what a law's own ``icdf`` resolves, ``(N,)``."""

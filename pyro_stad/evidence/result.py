@@ -42,7 +42,8 @@ class EvidenceResult:
         draws: posterior draws by site, each ``(N, ...)``, of equal weight.
         log_likelihood: log-likelihoods of the observed sites at the draws, each ``(N, ...)``.
         learning: log-weights of the draws for the error of learning, ``(N, K)``: see
-            ``FlowPrior.learning_log_weights``. None if a learned prior does not know its own.
+            ``FlowPrior.learning_log_weights``. None if a learned prior does not know its own, or
+            none was found.
     """
 
     log_z: float

@@ -29,9 +29,9 @@ What follows for an evidence, by one rule:
   :math:`\tau^2 \epsilon^2 / (\tau^2 + \epsilon^2)`, and the mean of its square is their sum.
   :math:`\tau` is what the members of the fit make of the posterior: the root of the sum of the
   squared shifts of its log-evidence (:mod:`pyro_stad.density.spread`). For a prior without members
-  it is that of many places, as wide as a hundred draws (:mod:`pyro_stad.density.typical`). Where
-  :math:`|\delta|` is more than twice what both allow, :math:`\tau^2` is
-  :math:`\delta^2 - \epsilon^2`: samples are believed rather than members;
+  it is that of many places, as wide as a hundred draws (:mod:`pyro_stad.density.typical`). What
+  :math:`\delta^2` has above four times what both allow is added to :math:`\tau^2`:
+  samples are believed rather than members;
 - an answer with :math:`|\delta|` above three :math:`\epsilon` and half a nat is refused: there is
   mass where there are no samples.
 
@@ -100,8 +100,7 @@ class Support:
     def learning_error(self) -> float:
         """The error of log Z by learning, as far as the samples can tell it, in nats."""
         expected, error, found = self.expected**2, self.error**2, self.log_ratio**2
-        if found > _SURPRISE**2 * (expected + error):
-            expected = found - error
+        expected += max(found - _SURPRISE**2 * (expected + error), 0.0)
         if expected == 0:
             return 0.0
         # One where nothing is known of other places, and the expected error is infinite.
@@ -172,7 +171,9 @@ class SupportNoise(NamedTuple):
             )
             for rows in (count, max(_FEWEST_DRAWS, most // 2))
         )  # fmt: skip
-        variance, learning = 0.0, problem.learning(draws, problem.white(draws))
+        variance, learning = 0.0, None
+        if all(flow.prior.spread is not None for flow in problem.flows):
+            learning = problem.learning(draws, problem.white(draws))
         for flow, reference in zip(problem.flows, kept):
             with torch.no_grad():
                 noise = flow.prior.likelihood.pull(reference.rows).to(samples)
@@ -203,7 +204,11 @@ def support(problem: LatentProblem, noise: SupportNoise, learning: Tensor | None
             for u in noise[:2]
         )
     found = _compared(samples, draws, noise)
-    return found if learning is None else replace(found, expected=_norm(shifts(learning)))
+    return (
+        found
+        if learning is None
+        else replace(found, expected=_norm(torch.nan_to_num(shifts(learning))))
+    )
 
 
 @own_context()

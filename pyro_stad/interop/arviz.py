@@ -113,7 +113,7 @@ def to_arviz(
     learning = _learning(priors, inner) if evidence is None else evidence.learning
     if learning is not None and learning.shape[1]:
         groups["sample_stats"][LEARNING] = learning
-        dims = {LEARNING: ["member"], **(dims or {})}
+        dims = {LEARNING: ["learning_member"], **(dims or {})}
     if model is not None and predictive > 0:
         groups |= _predictive_groups(model, args, dict(kwargs or {}), draws, predictive, found)
     shaped = {

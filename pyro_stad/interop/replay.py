@@ -20,7 +20,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_stad.density import FlowPrior, find_flow, to_flow
+from pyro_stad.density import FlowPrior, TruncatedPrior, find_cut, find_flow, to_cut, to_flow
 
 __all__ = ["Replay", "replay"]
 
@@ -44,7 +44,7 @@ class Replay:
     computed: dict[str, Tensor] = field(default_factory=dict)
     observed: dict[str, Tensor] = field(default_factory=dict)
     lp: Any = 0.0
-    priors: dict[str, FlowPrior] = field(default_factory=dict)
+    priors: dict[str, FlowPrior | TruncatedPrior] = field(default_factory=dict)
     inner: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -141,8 +141,10 @@ def _read(trace: Any, draws: Mapping[str, Tensor], later: Mapping[str, Any]) -> 
             row.lp = row.lp + site["log_prob_sum"]
         if name in draws:
             # A latent site that was conditioned on its draw counts as observed in the trace.
-            flow = find_flow(fn)
-            if flow is not None:
+            cut, flow = find_cut(fn), find_flow(fn)
+            if cut is not None:
+                row.priors[name], row.inner[name] = cut, to_cut(fn, value)
+            elif flow is not None:
                 row.priors[name], row.inner[name] = flow, to_flow(fn, value)
         elif site["infer"].get("_deterministic") or getattr(fn, "_mask", None) is False:
             # pyro.deterministic, and what a reparametrisation computed from its base site.

@@ -26,13 +26,13 @@ LEARNING = "learning_log_weights"
 Array = NDArray[Any]
 
 
-def posterior_summary(data: Any, *, var_names: Sequence[str] | None = None) -> Any:
+def posterior_summary(data: Any, *, var_names: str | Sequence[str] | None = None) -> Any:
     """Summarise a posterior as ArviZ does, with the error of learning beside.
 
     Arguments:
         data: what ``to_arviz`` has made of draws or an evidence under learned priors that have
             members.
-        var_names: the variables, or None for all.
+        var_names: a variable or several, or None for all.
 
     Returns:
         The table of ``arviz.summary``, a data frame, with two more columns: ``mean_learning`` and
@@ -40,17 +40,22 @@ def posterior_summary(data: Any, *, var_names: Sequence[str] | None = None) -> A
         priors. Beside them ``mcse_mean`` is the error of the sampler alone.
 
     Raises:
+        TypeError: if ``data`` are no ArviZ data.
         ValueError: if the data do not have the log-weights, or have no such variables.
 
     References:
         Efron (1979), Bootstrap Methods: Another Look at the Jackknife.
     """
+    if not (hasattr(data, "groups") and hasattr(data, "__contains__")):
+        raise TypeError(f"`data` must be what to_arviz returns; got {type(data).__name__}")
     known = data["sample_stats"] if "sample_stats" in data else {}
     if "posterior" not in data or LEARNING not in known:
         raise ValueError(
             f"`data` must be what to_arviz makes of draws under learned priors that have members, "
             f"with sample_stats.{LEARNING}; fit with `members`, or name the `prior`"
         )
+    if isinstance(var_names, str):
+        var_names = [var_names]
     posterior, names = data["posterior"], list(var_names or data["posterior"].data_vars)
     missing = [name for name in names if name not in posterior.data_vars]
     if missing:

@@ -18,7 +18,7 @@ def data_of(draws, log_weights):
     posterior = {k: v.reshape(chains, -1, *v.shape[1:]).numpy() for k, v in draws.items()}
     weights = log_weights.reshape(chains, -1, log_weights.shape[1]).numpy()
     groups = {"posterior": posterior, "sample_stats": {"learning_log_weights": weights}}
-    return from_dict(groups, coords={}, dims={"learning_log_weights": ["member"]})
+    return from_dict(groups, coords={}, dims={"learning_log_weights": ["learning_member"]})
 
 
 def test_the_errors_are_those_of_tilted_laws():
@@ -42,6 +42,9 @@ def test_variables_are_chosen_by_name():
     table = posterior_summary(data, var_names=["y"])
     assert list(table.index) == ["y"]
     assert table["mean_learning"].tolist() == pytest.approx([0.0], abs=1e-12)
+    assert list(posterior_summary(data, var_names="y").index) == ["y"]
+    with pytest.raises(TypeError, match="`data`"):
+        posterior_summary(3)
     with pytest.raises(ValueError, match=r"`var_names` \['z'\]"):
         posterior_summary(data, var_names=["z"])
 
@@ -90,3 +93,22 @@ def test_a_prior_without_members_leaves_the_error_unknown():
     assert found.support.expected > 0  # by other places
     with pytest.raises(ValueError, match="members"):
         posterior_summary(to_arviz(found))
+
+
+def test_a_cut_is_known_to_draws_too(free_prior):
+    cut = free_prior.truncate(lambda t: t["x"][..., 0] > 0)
+
+    def model(y):
+        theta = pyro.sample("theta", cut)
+        pyro.sample("y", dist.Normal(theta, 1.0).to_event(1), obs=y)
+
+    y = torch.tensor([0.5, 0.0])
+    draws = {"theta": cut.sample((60,))}
+    found = to_arviz(draws, model=model, args=(y,))["sample_stats"]["learning_log_weights"].values
+    expected = cut.learning_log_weights(draws["theta"])
+    np.testing.assert_allclose(found[0], expected.numpy(), rtol=1e-6, atol=1e-9)
+    uncut = free_prior.learning_log_weights(draws["theta"])
+    assert (expected - uncut).abs().max() > 0
+    result = log_evidence(model, y, progress=False, particles=200, repeats=2)
+    inside = cut.learning_log_weights(result.draws["theta"])
+    torch.testing.assert_close(result.learning, inside, rtol=1e-5, atol=1e-7)
