@@ -25,6 +25,7 @@ from torch import Tensor
 __all__ = ["AbstractSetter", "VectorisedModel", "is_data", "is_latent"]
 
 _PLATE = "_evidence_draws"
+_TRIES = 30
 _ADVICE = (
     "Index from the right, as in theta[..., 0], and declare dimensions of data with plates or "
     "to_event"
@@ -172,11 +173,9 @@ class VectorisedModel:
         Warns:
             UserWarning: if it does not broadcast, with how to make it.
         """
-        generator = torch.Generator().manual_seed(0)
-        rows = torch.randn(3, size, generator=generator).to(self.like)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             self.loops = True
-            alone = log_density(rows)
+            rows, alone = self._possible_rows(log_density, size)
             if not torch.equal(alone.nan_to_num(), log_density(rows).nan_to_num()):
                 raise ValueError(
                     "the model draws random numbers of its own: the same draw of its latent sites "
@@ -196,6 +195,23 @@ class VectorisedModel:
             UserWarning,
             stacklevel=6,
         )
+
+    def _possible_rows(
+        self, log_density: Callable[[Tensor], Tensor], size: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return three rows of noise, ``(3, D)``, and their log-densities, finite if any are.
+
+        Where nothing is possible, as outside a cut, all ways to run a model agree.
+        """
+        generator = torch.Generator().manual_seed(0)
+        rows, alone = self.like.new_empty(0, size), self.like.new_empty(0)
+        for _ in range(_TRIES):
+            more = torch.randn(3, size, generator=generator).to(self.like)
+            rows, alone = torch.cat([rows, more]), torch.cat([alone, log_density(more).to(alone)])
+            if int(torch.isfinite(alone).sum()) >= len(more):
+                break
+        best = (~torch.isfinite(alone)).double().argsort(stable=True)[: len(more)]
+        return rows[best], alone[best]
 
     def _rows(self, name: str, log_prob: Tensor, points: int) -> Tensor:
         missing = self.depth + 1 - log_prob.ndim

@@ -40,7 +40,20 @@ def branches(y):
     pyro.sample("y", dist.Normal(b, scale).to_event(1), obs=y)
 
 
+def picks_where_hardly_anything_is_possible(y):
+    """Nineteen of twenty draws are impossible, whichever way the model runs."""
+    a = pyro.sample("a", dist.HalfNormal(1.0))
+    b = pyro.sample("b", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    pyro.factor("cut", torch.where(a > 2, 0.0, -math.inf).to(a))
+    pyro.sample("y", dist.Normal(b.reshape(-1)[:2], 1.0).to_event(1), obs=y)
+
+
 LOOPS = [picks_an_element, leaves_torch, branches]
+
+
+def test_where_hardly_anything_is_possible_it_is_found_out_all_the_same():
+    with pytest.warns(UserWarning, match="does not broadcast over draws"):
+        assert LatentProblem(picks_where_hardly_anything_is_possible, Y).model.loops
 
 
 @pytest.mark.parametrize("model", LOOPS, ids=lambda m: m.__name__)
