@@ -122,7 +122,8 @@ def take_spread(
     spread = Spread(size, members, width, torch.Generator()).to(dtype)
     check_tensors(parts, {name: part.shape for name, part in spread.state_dict().items()}, dtype)
     spread.load_state_dict(parts)
-    if not bool((spread.unit > 0).all() & (spread.factor > 0) & (spread.residual >= 0)):
+    sizes = (spread.most >= 0).all() & (spread.factor > 0) & (spread.residual >= 0)
+    if not bool((spread.unit > 0).all() & sizes):
         raise ValueError("units and factor of a spread must be positive, its residual at least 0")
     return spread.requires_grad_(False)
 

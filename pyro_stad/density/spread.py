@@ -38,7 +38,7 @@ from pyro_stad.training import History, TrainingSettings, train
 __all__ = ["Labels", "Spread", "distil_spread", "joint_log_weights", "shifts"]
 
 _HELD = 5  # of so many labels, one is held out
-_LEAST_UNIT, _MOST_RAW, _MOST_GAIN = 1e-4, 10.0, 3.0
+_LEAST_UNIT, _MOST_GAIN = 1e-4, 3.0
 _NORMAL = 1.4826  # standard deviation of a normal law, over its median size
 
 
@@ -71,12 +71,14 @@ class Spread(nn.Module):
 
     Attributes:
         unit: typical deviation of each member near data, in nats, shape ``(K,)``.
+        most: largest output that counts, ``(K,)``: of labels near data, none was larger.
         log_mass: logarithm of each member's mass, by the network, shape ``(K,)``.
         residual: spread that the network does not show, in nats, ``()``.
         factor: :math:`\lambda`, ``()``.
     """
 
     unit: Tensor
+    most: Tensor
     log_mass: Tensor
     residual: Tensor
     factor: Tensor
@@ -94,6 +96,7 @@ class Spread(nn.Module):
         self.out = linear(width, members, generator)
         for name, shape in (
             ("unit", members),
+            ("most", members),
             ("log_mass", members),
             ("residual", ()),
             ("factor", ()),
@@ -115,7 +118,8 @@ class Spread(nn.Module):
 
     def nats(self, raw: Tensor) -> Tensor:
         """Return deviations in nats from those that the network gives, ``(..., K)``."""
-        return self.unit * torch.sinh(raw.clamp(-_MOST_RAW, _MOST_RAW))
+        # A network that overshoots at one point would decide on a mean of exponentials.
+        return self.unit * torch.sinh(raw.clamp(-self.most, self.most))
 
     def log_weights(self, deviations: Tensor) -> Tensor:
         """Return what reweights draws, column by column, from deviations ``(..., K)``.
@@ -179,6 +183,7 @@ def distil_spread(
     near = deviations[labels.is_near]
     spread.unit.copy_((_NORMAL * near.abs().median(0).values).clamp_min(_LEAST_UNIT))
     wanted = torch.asinh(deviations / spread.unit)
+    spread.most.copy_(wanted[labels.is_near].abs().amax(0))
     held = torch.arange(len(points), device=points.device) % _HELD == 0
     known, known_wanted = points[~held], wanted[~held]
 

@@ -38,6 +38,7 @@ def flat_spread(deviations, size=2, factor=1.0):
             layer.weight.zero_()
             layer.bias.zero_()
         spread.unit.fill_(1.0)
+        spread.most.fill_(10.0)
         spread.factor.fill_(factor)
         spread.log_mass.copy_(-torch.tensor(deviations))
     return spread.double().requires_grad_(False)
@@ -206,6 +207,22 @@ def test_a_network_learns_deviations_and_counts_what_is_left():
     assert spread.residual == 0.0
     # Normalised: by the same network, over the draws.
     torch.testing.assert_close(shifts(spread(x)), torch.zeros(3), atol=1e-6, rtol=0)
+
+
+def test_one_wild_output_does_not_decide():
+    x = torch.randn(1000, 2, generator=source())
+    wanted = 0.1 * torch.randn(1000, 3, generator=source(1))
+    wanted[::50] = 30.0  # far out, and not among those near data
+    near = torch.ones(1000, dtype=torch.bool)
+    near[::50] = False
+    settings = TrainingSettings(300, batch_size=256, learning_rate=1e-2)
+    spread, _ = distil_spread(
+        Labels(x, wanted, near, near), 32, settings, source(), generator=source(), progress=False
+    )
+    largest = wanted[near].abs().amax()
+    # Units are scaled up by three at the most, and masses are of what counts.
+    assert spread.nats(torch.full((1, 3), 50.0)).max() <= 3.0 * largest * (1 + 1e-9)
+    assert spread.log_mass.abs().max() < 0.3
 
 
 def test_what_a_network_does_not_show_is_scaled_and_counted():
