@@ -45,7 +45,6 @@ from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.reference import Reference
 from pyro_stad.density.report import FitReport
 from pyro_stad.density.settings import BUDGETS, FitSettings
-from pyro_stad.density.typical import spread_factor
 from pyro_stad.density.workshop import Workshop
 from pyro_stad.errors import AccuracyWarning
 from pyro_stad.likelihood import calibrate, choose_steps
@@ -160,13 +159,9 @@ def fit(
     weights = None if rows.weights is None else rows.weights.to(device)
     source = workshop.generator("reference", white)
     reference = Reference.of(Batches(white, weights), taken.effective, source)
-    spread = None
-    if members:
-        affine = Standardise(loc, scale_tril)
-        sample = Resampler.of(unbounded, taken, limits, affine, margins)
-        spread = workshop.spread(likelihood, sample, kept, members)
-        if spread is not None:
-            spread.factor.fill_(spread_factor(likelihood, reference, spread))
+    affine = Standardise(loc, scale_tril)
+    sample = Resampler.of(unbounded, taken, limits, affine, margins)
+    spread = workshop.spread(likelihood, sample, kept, reference, members)
     report = FitReport(
         seed=seed,
         rows=taken.rows,

@@ -18,9 +18,11 @@ from pyro_stad._config import build, describe
 from pyro_stad._random import generator
 from pyro_stad.data import Batches, Bounds, Margins, Samples
 from pyro_stad.density.members import Member, Resampler, labelled
+from pyro_stad.density.reference import Reference
 from pyro_stad.density.report import MEMBER, Stage
 from pyro_stad.density.settings import FitSettings
 from pyro_stad.density.spread import Labels, Spread, distil_spread
+from pyro_stad.density.typical import spread_factor
 from pyro_stad.divergence import Stein, TrunkHead
 from pyro_stad.divergence.distil import (
     AbstractCloud,
@@ -142,9 +144,19 @@ class Workshop:
         self.record(name, history)
 
     def spread(
-        self, flow: AbstractLikelihood, sample: Resampler, kept: Batches, members: int
+        self,
+        flow: AbstractLikelihood,
+        sample: Resampler,
+        kept: Batches,
+        reference: Reference,
+        members: int,
     ) -> Spread | None:
-        """Return the spread of ``members`` of the flow; None, and a warning, if training failed."""
+        """Return the spread of ``members`` of the flow, and None for none.
+
+        None, and a warning, if their training failed.
+        """
+        if not members:
+            return None
         made: list[Member] = []
         for index in range(members):
             name = f"{MEMBER}{index + 1}"
@@ -162,7 +174,9 @@ class Workshop:
                 "error of learning: it is left unknown", TrainingWarning, stacklevel=4,
             )  # fmt: skip
             return None
-        return self._distilled(labels)
+        spread = self._distilled(labels)
+        spread.factor.fill_(spread_factor(flow, reference, spread))
+        return spread
 
     def _distilled(self, labels: Labels) -> Spread:
         """Return the network of what members say."""
