@@ -31,7 +31,9 @@ What follows for an evidence, by one rule:
   squared shifts of its log-evidence (:mod:`pyro_stad.density.spread`). For a prior without members
   it is that of many places, as wide as a hundred draws (:mod:`pyro_stad.density.typical`). What
   :math:`\delta^2` has above four times what both allow is added to :math:`\tau^2`:
-  samples are believed rather than members;
+  samples are believed rather than members. And :math:`\tau^2` is no less than 1/N for samples worth
+  N, nor, where nearly all of them count, than :math:`(N/\mathrm{ess} - 1)/N`: under a wide
+  likelihood a flow has no more to say than the samples that it has learned;
 - an answer with :math:`|\delta|` above three :math:`\epsilon` and half a nat is refused: there is
   mass where there are no samples.
 
@@ -204,11 +206,8 @@ def support(problem: LatentProblem, noise: SupportNoise, learning: Tensor | None
             for u in noise[:2]
         )
     found = _compared(samples, draws, noise)
-    return (
-        found
-        if learning is None
-        else replace(found, expected=_norm(torch.nan_to_num(shifts(learning))))
-    )
+    expected = found.expected if learning is None else _norm(torch.nan_to_num(shifts(learning)))
+    return replace(found, expected=max(expected, _least(found, noise)))
 
 
 @own_context()
@@ -272,6 +271,13 @@ def _expected(draws: Tensor, power: float, noise: SupportNoise) -> float:
         return noise.typical
     weights = torch.log_softmax(_tempered(draws, power), 0)
     return _norm(torch.nan_to_num((weights[:, None] + noise.learning).logsumexp(0)))
+
+
+def _least(found: Support, noise: SupportNoise) -> float:
+    """Return how well samples can tell a smooth functional of their law, in nats."""
+    worth = found.rows / noise.samples_a_row
+    spread = found.rows / max(found.ess, 1.0) - 1
+    return math.sqrt(min(max(spread, 0.0), 1.0) / worth)
 
 
 def _norm(shift: Tensor) -> float:

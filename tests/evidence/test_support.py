@@ -109,7 +109,8 @@ def test_samples_are_believed_rather_than_members():
         reference=prior.reference, spread=known,
     )  # fmt: skip
     result = log_evidence(model_of(sure, 0.2), torch.tensor([-1.0, 0.0]), progress=False)
-    assert result.support.expected < 1e-4
+    # No less than ten thousand samples can tell.
+    assert result.support.expected == pytest.approx(0.01, rel=0.3)
     assert result.support.trouble is None
     # Two thirds of the samples are where half of the flow is.
     assert result.support.log_ratio == pytest.approx(math.log(4 / 3), abs=0.2)
