@@ -39,7 +39,7 @@ __all__ = ["Member", "Resampler", "labelled"]
 
 _STRETCH, _FEWEST = 5.0, 10  # in autocorrelation times; stretches
 _ROWS_A_COLUMN = 5
-_ROWS, _INFLATED, _MOST_EXACT, _PROBES = 1000, 1.5, 16, 16
+_ROWS, _INFLATED, _MOST_EXACT, _PROBES = 800, 1.5, 16, 16
 # Trains a field in place, on samples and samples that it has not seen.
 Train = Callable[[AbstractField, Batches, Batches], None]
 
@@ -173,7 +173,7 @@ def labelled(
     rows: Batches,
     generator: torch.Generator,
 ) -> Labels:
-    """Return how far members are from their flow at data, at its draws, and further out.
+    """Return how far members are from their flow at data, at its draws, between and further out.
 
     Arguments:
         flow: the flow whose members they are, for its field and solver.
@@ -186,8 +186,11 @@ def labelled(
     options: dict[str, Any] = {"generator": generator, "dtype": data.dtype, "device": data.device}
     noise = torch.randn(2 * _ROWS, data.shape[1], **options)
     noise[_ROWS:] *= _INFLATED
+    # Between data are the hollows of ridges, and the valleys between modes.
+    order = torch.randperm(len(data), generator=generator, device=data.device)
+    between = torch.lerp(data, data[order], 0.25 + 0.5 * torch.rand(len(data), 1, **options))
     with torch.no_grad():
-        points = torch.cat([data, flow.push(noise)])
+        points = torch.cat([data, flow.push(noise), between])
     where = torch.arange(len(points), device=points.device) - len(data)
     size = points.shape[1]
     # The same probes for all: what is left of their noise in a difference is small.

@@ -10,13 +10,15 @@ variance
 of freedom. The factor :math:`\lambda` is for what all members share: one, or more where local
 masses of samples and flow differ by more than the members say (:mod:`pyro_stad.density.typical`).
 
-An expectation errs by what each member would make of it: reweighted by
-:math:`\exp(\lambda\,(\delta_k - \bar\delta) / \sqrt{K - 1})`, it shifts, and the root of the sum
-of the squared shifts is its error. So posteriors and evidences that were made with the flow get
-their error of learning without another run.
+With :math:`c_k = \lambda\,(\delta_k - \bar\delta) / \sqrt{K - 1}`, an expectation shifts when draws
+of the posterior are reweighted by :math:`\exp c_k`, and a log-evidence by the mean of :math:`c_k`,
+to first order: at one point in thousands the network overshoots, and would decide on a mean of
+exponentials. The root of the sum of the squared shifts is the error. So posteriors and evidences
+that were made with the flow get their error of learning without another run.
 
 Members are not kept. A small network learns all :math:`\delta_k` as functions of x, from points
-where their exact traces are known. It is scaled to the spread of labels that it has not seen.
+where their exact traces are known: data, draws of the flow, and what lies between them and further
+out, where members differ most. It is scaled to the spread of labels near data that it has not seen.
 """
 
 from __future__ import annotations
@@ -71,8 +73,9 @@ class Spread(nn.Module):
 
     Attributes:
         unit: typical deviation of each member near data, in nats, shape ``(K,)``.
-        most: largest output that counts, ``(K,)``: of labels near data, none was larger.
-        log_mass: logarithm of each member's mass, by the network, shape ``(K,)``.
+        most: largest output that counts, ``(K,)``: no label was larger.
+        log_mass: mean deviation of each member at the flow's draws, by the network, shape ``(K,)``:
+            to first order, the logarithm of its mass.
         residual: spread that the network does not show, in nats, ``()``.
         factor: :math:`\lambda`, ``()``.
     """
@@ -118,14 +121,10 @@ class Spread(nn.Module):
 
     def nats(self, raw: Tensor) -> Tensor:
         """Return deviations in nats from those that the network gives, ``(..., K)``."""
-        # A network that overshoots at one point would decide on a mean of exponentials.
         return self.unit * torch.sinh(raw.clamp(-self.most, self.most))
 
     def log_weights(self, deviations: Tensor) -> Tensor:
-        """Return what reweights draws, column by column, from deviations ``(..., K)``.
-
-        The squares of the shifts of an expectation add up to that of its error.
-        """
+        """Return the log-weights :math:`c_k` from deviations ``(..., K)``, of the same shape."""
         centred = deviations - deviations.mean(-1, keepdim=True)
         return self.factor / math.sqrt(self.members - 1) * centred
 
@@ -163,7 +162,7 @@ def joint_log_weights(parts: list[tuple[Spread, Tensor]]) -> Tensor:
 
 def shifts(log_weights: Tensor) -> Tensor:
     """Return how far log-evidences shift by log-weights ``(N, K)`` of posterior draws: ``(K,)``."""
-    return log_weights.logsumexp(0) - math.log(len(log_weights))
+    return log_weights.mean(0)
 
 
 def distil_spread(
@@ -183,7 +182,7 @@ def distil_spread(
     near = deviations[labels.is_near]
     spread.unit.copy_((_NORMAL * near.abs().median(0).values).clamp_min(_LEAST_UNIT))
     wanted = torch.asinh(deviations / spread.unit)
-    spread.most.copy_(wanted[labels.is_near].abs().amax(0))
+    spread.most.copy_(wanted.abs().amax(0))
     held = torch.arange(len(points), device=points.device) % _HELD == 0
     known, known_wanted = points[~held], wanted[~held]
 
@@ -198,8 +197,7 @@ def distil_spread(
     history = train(spread, loss, validate, settings, **options)
     spread.requires_grad_(False)
     _rescale(spread, points[held & labels.is_near], deviations[held & labels.is_near])
-    draws = spread.nats(spread.raw(points[labels.is_draw]))
-    spread.log_mass.copy_(draws.logsumexp(0) - math.log(len(draws)))
+    spread.log_mass.copy_(shifts(spread.nats(spread.raw(points[labels.is_draw]))))
     spread.factor.fill_(1.0)
     return spread, history
 

@@ -12,10 +12,10 @@ is no smaller than its own standard error: what could not be seen is not taken f
 
 Members of a fit (:mod:`pyro_stad.density.spread`) are off from it by chance, which they share with
 no other, and it is off by what it can't resolve, of which they know nothing. In the same places, as
-wide as three hundred draws, their masses have the variance :math:`s_c^2`, in logarithms; the square
-of the factor of their spread is the mean of :math:`\delta^2 - \epsilon^2`, less its standard error,
-over that of :math:`s^2`, and one at the least. It is one for laws that a flow learns well, and two
-to four for fits of the quick budget.
+wide as three hundred draws, the logarithms of their masses have the variance :math:`s_c^2`, to
+first order; the square of the factor of their spread is the mean of :math:`\delta^2 - \epsilon^2`,
+less its standard error, over that of :math:`s^2`, and one at the least. It is one for laws that a
+flow learns well, and two to four for fits of the quick budget.
 """
 
 from __future__ import annotations
@@ -93,11 +93,9 @@ def spread_factor(likelihood: AbstractLikelihood, reference: Reference, spread: 
     if places is None:
         return 1.0
     with torch.no_grad():
-        members = torch.stack([
-            (places.log_shares + each).logsumexp(1) for each in spread(places.draws).unbind(1)
-        ])  # fmt: skip
+        members = places.log_shares.exp() @ spread(places.draws)
     mean, error = places.moments()
-    variance = members.var(0).mean().item()
+    variance = members.var(1).mean().item()
     square = (mean - error) / variance if variance > 0 and math.isfinite(mean) else 1.0
     return math.sqrt(min(max(square, 1.0), _LARGEST**2))
 

@@ -269,8 +269,8 @@ def _expected(draws: Tensor, power: float, noise: SupportNoise) -> float:
     """Return the error of learning that is expected of the tempered posterior, in nats."""
     if noise.learning is None:
         return noise.typical
-    weights = torch.log_softmax(_tempered(draws, power), 0)
-    return _norm(torch.nan_to_num((weights[:, None] + noise.learning).logsumexp(0)))
+    shares = torch.softmax(_tempered(draws, power), 0)
+    return _norm(torch.nan_to_num(shares @ noise.learning.to(shares)))
 
 
 def _least(found: Support, noise: SupportNoise) -> float:

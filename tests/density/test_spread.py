@@ -167,8 +167,8 @@ def test_labels_are_the_differences_of_exact_log_densities():
     base = dist.Normal(torch.zeros(2), torch.ones(2)).to_event(1)
     expected = law.log_prob(labels.points) - base.log_prob(labels.points)
     torch.testing.assert_close(labels.deviations[:, 0], expected, atol=2e-3, rtol=2e-3)
-    assert labels.is_near.sum() == 2000
-    assert labels.is_draw.sum() == 1000
+    assert labels.is_near.sum() == 1600
+    assert labels.is_draw.sum() == 800
 
 
 def test_members_of_normal_samples_spread_as_fitted_normals_do():
@@ -219,8 +219,8 @@ def test_one_wild_output_does_not_decide():
     spread, _ = distil_spread(
         Labels(x, wanted, near, near), 32, settings, source(), generator=source(), progress=False
     )
-    largest = wanted[near].abs().amax()
-    # Units are scaled up by three at the most, and masses are of what counts.
+    largest = wanted.abs().amax()
+    # Units are scaled up by three at the most; a mass is a mean, on which one output does not bear.
     assert spread.nats(torch.full((1, 3), 50.0)).max() <= 3.0 * largest * (1 + 1e-9)
     assert spread.log_mass.abs().max() < 0.3
 
@@ -265,10 +265,10 @@ def test_evidences_shift_as_they_would_by_exact_members():
     for width in (3.0, 1.0, 0.5):
         weights = torch.log_softmax(-0.5 * ((x - 0.5) / width).square().sum(1), 0)[:, None]
         exact = (weights + fresh.deviations[fresh.is_draw]).logsumexp(0)
-        by_network = (weights + spread(x)).logsumexp(0)
+        by_network = weights[:, 0].exp() @ spread(x)  # to first order
         found.append((by_network.std() / exact.std()).item())
     # Five members know their spread to a third; the network may add to that, and take a little.
-    assert all(0.6 < ratio < 2.5 for ratio in found)
+    assert all(0.6 < ratio < 2.5 for ratio in found), found
 
 
 @pytest.mark.parametrize(("scale", "expected"), [(1.0, 1.0), (0.5, 8.0)])
