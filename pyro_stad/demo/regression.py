@@ -78,6 +78,7 @@ def run_regression(folder: Path, settings: DemoSettings) -> dict[str, Any]:
         values,
         names=halves.names,
         budget=settings.regression_budget,
+        members=0,  # a brief part: what it shows needs no error of learning
         seed=settings.seed,
         progress=settings.progress,
     )
