@@ -66,6 +66,7 @@ bench-long: venv
 	$(BIN)/python benchmarks/chain_split.py
 	$(BIN)/python benchmarks/angles.py
 	$(BIN)/python benchmarks/mass.py
+	$(BIN)/python benchmarks/mass.py --ways --seeds 1 --dimensions 1 2 3 --name mass_ways
 	$(BIN)/python benchmarks/walls.py
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/learning.py

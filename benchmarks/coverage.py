@@ -19,6 +19,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from common import arguments, provenance, write
+from priors import fitted
 from torch import Tensor
 
 import pyro_stad
@@ -89,11 +90,16 @@ def truth(law: Law, y: Tensor, width: float) -> float:
     return torch.logsumexp(total, 0).item() + steps
 
 
-def evidence(prior: Any, y: Tensor, width: float, seed: int) -> dict[str, Any]:
+def likelihood(prior: Any, width: float) -> Callable[[Tensor], None]:
     def model(y: Tensor) -> None:
         theta = pyro.sample("theta", prior)
         pyro.sample("y", dist.Normal(theta, width).to_event(1), obs=y)
 
+    return model
+
+
+def evidence(model: Callable[[Tensor], None], y: Tensor, seed: int) -> dict[str, Any]:
+    """Return what is said of an evidence, be it given or refused."""
     reason = ""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -114,16 +120,14 @@ def measure(name: str, budget: str, seed: int, widths: list[float]) -> list[dict
     law = LAWS[name]
     torch.manual_seed(seed)
     x, centres = law[0](_ROWS), law[0](len(widths))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        prior = pyro_stad.fit(x, bounds=law[2], budget=budget, seed=seed, progress=False)
+    prior = fitted(x, law[2], budget, seed)
     cases = [("bulk", y, width) for y, width in zip(centres, widths)]
     if name == "banana":
         cases += [("off", torch.tensor(y), width) for y, width in OFF]
     rows = []
     for place, y, width in cases:
         row = {"law": name, "seed": seed, "place": place, "y": y.tolist(), "width": width}
-        row |= {"truth": truth(law, y, width), **evidence(prior, y, width, seed)}
+        row |= {"truth": truth(law, y, width), **evidence(likelihood(prior, width), y, seed)}
         rows.append({**row, "z": (row["log_z"] - row["truth"]) / row["log_z_err"]})
         print(rows[-1], file=sys.stderr, flush=True)
     return rows

@@ -49,13 +49,14 @@ SAMPLES = (
 )
 
 
-def fit_here(name: str, budget: str, file: str) -> dict[str, Any]:
+def fit_here(name: str, budget: str, file: str, *members: str) -> dict[str, Any]:
     """Fit with the package of this process, and keep the prior."""
     import pyro_stad
 
     warnings.simplefilter("ignore")
+    options: dict[str, Any] = {"members": int(members[0])} if members else {}
     started = time.perf_counter()
-    prior = pyro_stad.fit(samples(name), budget=budget, progress=False)
+    prior = pyro_stad.fit(samples(name), budget=budget, progress=False, **options)
     seconds = time.perf_counter() - started
     prior.save(file)
     return {"fit": seconds, "way": repr(prior.likelihood)}
@@ -89,6 +90,8 @@ def compare(
     row: dict[str, Any] = {"samples": name}
     for side, checkout in checkouts.items():
         row[side] = child(checkout, "fit", name, budget, str(folder / f"{side}.safetensors"))
+    alone = child(checkouts["after"], "fit", name, budget, str(folder / "alone.safetensors"), "0")
+    row["after"]["alone"] = alone["fit"]
     times: dict[str, list[dict[str, float]]] = {side: [] for side in checkouts}
     for _ in range(turns):
         for side, checkout in checkouts.items():
@@ -98,6 +101,8 @@ def compare(
     row["ratio"] = {
         key: row["after"][key] / row["before"][key] for key in ("fit", "one", "thousand")
     }
+    # Without the members, whose error of learning the older commit may not have.
+    row["ratio"]["alone"] = row["after"]["alone"] / row["before"]["fit"]
     print(row, file=sys.stderr, flush=True)
     return row
 

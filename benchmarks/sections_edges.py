@@ -37,6 +37,23 @@ def mass() -> str:
 
 
 @section
+def mass_by_way() -> str:
+    result = read("mass_ways")
+    ways = list(dict.fromkeys(way for row in result["rows"] for way in row["mass"]))
+    rows = []
+    for (law,), of_law in _by(result["rows"], "law").items():
+        each = ([r["mass"][way][0] for r in of_law if way in r["mass"]] for way in ways)
+        rows.append([law, *(f"{max(found, key=lambda m: abs(m - 1)):.3f}" for found in each)])
+    sizes = sorted({row["dimensions"] for row in result["rows"]})
+    return (
+        "### Of every way that a calibration may take\n\n"
+        f"The mass that is farthest from one, of D = {', '.join(map(str, sizes))}, one seed. But "
+        "for the one that was chosen, ways are not normalised by a calibration.\n\n"
+        f"{table(['law', *ways], rows)}\n\n{source('mass_ways', result)}\n"
+    )
+
+
+@section
 def walls() -> str:
     result = read("walls")
     known = _by(result["rows"], "kind", "law")
@@ -101,15 +118,21 @@ def coverage() -> str:
 
 @section
 def price() -> str:
-    result = read("price")
+    result, keys = read("price"), ("alone", "fit", "one", "thousand")
+    header = [
+        "samples",
+        "fit without members",
+        "fit",
+        "value and gradient, one point",
+        "a thousand",
+    ]
     rows = [
-        [row["samples"], *(f"{row['ratio'][key]:.2f}" for key in ("fit", "one", "thousand"))]
-        for row in result["rows"]
+        [row["samples"], *(f"{row['ratio'][key]:.2f}" for key in keys)] for row in result["rows"]
     ]
     return (
-        "## What margins, gate and alarms cost\n\n"
-        f"Time over that of commit {result['before'][:10]}, which had none of them.\n\n"
-        f"{table(['samples', 'fit', 'value and gradient, one point', 'a thousand'], rows)}\n\n"
+        "## What margins, gate, alarms and members cost\n\n"
+        f"Time over that of commit {result['before'][:10]}, which had none of them. Budget "
+        f"`{result['budget']}`.\n\n{table(header, rows)}\n\n"
         f"{source('price', result)}\n"
     )
 

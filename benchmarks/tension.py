@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import math
 import sys
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pyro
 import torch
 from common import arguments, provenance, write
-from coverage import banana, draw_banana, normal
+from coverage import banana, draw_banana, evidence, normal
+from priors import fitted
 from torch import Tensor
-
-import pyro_stad
 
 _ROWS, _GRID, _FAR = 10_000, 2001, 14.0
 _SIZE = 6
@@ -82,26 +80,17 @@ def measure(name: str, budget: str, seed: int, apart: list[float]) -> list[dict[
     draw, log_prob, unit, truth = LAWS[name]
     torch.manual_seed(seed)
     x = draw(_ROWS)
-    rows = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        prior = pyro_stad.fit(x, budget=budget, seed=seed, progress=False)
-        for k in apart:
+    prior, rows = fitted(x, None, budget, seed), []
 
-            def model(shift: Tensor) -> None:
-                theta = pyro.sample("theta", prior)
-                pyro.factor("other", log_prob(theta - shift))
+    def model(shift: Tensor) -> None:
+        theta = pyro.sample("theta", prior)
+        pyro.factor("other", log_prob(theta - shift))
 
-            reason = ""
-            try:
-                result = pyro_stad.log_evidence(model, k * unit, seed=seed, progress=False)
-            except pyro_stad.EvidenceError as error:
-                result, reason = error.result, str(error)
-            row = {"law": name, "seed": seed, "apart": k, "truth": truth(k), "refused": reason}
-            assert result is not None
-            row |= {"log_z": result.log_z, "log_z_err": result.log_z_err}
-            rows.append({**row, "z": (row["log_z"] - row["truth"]) / row["log_z_err"]})
-            print(rows[-1], file=sys.stderr, flush=True)
+    for k in apart:
+        row = {"law": name, "seed": seed, "apart": k, "truth": truth(k)}
+        row |= evidence(model, k * unit, seed)
+        rows.append({**row, "z": (row["log_z"] - row["truth"]) / row["log_z_err"]})
+        print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 

@@ -42,7 +42,9 @@ def density(prior: Any, x: np.ndarray) -> np.ndarray:
 def wall(name: str, budget: str, seed: int) -> dict[str, Any]:
     law, bounds = WALLS[name]
     values = law.rvs((_ROWS, 1), random_state=np.random.default_rng(seed))
-    prior = pyro_stad.fit(values, bounds=[bounds], budget=budget, seed=seed, progress=False)
+    prior = pyro_stad.fit(
+        values, bounds=[bounds], budget=budget, members=0, seed=seed, progress=False
+    )
     near = law.std() * np.geomspace(1e-3, 1e-1, 41)
     ratio = density(prior, near) / law.pdf(near)
     last = law.ppf(0.01)
@@ -63,7 +65,7 @@ def wall(name: str, budget: str, seed: int) -> dict[str, Any]:
 def tail(name: str, budget: str, seed: int) -> dict[str, Any]:
     law = TAILS[name]
     values = law.rvs((_ROWS, 1), random_state=np.random.default_rng(seed))
-    prior = pyro_stad.fit(values, budget=budget, seed=seed, progress=False)
+    prior = pyro_stad.fit(values, budget=budget, members=0, seed=seed, progress=False)
     levels = np.array([0.0005, 0.005, 0.995, 0.9995])
     found = np.quantile(drawn(prior, seed), levels)
     return {
