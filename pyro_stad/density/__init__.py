@@ -10,15 +10,16 @@ from pyro_stad.density.report import FitReport, Stage
 from pyro_stad.density.save import load
 from pyro_stad.density.settings import BUDGETS, FitSettings
 from pyro_stad.density.spread import Spread, joint_log_weights, shifts
-from pyro_stad.density.tail import FLAGGED, noise_tail
+from pyro_stad.density.tail import FLAGGED, alarm_level, noise_tail
 from pyro_stad.density.truncated import TruncatedPrior
-from pyro_stad.density.trust import is_extrapolated
+from pyro_stad.density.trust import Extrapolation, extrapolation, is_extrapolated
 from pyro_stad.density.typical import typical_error
 
 __all__ = [
     "BUDGETS",
     "FLAGGED",
     "Counts",
+    "Extrapolation",
     "FitReport",
     "FitSettings",
     "FlowPrior",
@@ -27,6 +28,8 @@ __all__ = [
     "Spread",
     "Stage",
     "TruncatedPrior",
+    "alarm_level",
+    "extrapolation",
     "find_cut",
     "find_flow",
     "fit",

@@ -3,9 +3,8 @@ r"""How probable a point looks: the share of the prior's own draws that have les
 The norm of a point's noise says how far *out* it lies, and calls the hollow of a banana, or the
 valley between two modes, the middle. Its density says that it is low there. So a point is held
 against draws of the flow, both by their density in whitened coordinates, on which no choice of
-units and no map of a single coordinate bears. A share below a thousandth
-(:data:`~pyro_stad.density.FLAGGED`) means that the flow itself expects hardly a sample of so
-little density anywhere.
+units and no map of a single coordinate bears. A small share means that the flow itself expects
+hardly a sample of so little density anywhere.
 """
 
 from __future__ import annotations

@@ -243,6 +243,11 @@ class TruncatedPrior(Learned, dist.TorchDistribution):
                 found, tried = found + len(kept[-1]), tried + len(draws)
         return torch.cat(kept)[:count].reshape(shape)
 
+    @property
+    def alarm_level(self) -> float:
+        """The chance below which the prior inside takes a point for extrapolated."""
+        return self.prior.alarm_level
+
     def tail_probability(self, value: Tensor) -> Tensor:
         """Return how far out ``value`` lies under the prior without the cut, shape ``(...)``."""
         return self.prior.tail_probability(value)

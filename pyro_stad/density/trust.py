@@ -7,22 +7,23 @@ coordinates of the flow, of which an angle has several.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_value
 from pyro_stad.density.level import Levels
+from pyro_stad.density.reference import Reference
 from pyro_stad.density.spread import Spread
-from pyro_stad.density.tail import FLAGGED, noise_tail
+from pyro_stad.density.tail import FLAGGED, alarm_level, noise_tail
 from pyro_stad.likelihood import AbstractLikelihood, Calibration
 from pyro_stad.likelihood.suspects import disagreement
 
 if TYPE_CHECKING:
     from pyro_stad.density.prior import FlowPrior
 
-__all__ = ["Learned", "Trusted", "is_extrapolated"]
+__all__ = ["Extrapolation", "Learned", "Trusted", "extrapolation", "is_extrapolated"]
 
 
 def is_extrapolated(prior: FlowPrior, noise: Tensor, white: Tensor) -> Tensor:
@@ -32,7 +33,32 @@ def is_extrapolated(prior: FlowPrior, noise: Tensor, white: Tensor) -> Tensor:
     whitened, as ``white``.
     """
     with torch.no_grad():
-        return (noise_tail(noise) < FLAGGED) | (prior.levels.share(white) < FLAGGED)
+        alarm = prior.alarm_level
+        return (noise_tail(noise) < alarm) | (prior.levels.share(white) < alarm)
+
+
+class Extrapolation(NamedTuple):
+    """How many of some draws are where a prior extrapolates, and how many may be.
+
+    Attributes:
+        share: share of the draws; of several draws of a prior, as in a plate, that of the one with
+            the largest: each of them is far out now and then.
+        tolerated: ten times what is expected of the prior's own draws.
+    """
+
+    share: float = 0.0
+    tolerated: float = 10 * FLAGGED
+
+    @property
+    def too_many(self) -> bool:
+        """Whether more are there than may be."""
+        return self.share > self.tolerated
+
+
+def extrapolation(alarm_level: float, flagged: Tensor) -> Extrapolation:
+    """Return how many draws were ``flagged``, shape ``(N, ...)``, at an alarm level."""
+    each = flagged.reshape(len(flagged), -1).double().mean(0)
+    return Extrapolation(each.amax().item() if each.numel() else 0.0, 10 * alarm_level)
 
 
 class Learned:
@@ -93,17 +119,27 @@ class Trusted(Learned):
     likelihood: AbstractLikelihood
     calibration: Calibration | None
     levels: Levels
+    reference: Reference | None
     stand_in: Tensor
 
     # What the prior provides.
     inside: Callable[[Tensor], Tensor]
     images: Callable[[Tensor], tuple[Tensor, Tensor]]
 
+    @property
+    def alarm_level(self) -> float:
+        """The chance below which ``tail_probability`` or ``density_level`` is an alarm.
+
+        A thousandth, or what five of the samples make, if that is more: as far as few samples
+        reach, a flow is sure of little.
+        """
+        return FLAGGED if self.reference is None else alarm_level(self.reference.effective)
+
     def tail_probability(self, value: Tensor) -> Tensor:
         """Return how far out ``value`` lies, shape ``(...)``: the chance of a larger noise norm.
 
-        Values below 0.001 (``density.FLAGGED``) mean that the network has hardly seen such points;
-        the distilled divergence, and with it ``log_prob``, is not to be trusted there.
+        Values below ``alarm_level`` mean that the network has hardly seen such points; the
+        distilled divergence, and with it ``log_prob``, is not to be trusted there.
 
         Arguments:
             value: points with shape ``(..., D)``. What has no density is beyond everything: zero.
@@ -113,9 +149,9 @@ class Trusted(Learned):
     def density_level(self, value: Tensor) -> Tensor:
         """Return the share of the prior's own draws with less density than ``value``: ``(...)``.
 
-        By densities in whitened coordinates, so that no units matter. Values below 0.001
-        (``density.FLAGGED``) mean that ``value`` is off the samples, be it far out, in the hollow
-        of a ridge or between modes, where ``tail_probability`` sees nothing. Of 4,096 draws.
+        By densities in whitened coordinates, so that no units matter. Values below ``alarm_level``
+        mean that ``value`` is off the samples, be it far out, in the hollow of a ridge or between
+        modes, where ``tail_probability`` sees nothing. Of 4,096 draws.
 
         Arguments:
             value: points with shape ``(..., D)``. What has no density has the level zero.

@@ -77,6 +77,7 @@ def bridge(task: Task) -> EvidenceResult:
     value, correction, draws = log_z.mean().item(), None, flat
     warnings: tuple[str, ...] = ()
     flows = density.flows(flat)
+    out = extrapolated(flows)
     approximate = distilled(flows) if task.correct else []
     if approximate:
         known = correct(approximate, count, length)
@@ -94,7 +95,8 @@ def bridge(task: Task) -> EvidenceResult:
         ess=sum(half.effective for half in found),
         khat=known.khat if approximate else None,
         data=model.data,
-        extrapolated=extrapolated(flows),
+        extrapolated=out.share,
+        tolerated=out.tolerated,
         correction=correction,
         warnings=warnings,
         draws=draws,

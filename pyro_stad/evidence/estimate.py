@@ -67,9 +67,9 @@ def log_evidence(
             ``"flow"``, for several modes, a minute's fit.
         correct: whether the bridge, where it used a distilled density, is corrected to the exact
             trace. Other methods use no density of a flow.
-        allow_extrapolation: whether an evidence is given of which more than one percent comes from
-            where a flow prior has hardly seen a sample, or on which its samples, reweighted by
-            the likelihood, do not agree (``EvidenceResult.support``).
+        allow_extrapolation: whether an evidence is given of which more than may be comes from where
+            a flow prior has hardly seen a sample (``EvidenceResult.tolerated``), or on which its
+            samples, reweighted by the likelihood, do not agree (``EvidenceResult.support``).
         checkpoint: file that SMC resumes from after a kill, to the same answer; nested sampling
             appends the number of the run and ``.h5``.
         seed: of everything random; the global generator is not touched.

@@ -21,8 +21,10 @@ import torch
 from torch import Tensor
 
 from pyro_stad.density import (
+    Extrapolation,
     FlowPrior,
     TruncatedPrior,
+    extrapolation,
     find_cut,
     find_flow,
     is_extrapolated,
@@ -148,17 +150,15 @@ class LatentProblem:
         with torch.no_grad():
             return [flow.prior.likelihood.push(flow.noise(u)) for flow in self.flows]
 
-    def extrapolated(self, u: Tensor, white: list[Tensor]) -> float:
-        """Return the share of rows of noise ``(N, D)`` at which a flow prior is extrapolated.
-
-        Of several draws of a prior, as in a plate, that of the one with the largest: each of them
-        is far out now and then.
-        """
-        shares = [0.0]
-        for flow, points in zip(self.flows, white):
-            flagged = is_extrapolated(flow.prior, flow.noise(u), points).reshape(len(u), -1)
-            shares.append(flagged.double().mean(0).amax().item())
-        return max(shares)
+    def extrapolations(self, u: Tensor, white: list[Tensor]) -> list[Extrapolation]:
+        """Return how many rows of noise ``(N, D)`` are where each flow prior is extrapolated."""
+        return [
+            extrapolation(
+                flow.prior.alarm_level,
+                is_extrapolated(flow.prior, flow.noise(u), points).reshape(len(u), -1),
+            )
+            for flow, points in zip(self.flows, white)
+        ]
 
     def learning(self, u: Tensor, white: list[Tensor]) -> Tensor | None:
         """Return log-weights ``(N, K)`` of noise ``(N, D)`` for the error of learning.

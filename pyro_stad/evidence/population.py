@@ -64,8 +64,9 @@ def log_evidences(
 
     Warns:
         EvidenceWarning: if objects have two estimates that disagree by more than three standard
-            errors, or more than one percent of their posterior where a prior is extrapolated or its
-            ``icdf`` not resolved, or samples that do not agree; they are named.
+            errors, or more of their posterior than may be where a prior is extrapolated, or one
+            percent where its ``icdf`` is not resolved, or samples that do not agree; they are
+            named.
 
     Example:
         >>> import pyro, pyro.distributions as dist

@@ -10,14 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_stad.density import FLAGGED, FlowPrior
+from pyro_stad.density import Extrapolation, FlowPrior, extrapolation
 from pyro_stad.evidence.latent import LatentProblem
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.support import SupportNoise, support
 
-__all__ = ["cautions", "described", "disagreement", "extrapolated", "refusals", "with_support"]
+__all__ = [
+    "cautions",
+    "described",
+    "disagreement",
+    "extrapolated",
+    "refusals",
+    "with_support",
+]
 
-_MOST_EXTRAPOLATED = 0.01
+_MOST_UNRESOLVED = 0.01
 _DISAGREE = 3.0
 
 
@@ -34,28 +41,34 @@ def described(problem: LatentProblem, noise: Tensor) -> dict[str, Any]:
     with torch.no_grad():
         white = problem.white(noise)
         draws, log_likelihood = problem.values_and_log_likelihoods(noise)
+        out = worst(problem.extrapolations(noise, white))
         return {
             "draws": draws,
             "log_likelihood": log_likelihood,
-            "extrapolated": problem.extrapolated(noise, white),
+            "extrapolated": out.share,
+            "tolerated": out.tolerated,
             "learning": problem.learning(noise, white),
             "unresolved": problem.unresolved(noise).double().mean().item(),
             "warnings": problem.warnings(),
         }
 
 
-def extrapolated(flows: dict[str, tuple[FlowPrior, Tensor]]) -> float:
-    """Return the share of draws at which a learned prior is extrapolated; the largest of several.
+def extrapolated(flows: dict[str, tuple[FlowPrior, Tensor]]) -> Extrapolation:
+    """Return at how many draws a learned prior is extrapolated, and at how many it may be.
 
     Arguments:
         flows: the priors, with the draws in their coordinates, ``(N, ..., D)``, by site.
     """
-    shares = [0.0]
+    found = []
     for prior, draws in flows.values():
-        alarms = (prior.tail_probability(draws), prior.density_level(draws))
-        flagged = torch.minimum(*alarms).reshape(len(draws), -1) < FLAGGED
-        shares.append(flagged.double().mean(0).amax().item())
-    return max(shares)
+        alarms = torch.minimum(prior.tail_probability(draws), prior.density_level(draws))
+        found.append(extrapolation(prior.alarm_level, alarms < prior.alarm_level))
+    return worst(found)
+
+
+def worst(found: list[Extrapolation]) -> Extrapolation:
+    """Return that of the prior which is nearest to what may be, or furthest past it."""
+    return max(found, key=lambda each: each.share / each.tolerated, default=Extrapolation())
 
 
 def with_support(
@@ -76,7 +89,7 @@ def with_support(
 def refusals(result: EvidenceResult) -> tuple[str, ...]:
     """Return why an evidence is not to be quoted: the posterior lies beyond what a prior knows."""
     found = []
-    if result.extrapolated > _MOST_EXTRAPOLATED:
+    if result.extrapolated > result.tolerated:
         found.append(
             f"{result.extrapolated:.0%} of the posterior is where a flow prior has hardly seen a "
             "sample: the evidence is that of its extrapolation"
@@ -88,7 +101,7 @@ def refusals(result: EvidenceResult) -> tuple[str, ...]:
 
 def cautions(result: EvidenceResult) -> tuple[str, ...]:
     """Return what must be said of where the posterior lies, refusals first."""
-    if result.unresolved <= _MOST_EXTRAPOLATED:
+    if result.unresolved <= _MOST_UNRESOLVED:
         return refusals(result)
     return (
         *refusals(result),

@@ -30,7 +30,8 @@ class EvidenceResult:
         khat: Pareto shape of importance weights, or None for an estimator without any.
         data: fingerprint of all that the model observed.
         extrapolated: share of the posterior draws at which a flow prior has hardly seen a sample:
-            in its outermost thousandth, or of less density than all but a thousandth of its draws.
+            beyond its ``alarm_level`` in radius, or in density.
+        tolerated: share of them that may be there: ten times the alarm level.
         unresolved: share of the posterior draws that are farther out than the ``icdf`` of their
             prior resolves.
         support: what the posterior owes to the samples of its learned priors, or None where none
@@ -57,6 +58,7 @@ class EvidenceResult:
     khat: float | None = None
     data: str = ""
     extrapolated: float = 0.0
+    tolerated: float = 0.01
     unresolved: float = 0.0
     support: Support | None = None
     correction: tuple[float, float] | None = None

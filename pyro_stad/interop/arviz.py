@@ -20,7 +20,7 @@ from pyro.infer.mcmc.api import _MultiSampler
 from torch import Tensor
 
 from pyro_stad._arviz import from_dict
-from pyro_stad.density import FLAGGED, FlowPrior, TruncatedPrior, joint_log_weights
+from pyro_stad.density import FlowPrior, TruncatedPrior, extrapolation, joint_log_weights
 from pyro_stad.errors import OutOfDistributionWarning
 from pyro_stad.evidence import EvidenceResult, sample_support
 from pyro_stad.interop.replay import Replay, replay
@@ -29,7 +29,6 @@ from pyro_stad.interop.summary import LEARNING
 __all__ = ["to_arviz"]
 
 LearnedPrior = FlowPrior | TruncatedPrior
-_TOLERATED = 0.01
 # What tells that a prior is extrapolated, and what the count of such draws is called.
 _ALARMS = {"tail_probability": "tail", "density_level": "level"}
 
@@ -69,17 +68,17 @@ def to_arviz(
         theirs, in nats, ``learning_log_weights``, for the error of learning (see
         ``posterior_summary``), and, as attributes, their counts of failed solves (``"unknown"``
         where chains ran in other processes, or draws came from elsewhere) and of draws with either
-        below 0.001.
+        below the ``alarm_level`` of the prior.
 
     Raises:
         TypeError, ValueError: for a source or prior that does not fit, or a model that can't be
             replayed: with a latent site that has no draws, or a subsample of the data.
 
     Warns:
-        OutOfDistributionWarning: if more than one percent of the draws lie where a learned prior
-            has hardly seen samples; or, with a model, if the samples of its learned priors,
-            reweighted by the likelihood, do not agree with them (``sample_support``, whose numbers
-            are attributes of ``sample_stats``).
+        OutOfDistributionWarning: if more draws than ten times its ``alarm_level`` lie where a
+            learned prior has hardly seen samples; or, with a model, if the samples of its learned
+            priors, reweighted by the likelihood, do not agree with them (``sample_support``, whose
+            numbers are attributes of ``sample_stats``).
     """
     evidence = source if isinstance(source, EvidenceResult) else None
     draws, num_chains = _draws(source if evidence is None else evidence.draws, num_chains)
@@ -102,7 +101,7 @@ def to_arviz(
         if found_by_site:
             groups["sample_stats"][alarm] = torch.stack([*found_by_site.values()]).amin(0)
             attributes |= {
-                f"{site}_{short}": int((level < FLAGGED).sum())
+                f"{site}_{short}": int((level < priors[site].alarm_level).sum())
                 for site, level in found_by_site.items()
             }
     if model is not None and priors and evidence is None:
@@ -213,12 +212,12 @@ def _alarms(
         level = level.reshape(len(level), -1)
         found[site] = level.amin(-1)
         # Of several draws of a prior in a plate, the one that is out most often.
-        share = (level < FLAGGED).double().mean(0).amax().item()
-        if share > _TOLERATED:
+        much = extrapolation(prior.alarm_level, level < prior.alarm_level)
+        if much.too_many:
             warnings.warn(
-                f"{share:.1%} of the draws of {site!r} lie where its learned prior has hardly "
-                f"seen samples ({alarm.replace('_', ' ')} below {FLAGGED:g}); its log_prob is "
-                "extrapolated there",
+                f"{much.share:.1%} of the draws of {site!r} lie where its learned prior has hardly "
+                f"seen samples ({alarm.replace('_', ' ')} below {prior.alarm_level:.2g}); its "
+                "log_prob is extrapolated there",
                 OutOfDistributionWarning,
                 stacklevel=3,
             )

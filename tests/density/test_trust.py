@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pyro_stad.data import Layout
-from pyro_stad.density import FLAGGED, FlowPrior, is_extrapolated
+from pyro_stad.density import FLAGGED, FlowPrior, alarm_level, extrapolation, is_extrapolated
+from pyro_stad.density.reference import Reference
 from pyro_stad.divergence import Exact
 from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4
@@ -53,6 +54,33 @@ def test_alarms_go_off_at_the_stated_rate():
     prior = prior_of(valley())
     noise = torch.randn(4000, 2, generator=torch.Generator().manual_seed(1))
     assert is_extrapolated(prior, noise, prior.likelihood.push(noise)).sum() <= 22
+
+
+def test_alarms_know_how_many_samples_there_were():
+    few = Reference(torch.zeros(200, 2), 100.0)
+    known, unknown = prior_of(gaussian(2), reference=few), prior_of(gaussian(2))
+    assert (known.alarm_level, unknown.alarm_level) == (0.05, FLAGGED)
+    assert known.truncate(lambda t: t["a"] > -4.0).alarm_level == 0.05
+    # Of a normal law in the plane, exp(-r^2 / 2) of the draws are further out than r.
+    x = torch.tensor([[2.0, 0.0], [3.0, 0.0], [4.0, 0.0]])
+    assert is_extrapolated(known, x, x).tolist() == [False, True, True]
+    assert is_extrapolated(unknown, x, x).tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("effective", "level"), [(10_000, 1e-3), (5_000, 1e-3), (1_000, 5e-3), (100, 0.05), (3, 0.05)]
+)
+def test_an_alarm_level_is_that_of_five_samples(effective, level):
+    assert alarm_level(effective) == pytest.approx(level)
+
+
+def test_of_several_draws_of_a_prior_the_worst_counts():
+    flagged = torch.zeros(10, 3, dtype=torch.bool)
+    flagged[:4, 1] = True
+    assert extrapolation(0.05, flagged) == (0.4, 0.5)
+    assert not extrapolation(0.05, flagged).too_many
+    assert extrapolation(0.03, flagged).too_many
+    assert not extrapolation(0.03, flagged[:, :0]).too_many
 
 
 @pytest.mark.parametrize("bounds", [None, [(0.0, math.inf), (-math.inf, math.inf)]])

@@ -142,6 +142,17 @@ def test_alarms_are_rare_in_the_bulk():
     assert 0.7 < z.std() < 1.4
 
 
+def test_few_samples_raise_an_alarm_sooner_than_many():
+    """Three standard deviations out is where 2 of 150 samples are, and 110 of 10,000."""
+    y = torch.tensor([3.0, 0.0])
+    with pytest.raises(EvidenceError, match="has hardly seen a sample") as refused:
+        log_evidence(model_of(prior_with(samples(150)), 0.1), y, progress=False)
+    assert refused.value.result.tolerated == pytest.approx(1 / 3)
+    assert refused.value.result.extrapolated > 0.9
+    many = log_evidence(model_of(prior_with(samples()), 0.1), y, progress=False)
+    assert many.extrapolated < many.tolerated == 0.01
+
+
 def test_samples_that_are_alike_are_worth_less():
     rows = samples(1000).repeat(4, 1)
     alone, alike = (

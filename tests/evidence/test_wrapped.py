@@ -147,4 +147,6 @@ def test_noise_of_a_deep_prior_is_that_of_the_prior_inside(free_prior):
     # Three vectors of two numbers: the one that is far out counts.
     u = torch.zeros(2, 6)
     u[1, 4] = 4.0
-    assert problem.extrapolated(u, problem.white(u)) == 0.5
+    (found,) = problem.extrapolations(u, problem.white(u))
+    assert found.share == 0.5
+    assert found.too_many
