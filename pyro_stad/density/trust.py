@@ -6,6 +6,7 @@ coordinates of the flow, of which an angle has several.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -43,7 +44,8 @@ class Extrapolation(NamedTuple):
     Attributes:
         share: share of the draws; of several draws of a prior, as in a plate, that of the one with
             the largest: each of them is far out now and then.
-        tolerated: ten times what is expected of the prior's own draws.
+        tolerated: ten times what is expected of the prior's own draws, or five standard errors
+            more than that, where they are few.
     """
 
     share: float = 0.0
@@ -58,7 +60,10 @@ class Extrapolation(NamedTuple):
 def extrapolation(alarm_level: float, flagged: Tensor) -> Extrapolation:
     """Return how many draws were ``flagged``, shape ``(N, ...)``, at an alarm level."""
     each = flagged.reshape(len(flagged), -1).double().mean(0)
-    return Extrapolation(each.amax().item() if each.numel() else 0.0, 10 * alarm_level)
+    by_chance = alarm_level + 5 * math.sqrt(alarm_level / max(len(flagged), 1))
+    return Extrapolation(
+        each.amax().item() if each.numel() else 0.0, max(10 * alarm_level, by_chance)
+    )
 
 
 class Learned:

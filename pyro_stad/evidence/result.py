@@ -31,7 +31,8 @@ class EvidenceResult:
         data: fingerprint of all that the model observed.
         extrapolated: share of the posterior draws at which a flow prior has hardly seen a sample:
             beyond its ``alarm_level`` in radius, or in density.
-        tolerated: share of them that may be there: ten times the alarm level.
+        tolerated: share of them that may be there: ten times the alarm level, and more where
+            there are only a few draws.
         unresolved: share of the posterior draws that are farther out than the ``icdf`` of their
             prior resolves.
         support: what the posterior owes to the samples of its learned priors, or None where none

@@ -75,12 +75,21 @@ def test_an_alarm_level_is_that_of_five_samples(effective, level):
 
 
 def test_of_several_draws_of_a_prior_the_worst_counts():
-    flagged = torch.zeros(10, 3, dtype=torch.bool)
-    flagged[:4, 1] = True
+    flagged = torch.zeros(1000, 3, dtype=torch.bool)
+    flagged[:400, 1] = True
     assert extrapolation(0.05, flagged) == (0.4, 0.5)
     assert not extrapolation(0.05, flagged).too_many
     assert extrapolation(0.03, flagged).too_many
     assert not extrapolation(0.03, flagged[:, :0]).too_many
+
+
+def test_one_of_a_few_draws_is_no_alarm():
+    """Each of 40 draws of a prior is flagged once in 125: one is, in a third of all cases."""
+    flagged = torch.zeros(10, 4, dtype=torch.bool)
+    flagged[0, 0] = True
+    assert not extrapolation(0.008, flagged).too_many
+    flagged[1, 0] = True
+    assert extrapolation(0.008, flagged).too_many
 
 
 @pytest.mark.parametrize("bounds", [None, [(0.0, math.inf), (-math.inf, math.inf)]])
