@@ -3,14 +3,14 @@ r"""What ways to a flow's density are held against: the exact trace, at data, dr
 Held-out data and the flow's own draws say how accurate a way is where the law is. They say nothing
 of a bump beyond it or between its modes, which a likelihood would find, nor of a collapse that one
 datum in a thousand sees. So each way is looked at, at thousands of *places*, where all that is
-cheap is computed, and the most suspect of them (:mod:`pyro_stad.likelihood.suspects`) get an exact
-trace:
+cheap is computed, and the most suspect of them get an exact trace:
 
-- held-out data, all or thousands of them;
+- held-out data, all or thousands of them (:mod:`pyro_stad.likelihood.suspects`);
 - *probes*: the flow's image of noise that is up to three times too wide, for it spreads over
-  whatever the flow can reach; a shell from two to nine standard deviations beyond the cloud; and
-  places on the straight lines between pairs of data, which pass between modes and through the
-  hollows of bent ridges.
+  whatever the flow can reach; all directions, out to nine standard deviations beyond the cloud;
+  and places on the straight lines between pairs of data, which pass between modes and through the
+  hollows of bent ridges. There a way is held against the flow with its own divergence, and from
+  where it exceeds that most, its bumps are climbed.
 
 With e the error of a way in nats, mass divided out,
 
@@ -34,16 +34,16 @@ from pyro_stad.likelihood.audit import exact_log_prob, log_mass, own_noise
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.calibration import Trial
 from pyro_stad.likelihood.flow_ode import FlowODE
-from pyro_stad.likelihood.suspects import most_alone, suspects
+from pyro_stad.likelihood.suspects import climbed, most_alone, suspects
 
 __all__ = ["Standard"]
 
 _LARGEST = 700.0  # what exp takes
 _LEVEL = 0.005  # share of own draws with less density than what a bump has
 _LOW = 3.0
-_PROBES, _MOST_DATA, _SUSPECTS = 512, 5000, 24
+_PROBES, _MOST_DATA, _SUSPECTS = 1024, 5000, 24
 _INFLATED = (1.5, 2.0, 3.0)
-_SHELL = (2.0, 9.0)  # beyond the root of D, the radius of a normal cloud
+_REACH = 9.0  # beyond the root of D, the radius of a normal cloud
 
 
 class Standard(NamedTuple):
@@ -55,6 +55,7 @@ class Standard(NamedTuple):
     at_draws: Tensor
     others: Tensor
     probes: Tensor
+    at_probes: Tensor
 
     @staticmethod
     def of(
@@ -64,6 +65,7 @@ class Standard(NamedTuple):
         generator: torch.Generator,
     ) -> Standard:
         """Return the standard for the flow of ``likelihood``; see ``calibrate``."""
+        flow = FlowODE(likelihood.field, likelihood.divergence, likelihood.solver)
         exact = FlowODE(likelihood.field, Exact(), likelihood.solver)
         noise = own_noise(data, generator)
         others = data if others is None else others[:: math.ceil(len(others) / _MOST_DATA)]
@@ -71,7 +73,8 @@ class Standard(NamedTuple):
             draws = exact.push(noise)
             probes = _probes(exact, others, generator)
             at_data, at_draws = exact.log_prob(data), exact.log_prob(draws)
-        return Standard(data, at_data, draws, at_draws, others, probes)
+            at_probes = flow.log_prob(probes)
+        return Standard(data, at_data, draws, at_draws, others, probes, at_probes)
 
     def error(self, way: AbstractLikelihood) -> Tensor:
         """Return the errors of a way at the data."""
@@ -101,17 +104,24 @@ class Standard(NamedTuple):
     def _bump(self, way: AbstractLikelihood) -> float:
         """Return the highest bump of a way, in nats; zero or less if there is none."""
         level = self.at_draws.quantile(_LEVEL)
-        at_probes = way.log_prob(self.probes)
-        high = ~(at_probes < level)  # with NaN
-        if not high.any():
-            return 0.0
-        places = self.probes[high]
-        x = torch.cat(
-            [suspects(way, places, _SUSPECTS), most_alone(places, self.others, _SUSPECTS)]
-        )
-        log_prob = way.log_prob(x)
-        excess = torch.minimum(log_prob - level, log_prob - exact_log_prob(way, x))
-        return torch.where(torch.isnan(excess), math.inf, excess).max().item()
+        flow = FlowODE(way.field, way.divergence, way.solver)
+
+        def excess(by_way: Tensor, by_other: Tensor) -> Tensor:
+            """Return by how much a way exceeds both the level and another: NaN is all too much."""
+            found = torch.minimum(by_way - level, by_way - by_other)
+            return torch.where(torch.isnan(found), math.inf, found)
+
+        by_way = way.log_prob(self.probes)
+        high = ~(by_way < level)
+        x = self.probes[excess(by_way, self.at_probes).topk(_SUSPECTS).indices]
+        # An exact divergence has no bumps of its own, and its slopes are dear.
+        if not way.divergence.is_exact:
+            x = climbed(lambda at: excess(way.log_prob(at), flow.log_prob(at)), x)
+        if high.any():
+            at = self.probes[high]
+            others = suspects(way, at, _SUSPECTS), most_alone(at, self.others, _SUSPECTS)
+            x = torch.cat([x, *others])
+        return excess(way.log_prob(x), exact_log_prob(way, x)).max().item()
 
     def _collapse(self, way: AbstractLikelihood) -> float:
         """Return what the score loses to data that are far too low, in nats a datum."""
@@ -130,11 +140,10 @@ def _probes(flow: FlowODE, data: Tensor, generator: torch.Generator) -> Tensor:
     noise = torch.randn(_PROBES, size, **options)
     scales = data.new_tensor(_INFLATED).repeat_interleave(_PROBES // len(_INFLATED) + 1)[:_PROBES]
     direction = torch.nn.functional.normalize(torch.randn(_PROBES, size, **options), dim=1)
-    low, high = _SHELL
-    shell = direction * (size**0.5 + low + (high - low) * torch.rand(_PROBES, 1, **options))
+    around = direction * (size**0.5 + _REACH) * torch.rand(_PROBES, 1, **options)
     one, other = (
         data[torch.randint(len(data), (_PROBES,), generator=generator, device=data.device)]
         for _ in range(2)
     )
     between = torch.lerp(one, other, 0.25 + 0.5 * torch.rand(_PROBES, 1, **options))
-    return torch.cat([flow.push(noise * scales[:, None]), shell, between])
+    return torch.cat([flow.push(noise * scales[:, None]), around, between])

@@ -13,6 +13,8 @@ standard deviation; they are for the worst error alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,10 @@ from pyro_stad.likelihood.curves import Coarse, Constant
 from pyro_stad.likelihood.stein_path import SteinPath
 from pyro_stad.teacher.base import AbstractAngularField
 
-__all__ = ["disagreement", "most_alone", "suspects"]
+__all__ = ["climbed", "disagreement", "most_alone", "suspects"]
+
+# Steps uphill, in whitened coordinates: two standard deviations in all.
+_CLIMB, _STRIDE, _SHRINK = 8, 0.4, 0.85
 
 
 def disagreement(likelihood: AbstractLikelihood, x: Tensor) -> Tensor:
@@ -54,6 +59,23 @@ def most_alone(x: Tensor, data: Tensor, count: int) -> Tensor:
     """Return those of points ``(B, D)`` that are farthest from all ``data``: at most ``count``."""
     nearest = torch.cdist(x, data).amin(1)
     return x[nearest.topk(min(count, len(x))).indices]
+
+
+def climbed(height: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return where ``height`` is largest on ways uphill from points ``(B, D)``, as many."""
+    best = x
+    top = torch.full_like(x[:, 0], -torch.inf)
+    for step in range(_CLIMB):
+        with torch.enable_grad():
+            at = x.detach().requires_grad_()
+            found = height(at)
+            (slope,) = torch.autograd.grad(found.sum(), at)
+        higher = found.detach() > top
+        top = torch.where(higher, found.detach(), top)
+        best = torch.where(higher[:, None], at.detach(), best)
+        uphill = torch.nn.functional.normalize(slope.nan_to_num(0.0, 0.0, 0.0), dim=1)
+        x = at.detach() + _STRIDE * _SHRINK**step * uphill
+    return best
 
 
 def _second_opinion(likelihood: AbstractLikelihood) -> AbstractLikelihood | None:
