@@ -107,11 +107,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     made = provenance(options.seed)
-    rows = [row for name in options.laws for row in measure(name, options)]
-    write(
-        options.name,
-        {"provenance": made, "budget": options.budget, "draws": options.draws, "rows": rows},
-    )
+    known = {"provenance": made, "budget": options.budget, "draws": options.draws}
+    rows: list[dict[str, Any]] = []
+    for name in options.laws:
+        rows += measure(name, options)
+        # Written as it goes: each law takes minutes.
+        write(options.name, {**known, "rows": rows})
 
 
 if __name__ == "__main__":
