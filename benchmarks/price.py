@@ -49,12 +49,15 @@ SAMPLES = (
 )
 
 
-def fit_here(name: str, budget: str, file: str, *members: str) -> dict[str, Any]:
-    """Fit with the package of this process, and keep the prior."""
+def fit_here(name: str, budget: str, file: str, members: str = "") -> dict[str, Any]:
+    """Fit with the package of this process, and keep the prior.
+
+    An older package may not know of ``members``: it is not told, unless there is a number.
+    """
     import pyro_stad
 
     warnings.simplefilter("ignore")
-    options: dict[str, Any] = {"members": int(members[0])} if members else {}
+    options: dict[str, Any] = {"members": int(members)} if members else {}
     started = time.perf_counter()
     prior = pyro_stad.fit(samples(name), budget=budget, progress=False, **options)
     seconds = time.perf_counter() - started

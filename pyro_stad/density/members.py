@@ -31,7 +31,7 @@ from torch import Tensor
 from pyro_stad.data import Batches, Bounds, Intake, Margins, Standardise, fit_margins, whitening
 from pyro_stad.density.spread import Labels
 from pyro_stad.divergence import AbstractDivergence, Exact, Hutchinson
-from pyro_stad.likelihood import AbstractLikelihood, FlowODE
+from pyro_stad.likelihood import AbstractLikelihood, FlowODE, between
 from pyro_stad.ode import AbstractSolver
 from pyro_stad.teacher import AbstractField
 
@@ -173,7 +173,7 @@ def labelled(
     rows: Batches,
     generator: torch.Generator,
 ) -> Labels:
-    """Return how far members are from their flow at data, at its draws, between and further out.
+    """Return how far members are from their flow: at data and its draws, and off both.
 
     Arguments:
         flow: the flow whose members they are, for its field and solver.
@@ -187,10 +187,9 @@ def labelled(
     noise = torch.randn(2 * _ROWS, data.shape[1], **options)
     noise[_ROWS:] *= _INFLATED
     # Between data are the hollows of ridges, and the valleys between modes.
-    order = torch.randperm(len(data), generator=generator, device=data.device)
-    between = torch.lerp(data, data[order], 0.25 + 0.5 * torch.rand(len(data), 1, **options))
+    hollows = between(data, len(data), generator)
     with torch.no_grad():
-        points = torch.cat([data, flow.push(noise), between])
+        points = torch.cat([data, flow.push(noise), hollows])
     where = torch.arange(len(points), device=points.device) - len(data)
     size = points.shape[1]
     # The same probes for all: what is left of their noise in a difference is small.

@@ -57,13 +57,11 @@ class Extrapolation(NamedTuple):
         return self.share > self.tolerated
 
 
-def extrapolation(alarm_level: float, flagged: Tensor) -> Extrapolation:
-    """Return how many draws were ``flagged``, shape ``(N, ...)``, at an alarm level."""
+def extrapolation(level: float, flagged: Tensor) -> Extrapolation:
+    """Return how many draws were ``flagged``, shape ``(N, ...)``, by an alarm of that level."""
     each = flagged.reshape(len(flagged), -1).double().mean(0)
-    by_chance = alarm_level + 5 * math.sqrt(alarm_level / max(len(flagged), 1))
-    return Extrapolation(
-        each.amax().item() if each.numel() else 0.0, max(10 * alarm_level, by_chance)
-    )
+    by_chance = level + 5 * math.sqrt(level / max(len(flagged), 1))
+    return Extrapolation(each.amax().item() if each.numel() else 0.0, max(10 * level, by_chance))
 
 
 class Learned:
@@ -135,8 +133,8 @@ class Trusted(Learned):
     def alarm_level(self) -> float:
         """The chance below which ``tail_probability`` or ``density_level`` is an alarm.
 
-        A thousandth, or what five of the samples make, if that is more: as far as few samples
-        reach, a flow is sure of little.
+        It is a thousandth, or the share that five of the samples make up, if that is more: the
+        fewer samples there were, the sooner a flow begins to guess.
         """
         return FLAGGED if self.reference is None else alarm_level(self.reference.effective)
 

@@ -106,8 +106,9 @@ class EvidenceResult:
 
     def attributes(self) -> dict[str, Any]:
         """Return all but draws as numbers and texts, as attributes of a file can be."""
-        numbers = ("log_z", "log_z_err", "ess", "extrapolated", "unresolved", "likelihood_calls")
-        known = {name: getattr(self, name) for name in numbers}
+        numbers = ("log_z", "log_z_err", "ess", "extrapolated", "tolerated", "unresolved")
+        known: dict[str, Any] = {name: getattr(self, name) for name in numbers}
+        known["likelihood_calls"] = self.likelihood_calls
         for name in ("network_calls", "formula_err", "khat"):
             if getattr(self, name) is not None:
                 known[name] = getattr(self, name)

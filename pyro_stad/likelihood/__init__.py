@@ -8,6 +8,7 @@ from pyro_stad.likelihood.consistency import make_consistent
 from pyro_stad.likelihood.curves import CURVES, AbstractCurve, Coarse, Constant
 from pyro_stad.likelihood.flow_ode import FlowODE
 from pyro_stad.likelihood.score_gradient import ScoreGradient
+from pyro_stad.likelihood.standard import between
 from pyro_stad.likelihood.stein_path import SteinPath
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "SteinResidual",
     "Trial",
     "audit",
+    "between",
     "calibrate",
     "choose_steps",
     "make_consistent",

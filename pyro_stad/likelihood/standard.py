@@ -36,11 +36,12 @@ from pyro_stad.likelihood.calibration import Trial
 from pyro_stad.likelihood.flow_ode import FlowODE
 from pyro_stad.likelihood.suspects import climbed, most_alone, suspects
 
-__all__ = ["Standard"]
+__all__ = ["Standard", "between"]
 
 _LARGEST = 700.0  # what exp takes
 _LEVEL = 0.005  # share of own draws with less density than what a bump has
 _LOW = 3.0
+_FOOT = 0.1  # of a bump, in nats: what exceeds the flow by less is not climbed
 _PROBES, _MOST_DATA, _SUSPECTS = 1024, 5000, 24
 _INFLATED = (1.5, 2.0, 3.0)
 _REACH = 9.0  # beyond the root of D, the radius of a normal cloud
@@ -55,6 +56,7 @@ class Standard(NamedTuple):
     at_draws: Tensor
     others: Tensor
     probes: Tensor
+    flow: FlowODE
     at_probes: Tensor
 
     @staticmethod
@@ -74,7 +76,7 @@ class Standard(NamedTuple):
             probes = _probes(exact, others, generator)
             at_data, at_draws = exact.log_prob(data), exact.log_prob(draws)
             at_probes = flow.log_prob(probes)
-        return Standard(data, at_data, draws, at_draws, others, probes, at_probes)
+        return Standard(data, at_data, draws, at_draws, others, probes, flow, at_probes)
 
     def error(self, way: AbstractLikelihood) -> Tensor:
         """Return the errors of a way at the data."""
@@ -104,7 +106,6 @@ class Standard(NamedTuple):
     def _bump(self, way: AbstractLikelihood) -> float:
         """Return the highest bump of a way, in nats; zero or less if there is none."""
         level = self.at_draws.quantile(_LEVEL)
-        flow = FlowODE(way.field, way.divergence, way.solver)
 
         def excess(by_way: Tensor, by_other: Tensor) -> Tensor:
             """Return by how much a way exceeds both the level and another: NaN is all too much."""
@@ -113,10 +114,11 @@ class Standard(NamedTuple):
 
         by_way = way.log_prob(self.probes)
         high = ~(by_way < level)
-        x = self.probes[excess(by_way, self.at_probes).topk(_SUSPECTS).indices]
-        # An exact divergence has no bumps of its own, and its slopes are dear.
-        if not way.divergence.is_exact:
-            x = climbed(lambda at: excess(way.log_prob(at), flow.log_prob(at)), x)
+        top, highest = excess(by_way, self.at_probes).topk(_SUSPECTS)
+        x = self.probes[highest]
+        # By an exact divergence, slopes take minutes.
+        if top[0] > _FOOT and not way.divergence.is_exact:
+            x = climbed(lambda at: excess(way.log_prob(at), self.flow.log_prob(at)), x)
         if high.any():
             at = self.probes[high]
             others = suspects(way, at, _SUSPECTS), most_alone(at, self.others, _SUSPECTS)
@@ -141,9 +143,12 @@ def _probes(flow: FlowODE, data: Tensor, generator: torch.Generator) -> Tensor:
     scales = data.new_tensor(_INFLATED).repeat_interleave(_PROBES // len(_INFLATED) + 1)[:_PROBES]
     direction = torch.nn.functional.normalize(torch.randn(_PROBES, size, **options), dim=1)
     around = direction * (size**0.5 + _REACH) * torch.rand(_PROBES, 1, **options)
-    one, other = (
-        data[torch.randint(len(data), (_PROBES,), generator=generator, device=data.device)]
-        for _ in range(2)
-    )
-    between = torch.lerp(one, other, 0.25 + 0.5 * torch.rand(_PROBES, 1, **options))
-    return torch.cat([flow.push(noise * scales[:, None]), around, between])
+    wide = flow.push(noise * scales[:, None])
+    return torch.cat([wide, around, between(data, _PROBES, generator)])
+
+
+def between(data: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return ``count`` places on the lines between pairs of data ``(B, D)``, off their ends."""
+    options: dict[str, Any] = {"generator": generator, "device": data.device}
+    one, other = (data[torch.randint(len(data), (count,), **options)] for _ in range(2))
+    return torch.lerp(one, other, 0.25 + 0.5 * torch.rand(count, 1, dtype=data.dtype, **options))
