@@ -15,11 +15,12 @@ from pyro_stad._checks import check_choice, check_count, check_positive
 from pyro_stad._config import decode, encode
 from pyro_stad.likelihood.audit import Audit
 
-__all__ = ["REFERENCES", "Calibration", "ErrorBound", "Trial"]
+__all__ = ["HIGHEST", "REFERENCES", "Calibration", "ErrorBound", "Trial"]
 
 REFERENCES = ("data", "exact")
 _OFF, _ERRORS = 0.02, 3.0
-_HIGHEST, _DEEPEST = 3.0, 0.02
+# What a way is refused for: a bump in nats, and a collapse in nats a sample.
+HIGHEST, _DEEPEST = 3.0, 0.02
 _REMEDY = (
     "Fit with a larger budget or more samples, allow a larger tolerance, or take the exact trace "
     "by prior.with_likelihood"
@@ -61,12 +62,12 @@ class Trial:
     @property
     def is_refused(self) -> bool:
         """Whether it has a bump or a collapse."""
-        return self.bump > _HIGHEST or self.collapse > _DEEPEST
+        return self.bump > HIGHEST or self.collapse > _DEEPEST
 
     @property
     def refusal(self) -> str:
         """Why it is refused, as the end of a line; empty if it is not."""
-        found = [f"a bump of {self.bump:.3g} nat"] if self.bump > _HIGHEST else []
+        found = [f"a bump of {self.bump:.3g} nat"] if self.bump > HIGHEST else []
         if self.collapse > _DEEPEST:
             found.append(f"a collapse that costs {self.collapse:.2g} nat a sample")
         return f"; refused for {' and '.join(found)}" if found else ""

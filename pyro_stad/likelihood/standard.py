@@ -32,7 +32,7 @@ from torch import Tensor
 from pyro_stad.divergence import Exact
 from pyro_stad.likelihood.audit import exact_log_prob, log_mass, own_noise
 from pyro_stad.likelihood.base import AbstractLikelihood
-from pyro_stad.likelihood.calibration import Trial
+from pyro_stad.likelihood.calibration import HIGHEST, Trial
 from pyro_stad.likelihood.flow_ode import FlowODE
 from pyro_stad.likelihood.suspects import climbed, most_alone, suspects
 
@@ -114,16 +114,21 @@ class Standard(NamedTuple):
 
         by_way = way.log_prob(self.probes)
         high = ~(by_way < level)
-        top, highest = excess(by_way, self.at_probes).topk(_SUSPECTS)
-        x = self.probes[highest]
-        # By an exact divergence, slopes take minutes.
-        if top[0] > _FOOT and not way.divergence.is_exact:
-            x = climbed(lambda at: excess(way.log_prob(at), self.flow.log_prob(at)), x)
-        if high.any():
-            at = self.probes[high]
-            others = suspects(way, at, _SUSPECTS), most_alone(at, self.others, _SUSPECTS)
-            x = torch.cat([x, *others])
-        return excess(way.log_prob(x), exact_log_prob(way, x)).max().item()
+        above, highest = excess(by_way, self.at_probes).topk(_SUSPECTS)
+        feet, at = self.probes[highest], self.probes[high]
+        x = [feet]
+        if len(at):
+            x += suspects(way, at, _SUSPECTS), most_alone(at, self.others, _SUSPECTS)
+
+        def bump(x: Tensor) -> float:
+            return excess(way.log_prob(x), exact_log_prob(way, x)).max().item()
+
+        found = bump(torch.cat(x))
+        # What is refused already needs no climb; and by an exact divergence, slopes take minutes.
+        if found > HIGHEST or above[0] <= _FOOT or way.divergence.is_exact:
+            return found
+        top = climbed(lambda at: excess(way.log_prob(at), self.flow.log_prob(at)), feet)
+        return max(found, bump(top))
 
     def _collapse(self, way: AbstractLikelihood) -> float:
         """Return what the score loses to data that are far too low, in nats a datum."""

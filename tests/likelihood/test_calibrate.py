@@ -244,11 +244,14 @@ def test_a_bump_off_the_lines_between_modes_is_climbed(monkeypatch):
     parts = torch.full((2,), 0.5), torch.stack([mean, -mean]), covariance.expand(2, size, size)
     field, x = field_on("ot", parts), sample_mixture(parts, 500, 1)
     centre = torch.tensor([0.0, 1.5, -1.5, 1.5])
-    bumpy = Bumpy(field, centre, 60.0, 0.6)
+    bumpy = Bumpy(field, centre, 30.0, 0.4)
     bumpy.divergence = Unsure()
     held = Standard.of(bumpy, x[:100], x, torch.Generator().manual_seed(0))
-    by_probes = (bumpy.log_prob(held.probes) - held.at_probes).max()
-    assert 3.0 < by_probes < held.trial(bumpy).bump - 5.0
+    # What exceeds the flow by less than three nats would not be refused.
+    by_way = bumpy.log_prob(held.probes)
+    above = torch.minimum(by_way - held.at_draws.quantile(0.005), by_way - held.at_probes)
+    assert 0.1 < above.max() < 3.0
+    assert 25.0 < held.trial(bumpy).bump <= 30.0
 
 
 def test_a_bump_that_looks_improbable_is_no_reason():
