@@ -29,7 +29,7 @@ class DemoSettings:
     budget: str | FitSettings = "standard"
     regression_budget: str | FitSettings = "quick"
     warmup: int = 200
-    samples: int = 1000
+    samples: int = 800
     chains: int = 2
     particles: int = 1000
     workers: int = 2

@@ -122,6 +122,10 @@ def test_draws_where_nothing_was_seen_warn(tiny_prior):
 BAD = {
     "not draws": (lambda p: to_arviz(3), TypeError, "an MCMC or draws by site; got int"),
     "empty": (lambda p: to_arviz({}), TypeError, "got dict"),
+    "too many coordinates": (
+        lambda p: to_arviz({"theta": torch.ones(10, 7)}, prior=p), ValueError,
+        r"no site has as many in its last dimension: \{'theta': \(7,\)\}",
+    ),
     "ragged": (
         lambda p: to_arviz({"a": torch.ones(3), "b": torch.ones(4)}), ValueError, "as many draws"
     ),
@@ -129,7 +133,13 @@ BAD = {
     "unknown site": (
         lambda p: to_arviz({"a": torch.ones(5)}, prior={"b": p}), ValueError, r"sites \['b'\]"
     ),
-    "no site fits": (lambda p: to_arviz({"a": torch.ones(5)}, prior=p), ValueError, "mapping"),
+    "no site fits": (
+        lambda p: to_arviz({"a": torch.ones(5)}, prior=p), ValueError, r"no site has .* 'a': \(\)"
+    ),
+    "two sites fit": (
+        lambda p: to_arviz({"a": torch.ones(5, 3), "b": torch.ones(5, 3)}, prior=p), ValueError,
+        "pass it as a mapping",
+    ),
     "not run": (
         lambda p: to_arviz(MCMC(NUTS(model_of(p)), 1, disable_progbar=True)), ValueError, "not run"
     ),
