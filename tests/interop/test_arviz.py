@@ -134,7 +134,7 @@ BAD = {
         lambda p: to_arviz({"a": torch.ones(5)}, prior={"b": p}), ValueError, r"sites \['b'\]"
     ),
     "no site fits": (
-        lambda p: to_arviz({"a": torch.ones(5)}, prior=p), ValueError, r"no site has .* 'a': \(\)"
+        lambda p: to_arviz({"a": torch.ones(5)}, prior=p), ValueError, r"no site has .*'a': \(\)"
     ),
     "two sites fit": (
         lambda p: to_arviz({"a": torch.ones(5, 3), "b": torch.ones(5, 3)}, prior=p), ValueError,
