@@ -27,7 +27,7 @@ def run_demo(out: str | os.PathLike[str], settings: DemoSettings | None = None) 
 
     Arguments:
         out: folder, made if need be.
-        settings: how large everything is; None for four minutes of it.
+        settings: how large everything is; None for four to six minutes of it.
 
     Returns:
         The summary, as written: one for ``"kinetics"``, one for ``"regression"``, and what they
