@@ -10,7 +10,7 @@ from pyro_stad._config import decode, encode
 from pyro_stad.density.goodness import Goodness
 from pyro_stad.training import History
 
-__all__ = ["MEMBER", "FitReport", "Stage"]
+__all__ = ["FitReport", "Stage"]
 
 MEMBER = "member_"  # and its number: the name of the stage that trained it
 

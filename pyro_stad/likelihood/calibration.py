@@ -15,7 +15,7 @@ from pyro_stad._checks import check_choice, check_count, check_positive
 from pyro_stad._config import decode, encode
 from pyro_stad.likelihood.audit import Audit
 
-__all__ = ["HIGHEST", "REFERENCES", "Calibration", "ErrorBound", "Trial"]
+__all__ = ["REFERENCES", "Calibration", "ErrorBound", "Trial"]
 
 REFERENCES = ("data", "exact")
 _OFF, _ERRORS = 0.02, 3.0
