@@ -40,8 +40,9 @@ lint: venv
 demo: venv
 	$(BIN)/pyro-stad demo --out demo
 
+# Two notebooks run at once here too: with two threads each they stood in each other's way for minutes.
 docs: venv
-	$(BIN)/sphinx-build -W --keep-going -q -j auto -b html docs docs/_build/html
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -q -j auto -b html docs docs/_build/html
 	$(BIN)/python -m pytest -q pyro_stad docs/start.md docs/extend.md
 	@echo "open docs/_build/html/index.html"
 
