@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyro_stad"
-SHARED = {"_arviz", "_checks", "_config", "_context", "_files", "_random", "errors"}
+SHARED = {"_arviz", "_checks", "_config", "_context", "_files", "_random", "_rows", "errors"}
 ALLOWED = {
     "data": set(),
     "paths": set(),

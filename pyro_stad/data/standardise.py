@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 
 from pyro_stad._context import full_precision
+from pyro_stad._rows import RowProduct
 from pyro_stad.errors import SampleWarning
 
 __all__ = ["Standardise", "check_dependence", "spread_of", "whitening"]
@@ -44,11 +45,10 @@ class Standardise(Transform):
         self.loc, self.scale_tril = loc, scale_tril
         eye = torch.eye(len(loc), dtype=torch.float64, device=loc.device)
         # Stored: a triangular solve per call costs more than the product at batch size one.
-        self.inverse_tril = torch.linalg.solve_triangular(scale_tril.double(), eye, upper=False).to(
-            loc
-        )
+        inverse_tril = torch.linalg.solve_triangular(scale_tril.double(), eye, upper=False).to(loc)
         self.log_det = torch.diagonal(scale_tril).log().sum()
-        _check_factor(scale_tril, self.inverse_tril)
+        _check_factor(scale_tril, inverse_tril)
+        self._scaled, self._unscaled = RowProduct(scale_tril), RowProduct(inverse_tril)
 
     def with_cache(self, cache_size: int = 1) -> Standardise:
         """Return self: the map is too cheap to cache."""
@@ -56,11 +56,11 @@ class Standardise(Transform):
 
     @full_precision
     def _call(self, x: Tensor) -> Tensor:
-        return self.loc + x @ self.scale_tril.mT
+        return self.loc + self._scaled(x)
 
     @full_precision
     def _inverse(self, y: Tensor) -> Tensor:
-        return (y - self.loc) @ self.inverse_tril.mT
+        return self._unscaled(y - self.loc)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         return self.log_det.expand(x.shape[:-1])

@@ -19,7 +19,7 @@ from pyro_stad._random import generator
 from pyro_stad.data import Batches
 from pyro_stad.divergence.distil import cloud_for
 from pyro_stad.errors import AccuracyWarning
-from pyro_stad.likelihood import REFERENCES, calibrate
+from pyro_stad.likelihood import REFERENCES, calibrate, default_tolerance
 
 if TYPE_CHECKING:
     from pyro_stad.density.prior import FlowPrior
@@ -30,7 +30,7 @@ _FEWEST = 20  # points for a calibration; the 95 percent bound needs as many
 
 
 def calibrated(
-    prior: FlowPrior, samples: Tensor, tolerance: float, reference: str, seed: int
+    prior: FlowPrior, samples: Tensor, tolerance: float | None, reference: str, seed: int
 ) -> FlowPrior:
     """Return ``prior`` with the cheapest density that is accurate enough on ``samples``.
 
@@ -40,6 +40,8 @@ def calibrated(
     Warns:
         AccuracyWarning: for what the calibration says is wrong.
     """
+    if tolerance is None:
+        tolerance = default_tolerance(len(prior.names))
     check_positive(tolerance, "tolerance", " of nats")
     check_choice(reference, "reference", REFERENCES)
     points = check_value(samples, len(prior.names), prior._like, argument="samples")

@@ -147,11 +147,11 @@ def fit(
     field = workshop.teacher(path, kept, held)
     flow, cloud = workshop.divergence(field, kept, held)
     source = workshop.generator("calibration", white)
-    points = held.subset(settings.audit_points, source)
+    points, tolerance = held.subset(settings.audit_points, source), settings.tolerance_in(len(loc))
     flow.solver = choose_steps(flow, points, settings.grid_tolerance, _STEPS)
     likelihood, calibration = calibrate(
-        flow, points, cloud, settings.tolerance, source, others=held.subset(len(held), source),
-        reference=settings.reference, train=workshop.consistency(flow, kept, held),
+        flow, points, cloud, tolerance, source, others=held.subset(len(held), source),
+        reference=settings.reference, train=workshop.density(flow, kept, held),
     )  # fmt: skip
     fitness = goodness(likelihood, held, seed, kept=kept, time=taken.time)
     for trouble in (*calibration.troubles, *fitness.troubles):

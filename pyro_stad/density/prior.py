@@ -333,7 +333,7 @@ class FlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
         self,
         samples: Tensor,
         *,
-        tolerance: float = 0.1,
+        tolerance: float | None = None,
         reference: str = "data",
         seed: int = 0,
     ) -> FlowPrior:
@@ -344,7 +344,8 @@ class FlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
 
         Arguments:
             samples: points with shape ``(N, D)``, at least 20, which the fit has not seen.
-            tolerance: largest standard deviation of log_prob against the exact trace, in nats.
+            tolerance: largest standard deviation of log_prob against the exact trace, in nats;
+                None as in ``FitSettings``.
             reference: ``"data"`` also takes a density that describes the samples as well as the
                 exact trace does, to ``tolerance ** 2 / 2`` nat in the mean; ``"exact"`` does not.
             seed: of everything random.

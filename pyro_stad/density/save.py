@@ -46,7 +46,15 @@ from pyro_stad.divergence import (
     XTrace,
 )
 from pyro_stad.errors import CheckpointError
-from pyro_stad.likelihood import CURVES, AbstractLikelihood, Calibration, FlowODE, SteinPath
+from pyro_stad.likelihood import (
+    CURVES,
+    AbstractLikelihood,
+    Calibration,
+    Correction,
+    DistilledDensity,
+    FlowODE,
+    SteinPath,
+)
 from pyro_stad.ode import SOLVERS, AbstractSolver
 from pyro_stad.paths import PATHS
 from pyro_stad.teacher import (
@@ -248,6 +256,10 @@ def _describe_likelihood(likelihood: AbstractLikelihood) -> dict[str, Any]:
         }
     if isinstance(likelihood, FlowODE):
         return {"name": "flow-ode"}
+    if isinstance(likelihood, DistilledDensity):
+        correction = likelihood.correction
+        sizes = {"width": correction.width, "depth": correction.depth}
+        return {"name": "distilled", **sizes, "gate": asdict(likelihood.gate)}
     raise TypeError(f"a likelihood of type {type(likelihood).__name__} can't be saved")
 
 
@@ -270,7 +282,24 @@ def _build_likelihood(
             field, divergence, solver, curve, config["nodes"],
             consistent=consistent, chunk_size=chunk_size,
         )  # fmt: skip
+    if config["name"] == "distilled":
+        correction = _build_correction(config, field.features, tensors)
+        gate = decode(Gate, config["gate"], "gate")
+        return DistilledDensity(field, divergence, solver, correction, gate, chunk_size)
     raise ValueError(f"unknown likelihood {config['name']!r}")
+
+
+def _build_correction(
+    config: dict[str, Any], features: int, tensors: dict[str, Tensor]
+) -> Correction:
+    """Return a correction of the sizes of its tensors: others could fill the memory."""
+    width, depth = config["width"], config["depth"]
+    check_count(width, "width")
+    check_count(depth, "depth", most=len(tensors))
+    found = tensors["correction.out.weight"].shape[1]
+    if found != width:
+        raise ValueError(f"`width` {width} does not fit the tensors of correction, of {found}")
+    return Correction(features, width, depth, torch.Generator())
 
 
 def _describe_field(field: AbstractField) -> dict[str, Any]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pyro_stad._checks import check_choice, check_count, check_positive
-from pyro_stad.likelihood import REFERENCES
+from pyro_stad.likelihood import REFERENCES, default_tolerance
 from pyro_stad.training import TrainingSettings
 
 __all__ = ["BUDGETS", "FitSettings"]
 
 
-_CONSISTENCY = TrainingSettings(
-    2000, batch_size=256, learning_rate=5e-3, clip_norm=100.0, patience=2
+_DENSITY = TrainingSettings(
+    2500, learning_rate=7e-3, clip_norm=100.0, ema_decay=0.995, optimiser="soap"
 )
 
 
@@ -28,13 +28,15 @@ class FitSettings:
             grows with the dimension; above ``polish_features`` one Hutchinson probe is the label.
         polish_features: largest dimension whose exact labels are worth their price.
         grid_tolerance: largest error of the time grid, in nats (root mean square).
-        consistency: training of the constant curve to agree with the flow, where it does not
-            serve without, until it is within the tolerance or gets no better; None for never.
+        density: training of the distilled density, which takes one row a point, until it is within
+            the tolerance or its steps are used up; None for none.
+        density_width, density_depth: units and number of its hidden layers.
         member: further training of the field on a resample, by which its error is known.
         spread: training of the network that knows how far members are from the flow.
         spread_width: units of its hidden layers.
         tolerance: largest error of the density against the exact trace, in nats (standard
-            deviation); the cheapest way to the density that meets it is taken.
+            deviation); the cheapest way to the density that meets it is taken. None for a tenth of
+            a nat up to eight dimensions, and as much for every eight beyond.
         reference: with ``"data"``, a density that describes held-out samples as well as the exact
             trace does is taken too; with ``"exact"``, it is not.
         validation_fraction: share of the samples held out for early stopping and the audit.
@@ -50,12 +52,14 @@ class FitSettings:
         1000, learning_rate=1e-2, clip_norm=100.0, patience=0
     )
     polish_features: int = 64
-    consistency: TrainingSettings | None = _CONSISTENCY
+    density: TrainingSettings | None = _DENSITY
+    density_width: int = 128
+    density_depth: int = 3
     member: TrainingSettings = TrainingSettings(500, learning_rate=5e-3, validate_every=100)
     spread: TrainingSettings = TrainingSettings(1500, batch_size=256, learning_rate=5e-3)
     spread_width: int = 64
     grid_tolerance: float = 0.02
-    tolerance: float = 0.1
+    tolerance: float | None = None
     reference: str = "data"
     validation_fraction: float = 0.1
     audit_points: int = 1000
@@ -65,8 +69,9 @@ class FitSettings:
             raise ValueError(
                 f"`validation_fraction` must lie in (0, 1); got {self.validation_fraction}"
             )
-        for name in ("grid_tolerance", "tolerance"):
-            check_positive(getattr(self, name), name, " of nats")
+        check_positive(self.grid_tolerance, "grid_tolerance", " of nats")
+        if self.tolerance is not None:
+            check_positive(self.tolerance, "tolerance", " of nats")
         check_choice(self.reference, "reference", REFERENCES)
         for name in ("teacher", "stein", "member", "spread"):
             if not isinstance(getattr(self, name), TrainingSettings):
@@ -74,8 +79,13 @@ class FitSettings:
                     f"`{name}` must be TrainingSettings; got {getattr(self, name)!r}"
                     + (". For no members, say fit(members=0)" if name == "member" else "")
                 )
-        check_count(self.spread_width, "spread_width")
+        for name in ("spread_width", "density_width", "density_depth"):
+            check_count(getattr(self, name), name)
         check_count(self.audit_points, "audit_points", least=2)
+
+    def tolerance_in(self, features: int) -> float:
+        """Return the tolerance for ``features`` dimensions, in nats."""
+        return default_tolerance(features) if self.tolerance is None else self.tolerance
 
 
 _TINY = TrainingSettings(60, batch_size=64, validate_every=30, warmup=10)
@@ -88,7 +98,9 @@ BUDGETS: dict[str, FitSettings] = {
         teacher=_TINY,
         stein=_TINY,
         polish=_TINY,
-        consistency=_TINY,
+        density=replace(_TINY, optimiser="soap"),
+        density_width=16,
+        density_depth=2,
         member=replace(_TINY, steps=30),
         spread=_TINY,
         spread_width=16,
@@ -100,7 +112,7 @@ BUDGETS: dict[str, FitSettings] = {
         teacher=_QUICK,
         stein=_QUICK,
         polish=_QUICK,
-        consistency=replace(_CONSISTENCY, steps=500),
+        density=replace(_DENSITY, steps=1500),
         member=replace(_QUICK, steps=250, learning_rate=1e-3, validate_every=50),
         spread=replace(_QUICK, steps=1000, learning_rate=5e-3),
     ),
@@ -110,7 +122,8 @@ BUDGETS: dict[str, FitSettings] = {
         teacher=TrainingSettings(20_000, batch_size=1024, learning_rate=5e-3),
         stein=TrainingSettings(8000, batch_size=1024, clip_norm=100.0, patience=0),
         polish=TrainingSettings(4000, learning_rate=1e-2, clip_norm=100.0, patience=0),
-        consistency=replace(_CONSISTENCY, steps=8000),
+        density=replace(_DENSITY, steps=8000),
+        density_width=192,
         member=TrainingSettings(2000, batch_size=1024, learning_rate=5e-3),
         spread=TrainingSettings(2000, batch_size=256, learning_rate=5e-3),
         audit_points=2000,

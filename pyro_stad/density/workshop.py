@@ -34,7 +34,13 @@ from pyro_stad.divergence.distil import (
     distil,
 )
 from pyro_stad.errors import TrainingError, TrainingWarning
-from pyro_stad.likelihood import AbstractLikelihood, FlowODE, SteinPath, make_consistent
+from pyro_stad.likelihood import (
+    AbstractLikelihood,
+    Correction,
+    DistilledDensity,
+    FlowODE,
+    distil_density,
+)
 from pyro_stad.likelihood.maximum import train_free_form
 from pyro_stad.ode import RK4
 from pyro_stad.paths import PATHS, AbstractPath
@@ -53,7 +59,7 @@ __all__ = ["Workshop"]
 
 # Enough to know the radius of the outermost thousandth.
 _GATE_ROWS = 100_000
-# Of the tolerance, what path consistency is trained to.
+# Of the tolerance, what the distilled density is trained to.
 _SHARE = 0.7
 _FEWEST_LABELS = 100
 
@@ -217,22 +223,28 @@ class Workshop:
             self.distil("polish", head, field, labels, clouds, polish)
         return FlowODE(field, Stein(head), RK4()), clouds[1]
 
-    def consistency(
+    def density(
         self, flow: FlowODE, kept: Batches, held: Batches
-    ) -> Callable[[], SteinPath] | None:
-        """Return what trains the constant curve, for the calibration to call if need be."""
-        settings = self.settings.consistency
+    ) -> Callable[[], DistilledDensity] | None:
+        """Return what distils the density, for the calibration to call if need be."""
+        settings = self.settings.density
         if settings is None:
             return None
         if settings.target is None:
             # The labels are the distilled flow's, which has an error of its own.
-            settings = replace(settings, target=(_SHARE * self.settings.tolerance) ** 2)
+            tolerance = self.settings.tolerance_in(kept.values.shape[1])
+            settings = replace(settings, target=(_SHARE * tolerance) ** 2)
 
-        def train() -> SteinPath:
-            options = self.options("consistency", kept.values)
-            path, history = make_consistent(flow, kept, held, settings, **options)
-            self.record("consistency", history)
-            return path
+        def train() -> DistilledDensity:
+            sizes = self.settings.density_width, self.settings.density_depth
+            like = kept.values
+            correction = Correction(like.shape[1], *sizes, self.first_weights("density"))
+            options = self.options("density", like)
+            way, history = distil_density(
+                flow, kept, held, settings, correction.to(like), **options
+            )
+            self.record("density", history)
+            return way
 
         return train
 

@@ -3,9 +3,10 @@
 from pyro_stad.likelihood.audit import Audit, SteinResidual, audit
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.calibrate import REFERENCES, calibrate, choose_steps
-from pyro_stad.likelihood.calibration import Calibration, ErrorBound, Trial
-from pyro_stad.likelihood.consistency import make_consistent
+from pyro_stad.likelihood.calibration import Calibration, ErrorBound, Trial, default_tolerance
 from pyro_stad.likelihood.curves import CURVES, AbstractCurve, Coarse, Constant
+from pyro_stad.likelihood.distil_density import distil_density
+from pyro_stad.likelihood.distilled import Correction, DistilledDensity
 from pyro_stad.likelihood.flow_ode import FlowODE
 from pyro_stad.likelihood.score_gradient import ScoreGradient
 from pyro_stad.likelihood.standard import between
@@ -20,6 +21,8 @@ __all__ = [
     "Calibration",
     "Coarse",
     "Constant",
+    "Correction",
+    "DistilledDensity",
     "ErrorBound",
     "FlowODE",
     "ScoreGradient",
@@ -30,5 +33,6 @@ __all__ = [
     "between",
     "calibrate",
     "choose_steps",
-    "make_consistent",
+    "default_tolerance",
+    "distil_density",
 ]

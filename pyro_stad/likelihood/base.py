@@ -1,9 +1,9 @@
 r"""What every likelihood of a flow shares: the flow itself, in chunks of rows.
 
-Rows are independent to the last bit: the batch is padded to a multiple of sixteen rows, because
-matrix products of fewer rows take other kernels, which round differently, and is worked through in
-chunks, which bounds memory. With a gradient wanted, chunks are recomputed in the backward pass
-rather than stored.
+Rows are independent to the last bit (in float64 and odd dimensions, to rounding): the batch is
+padded to a multiple of sixteen rows, because matrix products of fewer rows take other kernels,
+which round differently (:mod:`pyro_stad._rows`), and is worked through in chunks, which bounds
+memory. With a gradient wanted, chunks are recomputed in the backward pass rather than stored.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch.utils.checkpoint import checkpoint
 
 from pyro_stad._checks import check_count
 from pyro_stad._context import full_precision
+from pyro_stad._rows import ROWS
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.ode import AbstractSolver
 from pyro_stad.teacher.base import AbstractField
 
-__all__ = ["ROWS", "AbstractLikelihood"]
+__all__ = ["AbstractLikelihood"]
 
-ROWS = 16
 _MOST_ROWS = 2**31 - 1
 
 

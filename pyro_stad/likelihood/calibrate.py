@@ -14,7 +14,7 @@ grid known to be fine enough:
    counts. A way is refused, however good it is at the data, for a *bump* or a *collapse*
    (:mod:`pyro_stad.likelihood.standard`). If nothing serves, it is the way with the least standard
    deviation of those that are not refused.
-3. *Bound.* Two ways to one density agree where the network is consistent. Their difference d(x)
+3. *Bound.* Two ways to one density agree where the networks are consistent. Their difference d(x)
    scales a bound :math:`c\,(d(x) + d_0)` on the error at x, with :math:`d_0` the median of d, and c
    the conformal quantile of :math:`|e| / (d + d_0)` at the bound's level: whatever d is worth, the
    bound holds at that rate for data like the held-out ones.
@@ -45,6 +45,7 @@ from pyro_stad.likelihood.audit import audit
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.calibration import REFERENCES, Calibration, ErrorBound, Trial
 from pyro_stad.likelihood.curves import Coarse, Constant
+from pyro_stad.likelihood.distilled import DistilledDensity
 from pyro_stad.likelihood.flow_ode import FlowODE
 from pyro_stad.likelihood.standard import Standard
 from pyro_stad.likelihood.stein_path import SteinPath
@@ -58,7 +59,7 @@ __all__ = [
     "choose_steps",
 ]
 
-_NODES = (16, 32)  # one point's nodes are to fill whole rows of sixteen
+_NODES = (8, 16, 32)
 _LEVEL = 0.95
 
 
@@ -71,7 +72,7 @@ def calibrate(
     *,
     others: Tensor | None = None,
     reference: str = "data",
-    train: Callable[[], SteinPath] | None = None,
+    train: Callable[[], DistilledDensity] | None = None,
 ) -> tuple[AbstractLikelihood, Calibration]:
     """Choose the way to the density of a flow, divide out its mass, bound its error, audit it.
 
@@ -85,7 +86,7 @@ def calibrate(
             part: what is cheap is looked at there, and the most suspect points are tried.
         reference: ``"data"`` also takes what describes the data as well as the exact trace does;
             ``"exact"`` only what is close to the exact trace.
-        train: makes the constant curve consistent, if there is one and it does not serve.
+        train: distils the density, if ``likelihood`` is not itself a distilled one.
 
     Returns:
         The likelihood, which shares the networks, and its calibration.
@@ -144,25 +145,28 @@ def _nearest(trials: list[Trial]) -> int:
 
 
 def _ways(
-    likelihood: AbstractLikelihood, train: Callable[[], SteinPath] | None
+    likelihood: AbstractLikelihood, train: Callable[[], DistilledDensity] | None
 ) -> Iterator[AbstractLikelihood]:
     """Yield the ways to the density, from the cheapest on; the last is the flow itself."""
     parts = likelihood.field, likelihood.divergence, likelihood.solver
+    if isinstance(likelihood, DistilledDensity):
+        yield DistilledDensity(*parts, likelihood.correction, likelihood.gate)
+    elif train is not None:
+        try:
+            with torch.enable_grad():
+                distilled = train()
+        except TrainingError as error:
+            # One way less is no reason to lose the fit.
+            warnings.warn(f"{error}. It is left out", TrainingWarning, stacklevel=4)
+        else:
+            yield distilled
     if isinstance(likelihood.field, AbstractAngularField):
         for nodes in _NODES:
             yield SteinPath(*parts, Constant(), nodes)
         known = likelihood.consistent if isinstance(likelihood, SteinPath) else None
         if known is not None:
-            yield SteinPath(*parts, Constant(), _NODES[0], consistent=known)
-        elif train is not None:
-            try:
-                with torch.enable_grad():
-                    trained = train()
-            except TrainingError as error:
-                # One way less is no reason to lose the fit.
-                warnings.warn(f"{error}. The curve is left out", TrainingWarning, stacklevel=4)
-            else:
-                yield trained
+            # Of files alone: such heads were trained before there was a distilled density.
+            yield SteinPath(*parts, Constant(), 16, consistent=known)
         flow_calls = likelihood.solver.sequential_calls()
         for steps in (2, 4, 8):
             way = SteinPath(*parts, Coarse(steps), nodes=max(16, 2 * steps))

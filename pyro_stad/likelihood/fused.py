@@ -33,8 +33,9 @@ from torch import Tensor
 
 from pyro_stad._checks import is_transformed
 from pyro_stad._context import full_precision
+from pyro_stad._rows import ROWS
 from pyro_stad.divergence import AbstractDivergence, Stein, TrunkHead
-from pyro_stad.likelihood.base import ROWS
+from pyro_stad.likelihood.known_gradient import with_gradient
 from pyro_stad.teacher import AbstractField, AbstractTrunkField, PathField
 from pyro_stad.teacher.gate import GateValues
 from pyro_stad.teacher.network import angle_features, gated_silu
@@ -61,9 +62,10 @@ class _Tables(NamedTuple):
 
 
 class _Weights(NamedTuple):
-    """The matrices, to be multiplied by from the left; views, so that they can't get stale."""
+    """The matrices, to be multiplied by from the left."""
 
     enter: Tensor  # (D, L W)
+    entering: Tensor  # (L W, D), its transpose, laid out so that rows do not see their places
     links: list[Tensor]
     couplings: list[Tensor]  # the head's links
     out: Tensor  # (W, D)
@@ -139,21 +141,16 @@ class Fused:
         return self.values(y, sums, self.gate_at(y))
 
     def by_slopes(self, x: Tensor) -> Tensor:
-        r"""Return the same as operations of a trace, which have the gradient s in them.
+        """Return the same as operations of a trace, which have the gradient in them.
 
-        A trace knows nothing of a pass back by hand, and its own takes twice the time. So the value
-        goes in as a constant, plus :math:`(x - [x])\cdot s`, with [x] a constant too: zero, with
-        derivative s. Nobody differentiates a trace twice; who does gets the largest number there
-        is, or infinity, instead of a zero that could pass for a curvature.
+        A trace knows nothing of a pass back by hand, and its own takes twice the time.
         """
-        constant = x.detach()
-        y = constant * self.path.field.data_scale
+        scale = self.path.field.data_scale
+        y = x.detach() * scale
         sums, velocity, layers = self.forward(y)
         gate = self.gate_at(y)
-        slopes = self.path.field.data_scale * self.slopes(y, sums, gate, velocity, layers)
-        nothing = x - constant
-        slopes = torch.add(slopes, nothing, alpha=torch.finfo(x.dtype).max)
-        return self.values(y, sums, gate) + (nothing * slopes).sum(-1)
+        slopes = scale * self.slopes(y, sums, gate, velocity, layers)
+        return with_gradient(x, self.values(y, sums, gate), slopes)
 
     def forward(self, y: Tensor) -> tuple[_Sums, Tensor, list[_Layer]]:
         """Return the sums over nodes of points ``(B, D)``, velocities ``(B K, D)``, and layers."""
@@ -246,7 +243,10 @@ class Fused:
             for layers in (trunk.links, head.links)
         )
         enter, leave = trunk.enter.weight.mT, trunk.out.weight.mT
-        self.weights = _Weights(enter, links, couplings, leave, trunk.out.bias)
+        # A product with few columns, as they lie in memory, takes kernels whose rounding depends on
+        # a row's place in the batch; with columns that are contiguous it does not.
+        entering = enter.contiguous().mT
+        self.weights = _Weights(enter, entering, links, couplings, leave, trunk.out.bias)
         self.clock = root * (path.weights * head.clock(embedded)).sum()
         self.constant = torch.full_like(self.clock, path.constant())
 
@@ -330,5 +330,5 @@ def _backward(
         if index:
             minus = deltas[0] @ weights.links[index - 1].mT
             coupled = (coupled * slope) @ weights.couplings[index - 1].mT
-    entering = torch.cat(deltas, dim=-1) @ weights.enter.mT
+    entering = torch.cat(deltas, dim=-1) @ weights.entering
     return -torch.addcmul(entering, pull, velocity)

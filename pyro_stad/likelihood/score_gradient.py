@@ -1,14 +1,10 @@
-r"""Another likelihood's density with the field's score for a gradient.
+"""Another likelihood's density with the field's score for a gradient.
 
 The score at the data end costs one network call, the gradient of a density a pass back through all
-of them. But a learned score is not the gradient of the learned density. With [x] a constant,
-
-.. math:: \log p([x]) + (x - [x]) \cdot S_{t_{\min}}([x])
-
-has the value of the one and the derivative of the other. Hamiltonian Monte Carlo stays correct with
-any force, because the last word is that of the density; but its energy drifts, so that steps get
-small. How much that costs is measured in ``benchmarks/nuts.py``; along the constant curve the
-gradient by hand is cheap enough.
+of them. But a learned score is not the gradient of the learned density. Hamiltonian Monte Carlo
+stays correct with any force, because the last word is that of the density; but its energy drifts,
+so that steps get small. How much that costs is measured in ``benchmarks/nuts.py``; where the
+density has its gradient by hand, that is cheap enough.
 
 References:
     Song and Ermon (2019), Generative Modeling by Estimating Gradients of the Data Distribution.
@@ -20,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pyro_stad.likelihood.base import AbstractLikelihood
+from pyro_stad.likelihood.known_gradient import with_gradient
 from pyro_stad.teacher.base import AbstractAngularField
 
 __all__ = ["ScoreGradient"]
@@ -70,10 +67,8 @@ class ScoreGradient(AbstractLikelihood):
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of data ``x``, shape ``(B, D)``."""
         constant = x.detach()
-        nothing = x - constant
         slopes = self._in_chunks(self._slopes, constant)
-        slopes = torch.add(slopes, nothing, alpha=torch.finfo(x.dtype).max)
-        return self.inner.log_prob(constant) + (nothing * slopes).sum(-1)
+        return with_gradient(x, self.inner.log_prob(constant), slopes)
 
     def sequential_calls(self) -> int | None:
         return self.inner.sequential_calls()

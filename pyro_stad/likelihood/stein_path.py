@@ -32,8 +32,9 @@ import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_count
+from pyro_stad._rows import ROWS
 from pyro_stad.divergence.base import AbstractDivergence
-from pyro_stad.likelihood.base import ROWS, AbstractLikelihood
+from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.curves import AbstractCurve, Constant
 from pyro_stad.likelihood.fused import Fused
 from pyro_stad.ode import GRADING, AbstractSolver
@@ -55,8 +56,8 @@ class SteinPath(AbstractLikelihood):
         curve: the curve to integrate along.
         nodes: Gauss-Legendre nodes K, a multiple of 8 and of the curve's pieces, each of which
             gets its share.
-        consistent: what is integrated in place of ``divergence``, trained to make this curve agree
-            with the flow (:mod:`pyro_stad.likelihood.consistency`), or None.
+        consistent: what is integrated in place of ``divergence``, or None. Files from before the
+            distilled density have one, trained to make this curve agree with the flow.
         chunk_size: network rows worked on at a time.
     """
 

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.curves import Coarse, Constant
+from pyro_stad.likelihood.distilled import DistilledDensity
+from pyro_stad.likelihood.flow_ode import FlowODE
 from pyro_stad.likelihood.stein_path import SteinPath
 from pyro_stad.teacher.base import AbstractAngularField
 
@@ -33,7 +35,7 @@ def disagreement(likelihood: AbstractLikelihood, x: Tensor) -> Tensor:
     """Return how far ``likelihood`` is from another way to the same density, at ``x``: ``(B,)``.
 
     The other way is a curve that is solved for, or the constant one if ``likelihood`` solves
-    already. A field without a score has but one way, and gets zero.
+    already. A field without a score has but the flow itself, which gets zero.
     """
     other = _second_opinion(likelihood)
     if other is None:
@@ -79,10 +81,13 @@ def climbed(height: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def _second_opinion(likelihood: AbstractLikelihood) -> AbstractLikelihood | None:
+    distilled = isinstance(likelihood, DistilledDensity)
     if not isinstance(likelihood.field, AbstractAngularField):
-        return None
+        if not distilled:
+            return None
+        return FlowODE(likelihood.field, likelihood.divergence, likelihood.solver)
     rests = isinstance(likelihood, SteinPath) and isinstance(likelihood.curve, Constant)
-    curve = Coarse(4) if rests else Constant()
+    curve = Coarse(4) if rests or distilled else Constant()
     other = SteinPath(likelihood.field, likelihood.divergence, likelihood.solver, curve, nodes=16)
     other.log_mass = likelihood.log_mass
     return other

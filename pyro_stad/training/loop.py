@@ -1,9 +1,9 @@
 r"""The training loop: one for the teacher and for its divergence.
 
-Adam with warm-up and a cosine schedule, clipped gradients, an exponential moving average of the
-weights, and validation of the *average* on a noise set that is drawn once, so that the validation
-curve is smooth and means something. When patience with it is out, training goes back to the best
-average and on from there at a lower rate. The weights that come back are the best average.
+Adam or SOAP with warm-up and a cosine schedule, clipped gradients, an exponential moving average of
+the weights, and validation of the *average* on a noise set that is drawn once, so that the
+validation curve is smooth and means something. When patience with it is out, training goes back to
+the best average and on from there at a lower rate. The weights that come back are the best average.
 
 All randomness comes from one generator that the loss receives; the global one is not touched. A
 step whose loss or gradient is not finite is skipped and the learning rate halved; after three
@@ -32,6 +32,7 @@ from pyro_stad._context import own_context
 from pyro_stad._files import read_tensors, write_tensors
 from pyro_stad.errors import CheckpointError, TrainingError, TrainingWarning
 from pyro_stad.training.settings import TrainingSettings
+from pyro_stad.training.soap import Soap
 
 __all__ = ["History", "train"]
 
@@ -84,6 +85,25 @@ def _warm_average(decay: float) -> Callable[[Any, Any, Any], None]:
     return update
 
 
+def _adam(parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
+    optimiser = torch.optim.Adam(parameters, lr=rate, fused=fused)
+    # Adam makes its state at the first step; making it now lets a resumed run fill it in.
+    for p in parameters:
+        optimiser.state[p] = {
+            "step": torch.zeros((), dtype=torch.float32, device=p.device),
+            "exp_avg": torch.zeros_like(p),
+            "exp_avg_sq": torch.zeros_like(p),
+        }
+    return optimiser
+
+
+_OPTIMISERS: dict[str, Callable[[list[nn.Parameter], float], torch.optim.Optimizer]] = {
+    "adam": _adam,
+    "soap": Soap,
+}
+
+
 class _Run:
     """The state of a run: what a resumable file has to hold."""
 
@@ -92,21 +112,13 @@ class _Run:
     ) -> None:
         self.module, self.settings, self.generator = module, settings, generator
         parameters = [p for p in module.parameters() if p.requires_grad]
-        fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
-        self.optimiser = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=fused)
+        self.optimiser = _OPTIMISERS[settings.optimiser](parameters, settings.learning_rate)
         self.average = AveragedModel(
             module, multi_avg_fn=_warm_average(settings.ema_decay), use_buffers=True
         )
         self.best = {k: v.clone() for k, v in module.state_dict().items()}
         self.history = History()
         self.step, self.halvings, self.retreats, self.patient_since = 0, 0, 0, 0
-        # Adam makes its state at the first step; making it now lets a resumed run fill it in.
-        for p in parameters:
-            self.optimiser.state[p] = {
-                "step": torch.zeros((), dtype=torch.float32, device=p.device),
-                "exp_avg": torch.zeros_like(p),
-                "exp_avg_sq": torch.zeros_like(p),
-            }
 
     def advance(self, loss: Loss) -> bool:
         """Take one step; return whether it was finite."""
@@ -159,7 +171,7 @@ class _Run:
         named |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         named |= {f"best.{k}": v for k, v in self.best.items()}
         for index, state in enumerate(self.optimiser.state.values()):
-            named |= {f"adam.{index}.{k}": v for k, v in state.items()}
+            named |= {f"optimiser.{index}.{k}": v for k, v in state.items()}
         named["generator"] = self.generator.get_state()
         return named
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from numbers import Real
 
-from pyro_stad._checks import check_count, check_positive
+from pyro_stad._checks import check_choice, check_count, check_positive
 
 __all__ = ["TrainingSettings"]
 
@@ -26,6 +26,8 @@ class TrainingSettings:
             weights and on at 0.3 of the rate; the fourth time it stops. 0 never looks back.
         target: validation loss that is good enough to stop at, or None for none.
         save_every: seconds between resumable states.
+        optimiser: ``"adam"``, or ``"soap"`` (:mod:`pyro_stad.training.soap`) where labels have no
+            noise.
     """
 
     steps: int
@@ -38,6 +40,7 @@ class TrainingSettings:
     patience: int = 3
     target: float | None = None
     save_every: float = 10.0
+    optimiser: str = "adam"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "validate_every"):
@@ -50,5 +53,6 @@ class TrainingSettings:
             check_positive(getattr(self, name), name)
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"`ema_decay` must lie in [0, 1); got {self.ema_decay!r}")
+        check_choice(self.optimiser, "optimiser", ("adam", "soap"))
         if self.target is not None and not isinstance(self.target, Real):
             raise ValueError(f"`target` must be a loss or None; got {self.target!r}")

@@ -9,22 +9,48 @@ import pyro_stad
 from pyro_stad import AccuracyWarning
 from pyro_stad.density import FitSettings
 from pyro_stad.divergence import Exact
-from pyro_stad.likelihood import Constant, FlowODE, SteinPath
+from pyro_stad.likelihood import (
+    Constant,
+    Correction,
+    DistilledDensity,
+    FlowODE,
+    SteinPath,
+)
+from pyro_stad.teacher import Gate
 from pyro_stad.training import TrainingSettings
 from tests.oracles import mixture_sample
 
 
 def test_a_loose_tolerance_takes_the_cheapest_and_a_strict_one_the_best(tiny_prior):
-    x = tiny_prior.sample((200,))
-    loose = tiny_prior.calibrate(x, tolerance=1e3)
+    x, flow = tiny_prior.sample((200,)), tiny_prior.likelihood
+    parts = flow.field, flow.divergence, flow.solver
+    plain = tiny_prior.with_likelihood(FlowODE(*parts))
+    loose = plain.calibrate(x, tolerance=1e3)
     assert isinstance(loose.likelihood, SteinPath)
     assert loose.likelihood.curve == Constant()
+    assert loose.likelihood.nodes == 8
     with pytest.warns(AccuracyWarning, match="the tolerance of 1e-09 nat is not met"):
-        strict = tiny_prior.calibrate(x, tolerance=1e-9, reference="exact")
+        strict = plain.calibrate(x, tolerance=1e-9, reference="exact")
     assert "WARNING: the tolerance of 1e-09 nat is not met" in strict.summary()
     sds = [trial.sd for trial in strict.calibration.trials]
     assert strict.calibration.audit.sd == pytest.approx(min(sds))
     assert len(sds) > len(loose.calibration.trials) == 1
+
+
+def test_a_distilled_density_is_tried_again_first_and_left_where_it_does_not_serve(tiny_prior):
+    x, flow = tiny_prior.sample((200,)), tiny_prior.likelihood
+    correction = Correction(3, 8, 1).double()
+    parts = flow.field, flow.divergence, flow.solver
+    normal = tiny_prior.with_likelihood(DistilledDensity(*parts, correction, Gate(3.0, 4.5)))
+    loose = normal.calibrate(x, tolerance=1e3)
+    assert isinstance(loose.likelihood, DistilledDensity)
+    assert loose.likelihood.correction is correction
+    with pytest.warns(AccuracyWarning, match="is not met"):
+        strict = normal.calibrate(x, tolerance=1e-9, reference="exact")
+    first, *others = strict.calibration.trials
+    assert first.likelihood == repr(normal.likelihood)
+    assert first.sd > min(trial.sd for trial in others)
+    assert not isinstance(strict.likelihood, DistilledDensity)
 
 
 def test_the_prior_itself_is_left_alone_and_networks_are_shared(tiny_prior):

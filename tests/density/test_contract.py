@@ -9,10 +9,13 @@ import pytest
 import torch
 
 import pyro_stad
+from pyro_stad.data import Layout
+from pyro_stad.density import FlowPrior
 from pyro_stad.divergence import Exact
-from pyro_stad.likelihood import FlowODE
+from pyro_stad.likelihood import Correction, DistilledDensity, FlowODE, SteinPath
 from pyro_stad.ode import RK4, Dopri5
-from pyro_stad.teacher import AbstractField
+from pyro_stad.paths import OptimalTransport
+from pyro_stad.teacher import AbstractField, Gate, PathField
 from tests.oracles import mixture_sample
 
 
@@ -335,3 +338,27 @@ def test_likelihoods_that_do_not_fit(free_prior):
     field = pyro_stad.from_score(lambda t, x: -x, path="vp", features=3)
     with pytest.raises(ValueError, match="a field of 3 features, the prior has 2 coordinates"):
         free_prior.with_likelihood(FlowODE(field, Exact(), RK4(2)))
+
+
+@pytest.mark.parametrize("size", [4, 5, 6, 7, 9])
+def test_a_point_is_the_same_in_every_batch(size):
+    """In dimensions where products of few columns see a row's place."""
+    torch.manual_seed(size)
+    field = PathField(OptimalTransport(), size, width=16, depth=2)
+    correction = Correction(size, 16, 2)
+    for module in (field, correction):
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+    tril = torch.eye(size, dtype=torch.float32) + 0.2 * torch.randn(size, size).float().tril(-1)
+    names = tuple(f"x{i}" for i in range(size))
+    layout = Layout(names, tuple((name, ()) for name in names))
+    parts = field.float(), Exact(), RK4(2)
+    distilled = DistilledDensity(*parts, correction.float(), Gate(9, 10))
+    for way in (FlowODE(*parts), SteinPath(*parts), distilled):
+        prior = FlowPrior(way, torch.ones(size).float(), tril, layout)
+        x = prior.sample((21,))
+        together = prior.log_prob(x)
+        for part in (1, 4):
+            assert torch.equal(
+                torch.cat([prior.log_prob(rows) for rows in x.split(part)]), together
+            )

@@ -22,7 +22,15 @@ import pyro_stad
 from pyro_stad import CheckpointError
 from pyro_stad._files import read_tensors, write_tensors
 from pyro_stad.divergence import SeparateNetwork, Stein
-from pyro_stad.likelihood import Coarse, Constant, FlowODE, SteinPath
+from pyro_stad.likelihood import (
+    Coarse,
+    Constant,
+    Correction,
+    DistilledDensity,
+    FlowODE,
+    SteinPath,
+)
+from pyro_stad.teacher import Gate
 
 
 @pytest.fixture
@@ -67,6 +75,25 @@ def test_every_divergence_round_trips(divergence, free_prior, tmp_path):
     prior.save(tmp_path / "prior.safetensors")
     value = free_prior.sample((3,))
     loaded = pyro_stad.load(tmp_path / "prior.safetensors")
+    assert torch.equal(loaded.log_prob(value), prior.log_prob(value))
+
+
+def distilled(prior, width=8, depth=2):
+    """Return the prior with another way to its density."""
+    flow, size = prior.likelihood, len(prior.names)
+    correction = Correction(size, width, depth)
+    torch.nn.init.normal_(correction.out.weight)
+    parts = flow.field, flow.divergence, flow.solver
+    return prior.with_likelihood(DistilledDensity(*parts, correction.double(), Gate(2.5, 4.0)))
+
+
+@pytest.mark.parametrize(("width", "depth"), [(1, 1), (8, 3)])
+def test_a_distilled_density_round_trips(width, depth, free_prior, tmp_path):
+    prior, value = distilled(free_prior, width, depth), 2 * free_prior.sample((30,))
+    prior.save(tmp_path / "prior.safetensors")
+    loaded = pyro_stad.load(tmp_path / "prior.safetensors")
+    assert repr(loaded) == repr(prior)
+    assert loaded.likelihood.gate == Gate(2.5, 4.0)
     assert torch.equal(loaded.log_prob(value), prior.log_prob(value))
 
 
@@ -281,13 +308,7 @@ FORGED = [
     ("divergence", {"name": "xtrace", "seed": "7"}, "`seed`"),
     ("divergence", {"name": "stein-separate", "width": 10**9, "depth": 2}, "does not describe"),
     ("divergence", None, "does not describe"),
-    ("likelihood.nodes", 8 * 10**8, "`nodes` must be an integer of at most"),
-    ("likelihood.nodes", 17, "`nodes` must be a positive multiple of 8"),
-    ("likelihood.nodes", "16", "`nodes`"),
-    ("likelihood.curve", {"name": "coarse", "steps": 10**9}, "`steps`"),
-    ("likelihood.curve", {"name": "bent"}, "`curve` must be one of"),
     ("likelihood.name", "guess", "unknown likelihood 'guess'"),
-    ("likelihood.consistent", 1, "does not describe"),
     ("likelihood", "stein-path", "does not describe"),
     ("names", ["scale", "scale", "slope"], "`names` must be different names"),
     ("names", [], "`names`"),
@@ -333,8 +354,60 @@ FORGED = [
 ]  # fmt: skip
 
 
+# Of a prior along the constant curve, and of one with a distilled density.
+FORGED_PATHS = [
+    ("likelihood.nodes", 8 * 10**8, "`nodes` must be an integer of at most"),
+    ("likelihood.nodes", 17, "`nodes` must be a positive multiple of 8"),
+    ("likelihood.nodes", "16", "`nodes`"),
+    ("likelihood.curve", {"name": "coarse", "steps": 10**9}, "`steps`"),
+    ("likelihood.curve", {"name": "bent"}, "`curve` must be one of"),
+    ("likelihood.consistent", 1, "does not describe"),
+]
+FORGED_DISTILLED = [
+    ("likelihood.width", 10**9, "`width` 1000000000 does not fit the tensors of correction, of 8"),
+    ("likelihood.width", 7, "`width` 7 does not fit"),
+    ("likelihood.width", "8", "`width` must be an integer"),
+    ("likelihood.depth", 10**9, "`depth` must be an integer of at most"),
+    ("likelihood.depth", 0, "`depth`"),
+    ("likelihood.depth", 1, "unexpected"),
+    ("likelihood.depth", 3, "missing"),
+    ("likelihood.gate.outer", 1.0, "a gate's radii must be positive, finite and increase"),
+    ("likelihood.gate.inner", "1", "`gate.inner` must be of type float"),
+    ("likelihood.gate", None, "`gate`"),
+]
+
+
+@pytest.fixture
+def saved_path(tiny_prior, tmp_path):
+    flow, path = tiny_prior.likelihood, tmp_path / "path.safetensors"
+    way = SteinPath(flow.field, flow.divergence, flow.solver)
+    tiny_prior.with_likelihood(way).save(path)
+    return path
+
+
+@pytest.fixture
+def saved_distilled(tiny_prior, tmp_path):
+    path = tmp_path / "distilled.safetensors"
+    distilled(tiny_prior).save(path)
+    return path
+
+
 @pytest.mark.parametrize(("place", "value", "message"), FORGED)
 def test_forged_descriptions_are_refused_by_name_and_at_once(place, value, message, saved):
+    assert_refused_at_once(saved, place, value, message)
+
+
+@pytest.mark.parametrize(("place", "value", "message"), FORGED_PATHS)
+def test_forged_paths_are_refused(place, value, message, saved_path):
+    assert_refused_at_once(saved_path, place, value, message)
+
+
+@pytest.mark.parametrize(("place", "value", "message"), FORGED_DISTILLED)
+def test_forged_distilled_densities_are_refused(place, value, message, saved_distilled):
+    assert_refused_at_once(saved_distilled, place, value, message)
+
+
+def assert_refused_at_once(saved, place, value, message):
     tensors, document = read_tensors(saved)
     put(place, value)(document)
     # As a forger writes it: with NaN and infinity, which Python's JSON reads.

@@ -104,7 +104,7 @@ def test_a_fit_that_ends_badly_is_returned_and_says_so(monkeypatch, tmp_path):
     with (
         pytest.warns(AccuracyWarning, match="the calibration is not finite"),
         pytest.warns(AccuracyWarning, match="log_prob is not finite at some of 30 held-out"),
-        pytest.warns(TrainingWarning, match="consistency .* The curve is left out"),
+        pytest.warns(TrainingWarning, match="density .* It is left out"),
     ):
         prior = pyro_stad.fit(mixture_sample(300, 2), budget="tiny", progress=False)
     prior.save(tmp_path / "prior.safetensors")

@@ -12,18 +12,23 @@ from pyro.distributions.testing.gof import auto_goodness_of_fit
 from torch.distributions import constraints
 
 from pyro_stad.divergence import Exact
-from pyro_stad.likelihood import CURVES, FlowODE, SteinPath
+from pyro_stad.likelihood import CURVES, Correction, DistilledDensity, FlowODE, SteinPath
 from pyro_stad.ode import RK4, Dopri5
+from pyro_stad.teacher import Gate
 
 
-@pytest.fixture(params=["bounded", "free", "constant path", "coarse path"])
+@pytest.fixture(params=["bounded", "free", "constant path", "coarse path", "distilled"])
 def prior(request, tiny_prior, free_prior):
     """Every likelihood, and bounds, meet the same battery."""
     if request.param in ("bounded", "free"):
         return tiny_prior if request.param == "bounded" else free_prior
     flow = tiny_prior.likelihood
-    curve = CURVES[request.param.split()[0]]()
-    return tiny_prior.with_likelihood(SteinPath(flow.field, flow.divergence, flow.solver, curve))
+    parts = flow.field, flow.divergence, flow.solver
+    if request.param == "distilled":
+        correction = Correction(3, 8, 2).double()
+        torch.nn.init.normal_(correction.out.weight, std=0.2)
+        return tiny_prior.with_likelihood(DistilledDensity(*parts, correction, Gate(2.0, 3.5)))
+    return tiny_prior.with_likelihood(SteinPath(*parts, CURVES[request.param.split()[0]]()))
 
 
 def exact(prior, steps=32):

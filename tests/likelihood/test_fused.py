@@ -15,10 +15,10 @@ FEATURES = 3
 GATES = {"open": None, "gated": Gate(1.0, 2.5)}
 
 
-def path_of(depth=3, *, frozen=True, dtype=torch.float64, gate=GATES["open"]):
+def path_of(depth=3, *, frozen=True, dtype=torch.float64, gate=GATES["open"], features=FEATURES):
     """Return a Stein path through networks of which no part is zero."""
     torch.manual_seed(depth)
-    field = PathField(OptimalTransport(), FEATURES, width=16, depth=depth, gate=gate)
+    field = PathField(OptimalTransport(), features, width=16, depth=depth, gate=gate)
     divergence = Stein(TrunkHead.for_field(field))
     path = SteinPath(field, divergence, RK4(2), nodes=16)
     with torch.no_grad():
@@ -27,8 +27,8 @@ def path_of(depth=3, *, frozen=True, dtype=torch.float64, gate=GATES["open"]):
     return path.to(dtype).requires_grad_(not frozen)
 
 
-def points(count, dtype=torch.float64):
-    return torch.randn(count, FEATURES, generator=torch.Generator().manual_seed(0), dtype=dtype)
+def points(count, dtype=torch.float64, features=FEATURES):
+    return torch.randn(count, features, generator=torch.Generator().manual_seed(0), dtype=dtype)
 
 
 def plain(path, x):
@@ -130,11 +130,14 @@ def test_training_takes_the_plain_way():
     assert path.field.trunk.out.weight.grad.abs().sum() > 0
 
 
-def test_rows_do_not_depend_on_their_mates():
-    path, x = path_of(dtype=torch.float32), points(40, torch.float32).requires_grad_()
+@pytest.mark.parametrize("features", [3, 5, 6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_do_not_depend_on_their_mates(dtype, features):
+    path = path_of(dtype=dtype, features=features)
+    x = points(40, dtype, features).requires_grad_()
     whole = path.log_prob(x)
     (slopes,) = torch.autograd.grad(whole.sum(), x)
-    for row in (0, 17, 39):
+    for row in range(40):
         one = x[row : row + 1].detach().requires_grad_()
         value = path.log_prob(one)
         assert value.item() == whole[row].item()

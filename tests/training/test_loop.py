@@ -125,10 +125,11 @@ def test_a_target_is_enough():
     assert history.losses == [3.0, 2.0, 1.0]
 
 
-def test_resumed_run_continues_the_same_curve(tmp_path):
+@pytest.mark.parametrize("optimiser", ["adam", "soap"])
+def test_resumed_run_continues_the_same_curve(optimiser, tmp_path):
     """Interrupted by an exception at step 130, with a state saved at every step."""
     module, loss, validate = regression(noise=0.1)
-    whole = run(module, loss, validate)
+    whole = run(module, loss, validate, optimiser=optimiser)
     second, loss, validate = regression(noise=0.1)
     calls = iter(range(10_000))
 
@@ -139,9 +140,9 @@ def test_resumed_run_continues_the_same_curve(tmp_path):
 
     file = tmp_path / "state.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        run(second, interrupted, validate, resume=file, save_every=0.0)
+        run(second, interrupted, validate, resume=file, save_every=0.0, optimiser=optimiser)
     third, loss, validate = regression(noise=0.1)
-    resumed = run(third, loss, validate, resume=file, save_every=0.0)
+    resumed = run(third, loss, validate, resume=file, save_every=0.0, optimiser=optimiser)
     assert resumed.steps == whole.steps
     torch.testing.assert_close(torch.tensor(resumed.losses), torch.tensor(whole.losses))
     torch.testing.assert_close(third.weight, module.weight)
