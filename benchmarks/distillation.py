@@ -115,7 +115,7 @@ class Bench:
 
         def loss(module: nn.Module, source: torch.Generator) -> Tensor:
             points = cloud.draw(settings.batch_size, source, frame=frame)
-            return objective(module, self.field, points).mean()
+            return objective(module, self.field, points, source).mean()
 
         def validate(module: nn.Module) -> float:
             now = time.perf_counter()
@@ -174,7 +174,7 @@ def compared(
 ) -> dict[str, list[dict[str, float]]]:
     """Return the curves of the other objectives, for as many steps as the Stein objective got."""
     regression: list[dict[str, float]] = []
-    bench.distil(bench.head(), HutchinsonLabels(bench.generator), settings, regression)
+    bench.distil(bench.head(), HutchinsonLabels(), settings, regression)
     curves = {"hutchinson regression": regression}
     if name != "cnf":
         curves["stein, teacher score"] = teacher_score = []

@@ -57,7 +57,11 @@ class Tempting(AbstractObjective):
     """Regression on -v . S: right on average, wrong everywhere else."""
 
     def __call__(
-        self, network: AbstractDivergenceNetwork, field: AbstractField, points: Points
+        self,
+        network: AbstractDivergenceNetwork,
+        field: AbstractField,
+        points: Points,
+        generator: torch.Generator,
     ) -> Tensor:
         label = -(field.velocity(points.t, points.x) * points.score).sum(-1)
         residual = network.velocity_and_residual(field, points.t, points.x)[1]
@@ -76,7 +80,7 @@ def row(name: str, features: int, steps: int, seed: int) -> dict[str, float | in
     else:
         cloud = TrueScoreCloud(field, batches)
     objective = {
-        "hutchinson labels": HutchinsonLabels(generator),
+        "hutchinson labels": HutchinsonLabels(),
         "exact labels": ExactLabels(),
         "tempting regression": Tempting(),
     }.get(name, SteinObjective())

@@ -24,9 +24,9 @@ class FitSettings:
         width, depth: units and number of the teacher's hidden layers.
         teacher: training of the field.
         stein: training of the divergence by the Stein objective.
-        polish: further training of the divergence on exact labels, or None for none. Its price
-            grows with the dimension; above ``polish_features`` one Hutchinson probe is the label.
-        polish_features: largest dimension whose exact labels are worth their price.
+        polish: further training of the divergence on its values, or None for none.
+        polish_products: products with the Jacobian for each value, at the most: up to as many
+            dimensions they are exact, beyond they are estimated by orthogonal probes.
         grid_tolerance: largest error of the time grid, in nats (root mean square).
         density: training of the distilled density, which takes one row a point, until it is within
             the tolerance or its steps are used up; None for none.
@@ -51,7 +51,7 @@ class FitSettings:
     polish: TrainingSettings | None = TrainingSettings(
         1000, learning_rate=1e-2, clip_norm=100.0, patience=0
     )
-    polish_features: int = 64
+    polish_products: int = 16
     density: TrainingSettings | None = _DENSITY
     density_width: int = 128
     density_depth: int = 3

@@ -27,7 +27,6 @@ from pyro_stad.divergence import Stein, TrunkHead
 from pyro_stad.divergence.distil import (
     AbstractCloud,
     AbstractObjective,
-    ExactLabels,
     HutchinsonLabels,
     SteinObjective,
     cloud_for,
@@ -209,8 +208,7 @@ class Workshop:
         ]
         self.distil("stein", head, field, SteinObjective(), clouds, settings.stein)
         if settings.polish is not None:
-            exact = like.shape[1] <= settings.polish_features
-            labels = ExactLabels() if exact else HutchinsonLabels(self.generator("probes", like))
+            labels = HutchinsonLabels(settings.polish_products)
             polish = settings.polish
             if not isinstance(field, PathField):
                 # The rate that serves a field on a path makes a free-form field's head worse.

@@ -47,6 +47,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_stad._checks import check_count
 from pyro_stad.data.batches import Batches, balanced_noise, stratified
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.divergence.exact import Exact
@@ -212,9 +213,13 @@ class AbstractObjective(ABC):
 
     @abstractmethod
     def __call__(
-        self, network: AbstractDivergenceNetwork, field: AbstractField, points: Points
+        self,
+        network: AbstractDivergenceNetwork,
+        field: AbstractField,
+        points: Points,
+        generator: torch.Generator,
     ) -> Tensor:
-        """Return the loss per point, shape ``(B,)``."""
+        """Return the loss per point, shape ``(B,)``; ``generator`` is for randomness of its own."""
 
 
 class SteinObjective(AbstractObjective):
@@ -227,7 +232,11 @@ class SteinObjective(AbstractObjective):
     uses_score = True
 
     def __call__(
-        self, network: AbstractDivergenceNetwork, field: AbstractField, points: Points
+        self,
+        network: AbstractDivergenceNetwork,
+        field: AbstractField,
+        points: Points,
+        generator: torch.Generator,
     ) -> Tensor:
         t, x, score = points
         with torch.no_grad():
@@ -240,7 +249,11 @@ class ExactLabels(AbstractObjective):
     """Regression on the exact divergence: D Jacobian-vector products a point, no label noise."""
 
     def __call__(
-        self, network: AbstractDivergenceNetwork, field: AbstractField, points: Points
+        self,
+        network: AbstractDivergenceNetwork,
+        field: AbstractField,
+        points: Points,
+        generator: torch.Generator,
     ) -> Tensor:
         with torch.no_grad():
             label = Exact()(field, points.t, points.x) / math.sqrt(field.features)
@@ -249,24 +262,39 @@ class ExactLabels(AbstractObjective):
 
 
 class HutchinsonLabels(AbstractObjective):
-    """Regression on one fresh Hutchinson probe per point.
+    r"""Regression on a few fresh Hutchinson probes a point.
+
+    A probe of random signs has the diagonal of the Jacobian without error, and all pairs of
+    coordinates for noise. So k probes share the coordinates out among themselves, at random: what
+    is left is the noise of pairs in one share, :math:`(D/k - 1) / (D - 1)` of one probe's, less
+    than the :math:`1/k` that independent probes leave; and D of them are the exact divergence.
 
     Arguments:
-        generator: source of the probes.
+        probes: Jacobian-vector products a point, at the most.
     """
 
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
+    def __init__(self, probes: int = 1) -> None:
+        check_count(probes, "probes")
+        self.probes = probes
 
     def __call__(
-        self, network: AbstractDivergenceNetwork, field: AbstractField, points: Points
+        self,
+        network: AbstractDivergenceNetwork,
+        field: AbstractField,
+        points: Points,
+        generator: torch.Generator,
     ) -> Tensor:
         t, x, _ = points
-        signs = torch.randint(0, 2, x.shape, generator=self.generator, device=x.device)
-        probe = (2 * signs - 1).to(x)
+        features = x.shape[1]
+        if self.probes >= features:
+            return ExactLabels()(network, field, points, generator)
+        options: dict[str, Any] = {"generator": generator, "device": x.device}
+        share = torch.randperm(features, **options) % self.probes
+        mine = share == torch.arange(self.probes, device=x.device)[:, None, None]
+        probes = (mine * (2 * torch.randint(0, 2, x.shape, **options) - 1)).to(x)
         with torch.no_grad():
-            _, products = jacobian_products(field, t, x, probe[None])
-            label = (probe * products[0]).sum(-1) / math.sqrt(field.features)
+            _, products = jacobian_products(field, t, x, probes)
+            label = (probes * products).sum((0, -1)) / math.sqrt(features)
         residual = network.velocity_and_residual(field, t, x)[1]
         return 0.5 * (residual - label) ** 2
 
@@ -306,13 +334,16 @@ def distil(
     field = field.requires_grad_(False).ungated()
     frame = objective.frame(field.features, settings.batch_size)
     fixed = held_out.draw(4 * settings.batch_size, generator, frame=frame)
+    state = generator.get_state()
 
     def loss(module: AbstractDivergenceNetwork, source: torch.Generator) -> Tensor:
         points = cloud.draw(settings.batch_size, source, frame=frame)
-        return objective(module, field, points).mean()
+        return objective(module, field, points, source).mean()
 
     def validate(module: AbstractDivergenceNetwork) -> float:
-        return objective(module, field, fixed).mean().item()
+        # The same noise every time, in the objective too.
+        again = torch.Generator(generator.device).set_state(state)
+        return objective(module, field, fixed, again).mean().item()
 
     return train(
         network,

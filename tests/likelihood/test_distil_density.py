@@ -54,7 +54,7 @@ def test_values_and_gradients_are_learned(plane):
     field, density, history = plane
     x = sample_mixture(random_mixture(2), 2000, 9).requires_grad_()
     error = density.log_prob(x) - closed_form(field, x)
-    assert error.square().mean() < 4 * history.best < 0.01
+    assert error.square().mean() < 4 * history.best < 0.02
     got, wanted = (
         torch.autograd.grad(f(x).sum(), x)[0]
         for f in (density.log_prob, lambda at: closed_form(field, at))
