@@ -2,7 +2,7 @@
 
 A matrix product is a sum in some order, and the order changes with the number of rows, with a row's
 place among them, and with how many columns there are: the same point gets another last digit in
-another batch. Rows padded to a multiple of sixteen, and columns to a multiple of four, all take
+another batch. Rows padded to a multiple of eight, and columns to a multiple of four, all take
 the same kernels. What these are is up to the library of the machine; tests hold it to that.
 """
 
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 __all__ = ["ROWS", "RowProduct"]
 
-ROWS = 16
+ROWS = 8
 _COLUMNS = 4
 
 

@@ -147,7 +147,8 @@ def fit(
     field = workshop.teacher(path, kept, held)
     flow, cloud = workshop.divergence(field, kept, held)
     source = workshop.generator("calibration", white)
-    points, tolerance = held.subset(settings.audit_points, source), settings.tolerance_in(len(loc))
+    tolerance = settings.tolerance_in(len(loc))
+    points = held.subset(settings.audit_in(len(loc)), source)
     flow.solver = choose_steps(flow, points, settings.grid_tolerance, _STEPS)
     likelihood, calibration = calibrate(
         flow, points, cloud, tolerance, source, others=held.subset(len(held), source),

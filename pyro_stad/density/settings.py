@@ -10,9 +10,9 @@ from pyro_stad.training import TrainingSettings
 
 __all__ = ["BUDGETS", "FitSettings"]
 
-
+_SAME_PRICE, _FEWEST_TRACES = 16, 200
 _DENSITY = TrainingSettings(
-    2500, learning_rate=7e-3, clip_norm=100.0, ema_decay=0.995, optimiser="soap"
+    2500, learning_rate=1.2e-2, clip_norm=100.0, ema_decay=0.995, optimiser="soap"
 )
 
 
@@ -31,6 +31,7 @@ class FitSettings:
         density: training of the distilled density, which takes one row a point, until it is within
             the tolerance or its steps are used up; None for none.
         density_width, density_depth: units and number of its hidden layers.
+        density_labels: number of points at which it is shown the flow's density.
         member: further training of the field on a resample, by which its error is known.
         spread: training of the network that knows how far members are from the flow.
         spread_width: units of its hidden layers.
@@ -40,21 +41,23 @@ class FitSettings:
         reference: with ``"data"``, a density that describes held-out samples as well as the exact
             trace does is taken too; with ``"exact"``, it is not.
         validation_fraction: share of the samples held out for early stopping and the audit.
-        audit_points: number of held-out samples that get an exact trace, at the most. The density
+        audit_points: number of held-out samples that get an exact trace, at the most; above sixteen
+            dimensions, where one costs more and more, so many fewer, but two hundred. The density
             itself is looked at on thousands, and the most suspect get one too.
     """
 
     width: int = 128
     depth: int = 3
-    teacher: TrainingSettings = TrainingSettings(5000, learning_rate=5e-3)
-    stein: TrainingSettings = TrainingSettings(1500, clip_norm=100.0, patience=0)
+    teacher: TrainingSettings = TrainingSettings(2500, learning_rate=5e-3)
+    stein: TrainingSettings = TrainingSettings(500, clip_norm=100.0, patience=0)
     polish: TrainingSettings | None = TrainingSettings(
-        1000, learning_rate=1e-2, clip_norm=100.0, patience=0
+        500, batch_size=256, learning_rate=1e-2, clip_norm=100.0, patience=0
     )
     polish_products: int = 16
     density: TrainingSettings | None = _DENSITY
     density_width: int = 128
     density_depth: int = 3
+    density_labels: int = 40_000
     member: TrainingSettings = TrainingSettings(500, learning_rate=5e-3, validate_every=100)
     spread: TrainingSettings = TrainingSettings(1500, batch_size=256, learning_rate=5e-3)
     spread_width: int = 64
@@ -79,9 +82,14 @@ class FitSettings:
                     f"`{name}` must be TrainingSettings; got {getattr(self, name)!r}"
                     + (". For no members, say fit(members=0)" if name == "member" else "")
                 )
-        for name in ("spread_width", "density_width", "density_depth"):
+        for name in ("spread_width", "density_width", "density_depth", "density_labels"):
             check_count(getattr(self, name), name)
         check_count(self.audit_points, "audit_points", least=2)
+
+    def audit_in(self, features: int) -> int:
+        """Return the number of exact traces in ``features`` dimensions."""
+        fewer = self.audit_points * _SAME_PRICE // max(features, _SAME_PRICE)
+        return min(self.audit_points, max(fewer, _FEWEST_TRACES))
 
     def tolerance_in(self, features: int) -> float:
         """Return the tolerance for ``features`` dimensions, in nats."""
@@ -101,6 +109,7 @@ BUDGETS: dict[str, FitSettings] = {
         density=replace(_TINY, optimiser="soap"),
         density_width=16,
         density_depth=2,
+        density_labels=4000,
         member=replace(_TINY, steps=30),
         spread=_TINY,
         spread_width=16,
@@ -123,7 +132,8 @@ BUDGETS: dict[str, FitSettings] = {
         stein=TrainingSettings(8000, batch_size=1024, clip_norm=100.0, patience=0),
         polish=TrainingSettings(4000, learning_rate=1e-2, clip_norm=100.0, patience=0),
         density=replace(_DENSITY, steps=8000),
-        density_width=192,
+        density_width=256,
+        density_labels=150_000,
         member=TrainingSettings(2000, batch_size=1024, learning_rate=5e-3),
         spread=TrainingSettings(2000, batch_size=256, learning_rate=5e-3),
         audit_points=2000,

@@ -235,11 +235,11 @@ class Workshop:
 
         def train() -> DistilledDensity:
             sizes = self.settings.density_width, self.settings.density_depth
-            like = kept.values
+            like, count = kept.values, self.settings.density_labels
             correction = Correction(like.shape[1], *sizes, self.first_weights("density"))
             options = self.options("density", like)
             way, history = distil_density(
-                flow, kept, held, settings, correction.to(like), **options
+                flow, kept, held, settings, correction.to(like), count, **options
             )
             self.record("density", history)
             return way

@@ -171,10 +171,14 @@ def audit(
         others: all that the training has not seen, shape ``(N, D)``, if ``held_out`` is a part.
     """
     reference = exact_log_prob(likelihood, held_out) if exact is None else exact
-    finer = FlowODE(likelihood.field, Exact(), _refined(likelihood.solver))
+    # The grid's error is that of the trajectories, and no other with an exact trace.
+    grid, finer = (
+        FlowODE(likelihood.field, likelihood.divergence, solver)
+        for solver in (likelihood.solver, _refined(likelihood.solver))
+    )
     noise = own_noise(held_out, generator)
     with torch.no_grad():
-        grid_error = reference - finer.log_prob(held_out)
+        grid_error = grid.log_prob(held_out) - finer.log_prob(held_out)
         draws = likelihood.push(noise)
         error = likelihood.log_prob(held_out) - reference
         log_z, relative = log_mass(likelihood.log_prob(draws) - exact_log_prob(likelihood, draws))

@@ -1,7 +1,7 @@
 r"""What every likelihood of a flow shares: the flow itself, in chunks of rows.
 
 Rows are independent to the last bit (in float64 and odd dimensions, to rounding): the batch is
-padded to a multiple of sixteen rows, because matrix products of fewer rows take other kernels,
+padded to a multiple of eight rows, because matrix products of fewer rows take other kernels,
 which round differently (:mod:`pyro_stad._rows`), and is worked through in chunks, which bounds
 memory. With a gradient wanted, chunks are recomputed in the backward pass rather than stored.
 """

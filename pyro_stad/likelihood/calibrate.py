@@ -11,9 +11,9 @@ grid known to be fine enough:
    tolerance :math:`\tau`; or if it describes the data as well as the flow does, that is, if its log
    score, the mean of :math:`e - \log Z` over held-out data, is at least :math:`-\tau^2/2`: what an
    error with standard deviation :math:`\tau` costs. With ``reference="exact"`` only the first
-   counts. A way is refused, however good it is at the data, for a *bump* or a *collapse*
-   (:mod:`pyro_stad.likelihood.standard`). If nothing serves, it is the way with the least standard
-   deviation of those that are not refused.
+   counts. A way that would serve is looked over, and refused, however good it is at the data, for
+   a *bump* or a *collapse* (:mod:`pyro_stad.likelihood.standard`). If nothing serves, it is the way
+   with the least standard deviation of those that are not refused.
 3. *Bound.* Two ways to one density agree where the networks are consistent. Their difference d(x)
    scales a bound :math:`c\,(d(x) + d_0)` on the error at x, with :math:`d_0` the median of d, and c
    the conformal quantile of :math:`|e| / (d + d_0)` at the bound's level: whatever d is worth, the
@@ -93,15 +93,7 @@ def calibrate(
     """
     standard = Standard.of(likelihood, held_out, others, generator)
     with torch.no_grad():
-        ways, trials = [], []
-        for way in _ways(likelihood, train):
-            ways.append(way)
-            trials.append(standard.trial(way))
-            if trials[-1].serves(tolerance, reference):
-                break
-        else:
-            ways.append(ways[_nearest(trials)])
-        chosen = ways[-1]
+        chosen, trials = _chosen(standard, _ways(likelihood, train), tolerance, reference)
         bound = _bound(disagreement(chosen, held_out), standard.error(chosen).abs())
     measured = audit(chosen, held_out, cloud, generator, exact=standard.at_data, others=others)
     return chosen, Calibration(tolerance, reference, tuple(trials), bound, measured)
@@ -132,16 +124,29 @@ def choose_steps(
     return RK4(candidates[-1])
 
 
-def _nearest(trials: list[Trial]) -> int:
-    """Return the place of the trial with the least sd; of those that are refused, if all are."""
-    if all(math.isnan(trial.sd) for trial in trials):
-        # A fit that took minutes is not to be lost: the flow itself, and its calibration says so.
-        return len(trials) - 1
-    # NaN is worse than anything.
-    return min(
-        range(len(trials)),
-        key=lambda i: (trials[i].is_refused, math.isnan(trials[i].sd), trials[i].sd),
-    )
+def _chosen(
+    standard: Standard, ways: Iterator[AbstractLikelihood], tolerance: float, reference: str
+) -> tuple[AbstractLikelihood, list[Trial]]:
+    """Return the first way that serves, or else the best, and what was found of all tried."""
+    tried: list[AbstractLikelihood] = []
+    trials: list[Trial] = []
+    for way in ways:
+        tried.append(way)
+        trials.append(standard.measured(way))
+        # A look for bumps costs more exact traces than all else: not for what does not serve.
+        if trials[-1].serves(tolerance, reference):
+            trials[-1] = standard.looked_over(way, trials[-1])
+            if not trials[-1].is_refused:
+                return way, trials
+    # NaN is worse than anything. The flow itself is the last one, and the refuge.
+    by_error = sorted(range(len(trials)), key=lambda i: (math.isnan(trials[i].sd), trials[i].sd))
+    for i in by_error:
+        if math.isnan(trials[i].bump) and not math.isnan(trials[i].sd):
+            trials[i] = standard.looked_over(tried[i], trials[i])
+        if not (trials[i].is_refused or math.isnan(trials[i].sd)):
+            return tried[i], trials
+    lost = math.isnan(trials[by_error[0]].sd)
+    return tried[-1 if lost else by_error[0]], trials
 
 
 def _ways(

@@ -54,7 +54,7 @@ class Trial:
         score, score_error: its mean log-density, mass divided out, less that of the exact trace,
             with its standard error. Above zero, it describes the data better than the flow.
         bump, collapse: where it is refused however accurate it is at the data, both in nats, see
-            :mod:`pyro_stad.likelihood.standard`; NaN in files of before they were looked for.
+            :mod:`pyro_stad.likelihood.standard`; NaN where nobody looked.
     """
 
     likelihood: str

@@ -6,8 +6,9 @@ which is D labels more. With :math:`e` the error of the network's log-density, i
 .. math:: E\big[\rho(e)\big] + \lambda\, E\Big[\sum_i \rho(\partial_i e)\Big],
 
 Huber's :math:`\rho`, because between modes a flow is rough. Points are data and the flow's own
-draws, for there the density is used; draws from noise that is too wide, out to where the gate
-closes; and places between data, which a likelihood finds. Labels are computed once.
+draws, for there the density is used; data that were carried to noise, turned a little there and
+carried back, for data are few; draws from noise that is too wide, out to where the gate closes; and
+places between data, which a likelihood finds. Labels are computed once.
 
 Gradients are steep along few directions, and a step in the coordinates of the weights is then
 slow: in the same time Shampoo's eigenbasis (:mod:`pyro_stad.training.soap`) left 0.21 nat where
@@ -20,6 +21,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -37,10 +39,10 @@ from pyro_stad.training import History, TrainingSettings, train
 
 __all__ = ["distil_density"]
 
-_LABELS, _HELD = 40_000, 2_000
+_HELD = 2_000
 # Shares of the points; the rest are places between data.
-_DATA, _DRAWS, _WIDE = 0.4, 0.35, 0.15
-_INFLATED = 1.3
+_DATA, _TURNED, _DRAWS, _WIDE = 0.2, 0.25, 0.3, 0.15
+_TURN, _INFLATED = 0.4, 1.3
 _SLOPES = 0.1  # weight of the gradient
 _FEWEST = 0.5  # share of the labels that have to be finite
 _CHUNK = 1024  # rows whose solve is kept for its pass back
@@ -64,6 +66,7 @@ def distil_density(
     held: Batches,
     settings: TrainingSettings,
     correction: Correction,
+    count: int = 40_000,
     **options: Any,
 ) -> tuple[DistilledDensity, History]:
     """Return the distilled density of a flow.
@@ -75,6 +78,7 @@ def distil_density(
             mean square in nats, is the validation loss.
         settings: how long and how hard.
         correction: the network to be trained, in place.
+        count: number of labels.
         options: passed on to ``pyro_stad.training.train``.
 
     Raises:
@@ -82,12 +86,13 @@ def distil_density(
     """
     generator = options["generator"]
     flow.requires_grad_(False)
-    labels = _labelled(flow, kept, _LABELS, generator)
-    fixed = _labelled(flow, held, _HELD, generator, bulk=True)
-    if min(len(labels.points) / _LABELS, len(fixed.points) / _HELD) < _FEWEST:
+    places = _points(flow, kept, count, generator), _held_points(flow, held, _HELD, generator)
+    labels, fixed = (_labelled(flow, x) for x in places)
+    if any(len(found.points) < _FEWEST * len(x) for found, x in zip((labels, fixed), places)):
         raise TrainingError(
-            f"{options['label']} has finite labels at {len(labels.points)} of {_LABELS} points and "
-            f"{len(fixed.points)} of {_HELD} held-out ones; check the samples for extreme values"
+            f"{options['label']} has finite labels at {len(labels.points)} of {len(places[0])} "
+            f"points and {len(fixed.points)} of {len(places[1])} held-out ones; check the samples "
+            "for extreme values"
         )
     parts = flow.field, flow.divergence, flow.solver
     gate = flow.field.gate or _gate_around(labels.points * flow.field.data_scale)
@@ -113,26 +118,38 @@ def distil_density(
     return density(correction.requires_grad_(False)), history
 
 
-def _labelled(
-    flow: AbstractLikelihood,
-    data: Batches,
-    count: int,
-    generator: torch.Generator,
-    *,
-    bulk: bool = False,
-) -> _Labels:
-    """Return points with labels, those that have finite ones; of the ``bulk``, data and draws."""
-    some = data.subset(int(count * (0.5 if bulk else _DATA)), generator)
-    draws, wide = (int(count * share) for share in ((0.5, 0.0) if bulk else (_DRAWS, _WIDE)))
-    noise = torch.randn(
-        draws + wide, some.shape[1], generator=generator, dtype=some.dtype, device=some.device
-    )
-    noise[draws:] *= _INFLATED
+def _points(
+    flow: AbstractLikelihood, data: Batches, count: int, generator: torch.Generator
+) -> Tensor:
+    """Return about ``count`` points where the density is to be learned, ``(N, D)``."""
+    own, turned, drawn, wide = (int(count * s) for s in (_DATA, _TURNED, _DRAWS, _WIDE))
+    some, near = data.subset(own, generator), data.draw(turned, generator)
+    noise = _noise(turned + drawn + wide, some, generator)
+    noise[turned + drawn :] *= _INFLATED
     with torch.no_grad():
-        points = [some, flow.push(noise)]
-    if not bulk:
-        points.append(between(some, count - int(count * _DATA) - draws - wide, generator))
-    x = torch.cat(points)
+        # As much of other noise as keeps the law.
+        start = math.sqrt(1 - _TURN**2) * flow.pull(near) + _TURN * noise[:turned]
+        made = flow.push(torch.cat([start, noise[turned:]]))
+    places = between(some, count - own - turned - drawn - wide, generator)
+    return torch.cat([some, made, places])
+
+
+def _held_points(
+    flow: AbstractLikelihood, data: Batches, count: int, generator: torch.Generator
+) -> Tensor:
+    """Return as many data as there are up to half of ``count``, and draws, ``(N, D)``."""
+    some = data.subset(count // 2, generator)
+    with torch.no_grad():
+        return torch.cat([some, flow.push(_noise(count // 2, some, generator))])
+
+
+def _noise(count: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    shape = count, like.shape[1]
+    return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+def _labelled(flow: AbstractLikelihood, x: Tensor) -> _Labels:
+    """Return the labels of points ``(N, D)``, where they are finite."""
     way = FlowODE(flow.field, flow.divergence, flow.solver)
     values, slopes = [], []
     for rows in x.split(_CHUNK):

@@ -24,6 +24,7 @@ With e the error of a way in nats, mass divided out,
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -82,8 +83,8 @@ class Standard(NamedTuple):
         """Return the errors of a way at the data."""
         return way.log_prob(self.data) - self.at_data
 
-    def trial(self, way: AbstractLikelihood) -> Trial:
-        """Try a way, and divide out its mass."""
+    def measured(self, way: AbstractLikelihood) -> Trial:
+        """Try how accurate a way is, and divide out its mass; it is not looked over."""
         log_z, relative = log_mass(way.log_prob(self.draws) - self.at_draws)
         # One, in units of the mass; a mass that is not finite says nothing.
         one = math.exp(-log_z) if -_LARGEST < log_z < math.inf else math.inf
@@ -99,9 +100,11 @@ class Standard(NamedTuple):
             sd,
             bias - log_z,
             math.hypot(sd / math.sqrt(len(error)), relative),
-            self._bump(way),
-            self._collapse(way),
         )
+
+    def looked_over(self, way: AbstractLikelihood, trial: Trial) -> Trial:
+        """Return the trial of a way with its highest bump and its collapse."""
+        return replace(trial, bump=self._bump(way), collapse=self._collapse(way))
 
     def _bump(self, way: AbstractLikelihood) -> float:
         """Return the highest bump of a way, in nats; zero or less if there is none."""

@@ -30,9 +30,10 @@ def learn(flow, x, settings=SETTINGS):
     kept, held = Batches(x[:-500]), Batches(x[-500:])
     with pytest.MonkeyPatch.context() as patch:
         module = sys.modules[distil_density.__module__]
-        patch.setattr(module, "_LABELS", 6000)
         patch.setattr(module, "_HELD", 500)
-        return distil_density(flow, kept, held, settings, correction, progress=False, **options)
+        return distil_density(
+            flow, kept, held, settings, correction, 6000, progress=False, **options
+        )
 
 
 @pytest.fixture(scope="module")

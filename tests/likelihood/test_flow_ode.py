@@ -113,7 +113,7 @@ def test_chunks_change_nothing():
         y = x.clone().requires_grad_()
         gradients.append(torch.autograd.grad(flow.log_prob(y).sum(), y)[0])
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
-    with pytest.raises(ValueError, match="`chunk_size` must be an integer of at least 16; got 1"):
+    with pytest.raises(ValueError, match="`chunk_size` must be an integer of at least 8; got 1"):
         network_flow(chunk_size=1)
 
 
