@@ -3,9 +3,10 @@
 Value and gradient of the log-density of one point, as a leapfrog step asks for it: pyro_stad's ways
 to the density, the normal, zuko's flows, sbi's flow matching (with a context that does not
 matter), and a continuous flow with an autograd trace, as in FFJORD-style code. What torch.compile
-can make of the fused path is tried on the likelihood alone, beside the pass by hand. Sizes are the
-defaults of each package (ours: three layers of 128); networks are untrained, but no weight is
-zero. Contenders take turns; one thread.
+can make of the fused path is tried on the likelihood alone, beside the pass by hand. And the time
+of a leapfrog step itself: trajectories of Pyro's HMC, compiled, of fixed length, on a model with a
+normal observation. Sizes are the defaults of each package (ours: three layers of 128); networks are
+untrained, but no weight is zero. Contenders take turns; one thread; validation is off for all.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
-from typing import cast
+from typing import Any, cast
 
+import pyro
 import pyro.distributions as dist
 import torch
 import zuko
 from common import arguments, median_seconds, provenance, write
+from pyro.infer import HMC
 from sbi.inference.potentials.vector_field_potential import VectorFieldBasedPotential
 from sbi.neural_nets import posterior_flow_nn
 from torch import Tensor
@@ -27,13 +30,21 @@ from torch import Tensor
 from pyro_stad.data import Layout
 from pyro_stad.density import FlowPrior
 from pyro_stad.divergence import Exact, Stein, TrunkHead
-from pyro_stad.likelihood import AbstractLikelihood, Coarse, FlowODE, SteinPath
+from pyro_stad.likelihood import (
+    AbstractLikelihood,
+    Coarse,
+    Correction,
+    DistilledDensity,
+    FlowODE,
+    SteinPath,
+)
 from pyro_stad.likelihood.fused import Fused
 from pyro_stad.ode import RK4
 from pyro_stad.paths import OptimalTransport
-from pyro_stad.teacher import PathField
+from pyro_stad.teacher import Gate, PathField
 
 Density = Callable[[Tensor], Tensor]
+_BLOCK, _LEAPS = 100, 10
 
 
 def value_and_gradient(log_prob: Density, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,7 +64,11 @@ def priors(features: int) -> dict[str, FlowPrior]:
     names = tuple(f"x{i}" for i in range(features))
     layout = Layout(names, tuple((name, ()) for name in names))
     solver = RK4(4)
+    correction = Correction(features, width=128, depth=4)
+    torch.nn.init.normal_(correction.out.weight, std=0.1)
+    gate = Gate(features**0.5 + 2.3, features**0.5 + 3.8)
     ways: dict[str, AbstractLikelihood] = {
+        "distilled density": DistilledDensity(field, head, solver, correction, gate),
         "Stein path, constant, 8 nodes": SteinPath(field, head, solver, nodes=8),
         "Stein path, constant, 16 nodes": SteinPath(field, head, solver, nodes=16),
         "Stein path, coarse (2)": SteinPath(field, head, solver, Coarse(2)),
@@ -104,26 +119,72 @@ def row(features: int, repeats: int, seed: int) -> dict[str, object]:
     torch.manual_seed(seed)
     x, found = torch.randn(features), contenders(features)
     runs = {name: partial(value_and_gradient, log_prob, x) for name, log_prob in found.items()}
-    for name in ("multivariate normal", "Stein path, constant, 16 nodes"):
+    for name in ("multivariate normal", "distilled density", "Stein path, constant, 16 nodes"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
             traced = torch.jit.trace(lambda z, f=found[name]: f(z), (x,), check_trace=False)
         runs[f"{name}, traced"] = partial(value_and_gradient, traced, x)
-    seconds = median_seconds(runs, repeats)
-    normal = seconds["multivariate normal"]
+    seconds = median_seconds({name: blocks(run) for name, run in runs.items()}, repeats)
+    leaps = median_seconds(leapfrogs(features), max(3, repeats // 5))
+    seconds |= {f"{name}, leapfrog of compiled HMC": value for name, value in leaps.items()}
+    normal, leap = seconds["multivariate normal"], leaps["multivariate normal"]
     return {
         "features": features,
         "seconds": seconds,
-        "over_normal": {name: value / normal for name, value in seconds.items()},
+        "over_normal": {
+            name: value / (leap if "leapfrog" in name else normal)
+            for name, value in seconds.items()
+        },
     }
+
+
+def blocks(run: Callable[[], Any]) -> Callable[[], None]:
+    """Return a block of calls: a single one is too short for the clock, and cold."""
+
+    def block() -> None:
+        for _ in range(_BLOCK):
+            run()
+
+    return block
+
+
+def leapfrogs(features: int) -> dict[str, Callable[[], None]]:
+    """Return runs of as many leapfrog steps, compiled and warm, for a normal and for our ways."""
+    ours = priors(features)
+    tril = next(iter(ours.values())).transforms[1].scale_tril
+    chosen: dict[str, Any] = {
+        "multivariate normal": dist.MultivariateNormal(torch.zeros(features), scale_tril=tril)
+    }
+    chosen |= {key: ours[key] for key in ("distilled density", "Stein path, constant, 8 nodes")}
+    return {name: trajectories(prior, features) for name, prior in chosen.items()}
+
+
+def trajectories(prior: Any, features: int) -> Callable[[], None]:
+    def model() -> None:
+        theta = pyro.sample("theta", prior)
+        pyro.sample("y", dist.Normal(theta, 1.0).to_event(1), obs=torch.zeros(features))
+
+    kernel = HMC(
+        model, step_size=1e-3, num_steps=_LEAPS, adapt_step_size=False, adapt_mass_matrix=False,
+        jit_compile=True, ignore_jit_warnings=True,
+    )  # fmt: skip
+    kernel.setup(0)
+    state = {"params": kernel.initial_params}
+
+    def run() -> None:
+        for _ in range(_BLOCK // _LEAPS):
+            state["params"] = kernel.sample(state["params"])
+
+    return run
 
 
 def main() -> None:
     parser = arguments(__doc__, "latency")
     parser.add_argument("--features", nargs="+", type=int, default=[4, 16, 64])
-    parser.add_argument("--repeats", type=int, default=31)
+    parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    pyro.enable_validation(False)
     made = provenance(options.seed)
     rows = [row(features, options.repeats, options.seed) for features in options.features]
     for r in rows:

@@ -49,6 +49,7 @@ class Standardise(Transform):
         self.log_det = torch.diagonal(scale_tril).log().sum()
         _check_factor(scale_tril, inverse_tril)
         self._scaled, self._unscaled = RowProduct(scale_tril), RowProduct(inverse_tril)
+        self._slopes = RowProduct(inverse_tril.mT)
 
     def with_cache(self, cache_size: int = 1) -> Standardise:
         """Return self: the map is too cheap to cache."""
@@ -61,6 +62,10 @@ class Standardise(Transform):
     @full_precision
     def _inverse(self, y: Tensor) -> Tensor:
         return self._unscaled(y - self.loc)
+
+    def outer_slopes(self, slopes: Tensor) -> Tensor:
+        """Return derivatives by theta from those by x, both ``(..., D)``."""
+        return self._slopes(slopes)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         return self.log_det.expand(x.shape[:-1])

@@ -221,10 +221,11 @@ class FlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
 
     def _on_line(self, u: Tensor) -> Tensor:
         """Return the log-density of unbounded, unrolled rows ``u``, but for the whitening's."""
+        whitening = self.transforms[1]
         if self.margins is None:
-            return self.likelihood.log_prob(self.transforms[1].inv(u))
+            return self.likelihood.log_prob_before(whitening, u)
         v, log_slope = self.margins.to_normal(u)
-        return self.likelihood.log_prob(self.transforms[1].inv(v)) + log_slope
+        return self.likelihood.log_prob_before(whitening, v) + log_slope
 
     @staticmethod
     def _all_finite(values: Tensor) -> bool:

@@ -51,12 +51,12 @@ class FitSettings:
     teacher: TrainingSettings = TrainingSettings(2500, learning_rate=5e-3)
     stein: TrainingSettings = TrainingSettings(500, clip_norm=100.0, patience=0)
     polish: TrainingSettings | None = TrainingSettings(
-        500, batch_size=256, learning_rate=1e-2, clip_norm=100.0, patience=0
+        500, learning_rate=1e-2, clip_norm=100.0, patience=0
     )
     polish_products: int = 16
     density: TrainingSettings | None = _DENSITY
     density_width: int = 128
-    density_depth: int = 3
+    density_depth: int = 4
     density_labels: int = 40_000
     member: TrainingSettings = TrainingSettings(500, learning_rate=5e-3, validate_every=100)
     spread: TrainingSettings = TrainingSettings(1500, batch_size=256, learning_rate=5e-3)

@@ -19,11 +19,12 @@ from torch.utils.checkpoint import checkpoint
 from pyro_stad._checks import check_count
 from pyro_stad._context import full_precision
 from pyro_stad._rows import ROWS
+from pyro_stad.data.standardise import Standardise
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.ode import AbstractSolver
 from pyro_stad.teacher.base import AbstractField
 
-__all__ = ["AbstractLikelihood"]
+__all__ = ["AbstractLikelihood", "padded"]
 
 _MOST_ROWS = 2**31 - 1
 
@@ -64,6 +65,13 @@ class AbstractLikelihood(nn.Module, ABC):
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of data ``x``, shape ``(B, D)``; NaN where it failed."""
+
+    def log_prob_before(self, whitening: Standardise, v: Tensor) -> Tensor:
+        """Return the log-density at the whitened ``v``, shape ``(B, D)``.
+
+        That of the whitened point: what the whitening adds to a log-density is a constant.
+        """
+        return self.log_prob(whitening.inv(v))
 
     @abstractmethod
     def sequential_calls(self) -> int | None:
@@ -117,29 +125,30 @@ class AbstractLikelihood(nn.Module, ABC):
         """
         chunk_size = max(self.chunk_size // per_row, multiple)
         if len(x) <= chunk_size:
-            return _padded(function, x, multiple)
+            return padded(function, x, multiple)
         chunks = x.split(chunk_size)
         if torch.is_grad_enabled() and x.requires_grad:
             return torch.cat([
                 checkpoint(
-                    _padded, function, chunk, multiple,
+                    padded, function, chunk, multiple,
                     use_reentrant=False, preserve_rng_state=False,
                 )
                 for chunk in chunks
             ])  # fmt: skip
         # Into one tensor, made before the chunks' own large ones: thousands of small results
         # between those would keep the allocator from giving anything back.
-        first = _padded(function, chunks[0], multiple)
+        first = padded(function, chunks[0], multiple)
         values = first.new_empty(len(x), *first.shape[1:])
         values[: len(first)] = first
         del first
         for index, chunk in enumerate(chunks[1:], start=1):
             at = index * chunk_size
-            values[at : at + len(chunk)] = _padded(function, chunk, multiple)
+            values[at : at + len(chunk)] = padded(function, chunk, multiple)
         return values
 
 
-def _padded(function: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> Tensor:
+def padded(function: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> Tensor:
+    """Apply a row-wise ``function`` to ``x``, shape ``(B, D)``, and rows of zeros."""
     missing = -len(x) % multiple
     if missing:
         x = torch.cat([x, x.new_zeros(missing, x.shape[-1])])

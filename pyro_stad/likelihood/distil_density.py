@@ -12,7 +12,8 @@ places between data, which a likelihood finds. Labels are computed once.
 
 Gradients are steep along few directions, and a step in the coordinates of the weights is then
 slow: in the same time Shampoo's eigenbasis (:mod:`pyro_stad.training.soap`) left 0.21 nat where
-Adam left 0.35 (mixture in 16 dimensions, two layers); a third layer made that 0.14.
+Adam left 0.35 (mixture in 16 dimensions, two layers). Depth pays more than width: of a mixture in
+8 dimensions two layers of 192 left 0.133 nat, three of 128 0.075, four of 128 0.056.
 
 References:
     Czarnecki et al. (2017), Sobolev Training for Neural Networks; Huber (1964), Robust Estimation
@@ -104,7 +105,7 @@ def distil_density(
         shape = (settings.batch_size,)
         index = torch.randint(len(labels.points), shape, generator=source, device=source.device)
         batch = labels.at(index)
-        value, slope = density(module).value_and_slope(batch.points)
+        value, slope = density(module).law.value_and_slope(batch.points)
         by_value = functional.huber_loss(value, batch.values)
         by_slope = functional.huber_loss(slope, batch.slopes, reduction="sum") / len(slope)
         return by_value + _SLOPES * by_slope

@@ -32,8 +32,10 @@ from torch.nn import functional
 
 from pyro_stad._checks import check_count, is_transformed
 from pyro_stad._context import full_precision
+from pyro_stad._rows import ROWS
+from pyro_stad.data import Standardise
 from pyro_stad.divergence.base import AbstractDivergence
-from pyro_stad.likelihood.base import AbstractLikelihood
+from pyro_stad.likelihood.base import AbstractLikelihood, padded
 from pyro_stad.likelihood.known_gradient import with_gradient
 from pyro_stad.ode import AbstractSolver
 from pyro_stad.teacher.base import AbstractField
@@ -43,17 +45,10 @@ from pyro_stad.teacher.network import linear
 __all__ = ["Correction", "DistilledDensity"]
 
 
-class _Pass(NamedTuple):
-    """What a pass forward gives: h, ``(B,)``, and what units see in each layer, ``(B, W)``."""
-
-    h: Tensor
-    seen: list[Tensor]
-
-
 class _Met(NamedTuple):
     """What the density consists of at points, in the field's own coordinates.
 
-    The gate is None where it is open for all of them.
+    The gate is None where it is open for all of them; ``seen`` is what the units of each layer see.
     """
 
     y: Tensor
@@ -61,6 +56,95 @@ class _Met(NamedTuple):
     gate: GateValues | None
     h: Tensor
     seen: list[Tensor]
+
+
+class _Law(NamedTuple):
+    """The density as a function: its numbers, and the weights and biases of h in turn."""
+
+    scale: float
+    constant: float
+    gate: Gate
+    weights: list[Tensor]
+
+    def met(self, x: Tensor) -> _Met:
+        """Go through the network once with data ``(B, D)``."""
+        y = x * self.scale
+        squared = y.square().sum(-1)
+        gate = None if self._is_open(squared) else self.gate.at(squared)
+        return _Met(y, squared, gate, *_forward(self.weights, y))
+
+    def value(self, met: _Met) -> Tensor:
+        """Return log-densities ``(B,)``."""
+        correction = met.h if met.gate is None else met.gate.value * met.h
+        return torch.add(correction + self.constant, met.squared, alpha=-0.5)
+
+    def value_and_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log-densities of data ``(B, D)``, and their gradients, by hand."""
+        met = self.met(x)
+        slopes = _backward(self.weights, met.seen)
+        if met.gate is None:
+            return self.value(met), self.scale * (slopes - met.y)
+        by_norm = 2 * met.gate.slope * met.h - 1
+        slopes = torch.addcmul(met.gate.value[:, None] * slopes, by_norm[:, None], met.y)
+        return self.value(met), self.scale * slopes
+
+    def side_by_side(self, x: Tensor) -> Tensor:
+        """Return log-densities and, to the right of them, their gradients: ``(B, 1 + D)``."""
+        value, slopes = self.value_and_slope(x)
+        return torch.cat([value[:, None], slopes], 1)
+
+    def _is_open(self, squared: Tensor) -> bool:
+        """Whether the gate is seen to be open for all points, whose squared norms are given."""
+        # By one look the operations of an open gate are saved: they would not change a bit.
+        return not is_transformed(squared) and bool((squared <= self.gate.inner**2).all())
+
+
+def _forward(weights: list[Tensor], y: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return h at points ``(B, D)``, ``(B,)``, and what units see in each layer, ``(B, W)``."""
+    *hidden, out, bias = weights
+    seen = []
+    for matrix, shift in zip(hidden[::2], hidden[1::2]):
+        seen.append(torch.addmm(shift, y, matrix.mT))
+        y = functional.silu(seen[-1])
+    return torch.addmm(bias, y, out.mT).squeeze(-1), seen
+
+
+def _backward(weights: list[Tensor], seen: list[Tensor]) -> Tensor:
+    """Return the gradient of h, shape ``(B, D)``, by what units saw in a pass forward."""
+    first, *others = weights[:-2:2]
+    back = weights[-2].expand_as(seen[-1])
+    for matrix, pre in zip(reversed(others), reversed(seen)):
+        back = _through_silu(back, pre) @ matrix
+    # In this layout a row's rounding does not depend on its place in the batch; as it lies in
+    # memory, a matrix of so few columns is multiplied by kernels for which it does.
+    return functional.linear(_through_silu(back, seen[0]), first.mT.contiguous())
+
+
+def _through_silu(back: Tensor, pre: Tensor) -> Tensor:
+    """Return ``back`` times the slope of SiLU at ``pre``, both ``(B, W)``."""
+    if back.requires_grad or pre.requires_grad:
+        sigmoid = torch.sigmoid(pre)
+        return back * torch.addcmul(sigmoid, pre, sigmoid * (1 - sigmoid))
+    # One operation instead of four, of which torch knows no derivative.
+    return torch.ops.aten.silu_backward(back, pre)
+
+
+def _in_a_trace(
+    x: Tensor, weights: list[Tensor], scale: float, constant: float, inner: float, outer: float
+) -> Tensor:
+    """Return what ``_Law.side_by_side`` does."""
+    law = _Law(scale, constant, Gate(inner, outer), weights)
+    return padded(law.side_by_side, x, ROWS)
+
+
+# As one operation of a trace, which then has the look at the gate in it, and none of the ninety
+# small operations that it would keep instead.
+_LIBRARY = torch.library.Library("pyro_stad", "DEF")
+_LIBRARY.define(
+    "distilled(Tensor x, Tensor[] weights, float scale, float constant, float inner, float outer)"
+    " -> Tensor"
+)
+_LIBRARY.impl("distilled", _in_a_trace, "CompositeExplicitAutograd")
 
 
 class Correction(nn.Module):
@@ -88,36 +172,12 @@ class Correction(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """Return h at points ``(B, D)``: ``(B,)``."""
-        return self.forward_pass(y).h
+        return _forward(self.weights(), y)[0]
 
-    def forward_pass(self, y: Tensor) -> _Pass:
-        """Return h at points ``(B, D)``, and what its gradient needs."""
-        seen = []
-        for layer in self._layers():
-            seen.append(torch.addmm(layer.bias, y, layer.weight.mT))
-            y = functional.silu(seen[-1])
-        return _Pass(self.out(y).squeeze(-1), seen)
-
-    def gradient(self, seen: list[Tensor]) -> Tensor:
-        """Return the gradient of h, shape ``(B, D)``, by what units saw in a pass forward."""
-        back, first = self.out.weight.expand_as(seen[-1]), self._layers()[0]
-        for layer, pre in zip(reversed(self._layers()[1:]), reversed(seen)):
-            back = _through_silu(back, pre) @ layer.weight
-        # In this layout a row's rounding does not depend on its place in the batch; as it lies in
-        # memory, a matrix of so few columns is multiplied by kernels for which it does.
-        return functional.linear(_through_silu(back, seen[0]), first.weight.mT.contiguous())
-
-    def _layers(self) -> list[nn.Linear]:
-        return cast("list[nn.Linear]", list(self.layers))
-
-
-def _through_silu(back: Tensor, pre: Tensor) -> Tensor:
-    """Return ``back`` times the slope of SiLU at ``pre``, both ``(B, W)``."""
-    if back.requires_grad or pre.requires_grad:
-        sigmoid = torch.sigmoid(pre)
-        return back * torch.addcmul(sigmoid, pre, sigmoid * (1 - sigmoid))
-    # One operation instead of four, of which torch knows no derivative.
-    return torch.ops.aten.silu_backward(back, pre)
+    def weights(self) -> list[Tensor]:
+        """Return weights and biases in turn, layer by layer."""
+        layers = [*cast("list[nn.Linear]", self.layers), self.out]
+        return [part for layer in layers for part in (layer.weight, layer.bias)]
 
 
 class DistilledDensity(AbstractLikelihood):
@@ -170,74 +230,61 @@ class DistilledDensity(AbstractLikelihood):
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of data ``x``, shape ``(B, D)``."""
         if torch.jit.is_tracing():
-            return self._in_chunks(self._by_slopes, x)
-        by_hand = not (is_transformed(x) or self._is_training())
-        return cast(Tensor, _LogProb.apply(x, self)) if by_hand else self.by_autograd(x)
+            law = self.law
+            numbers = law.scale, law.constant, law.gate.inner, law.gate.outer
+            found = torch.ops.pyro_stad.distilled(x.detach(), law.weights, *numbers)
+            return with_gradient(x, found[:, 0], found[:, 1:])
+        if is_transformed(x) or self._is_training():
+            return self.by_autograd(x)
+        return cast(Tensor, _LogProb.apply(x, self, None))
+
+    def log_prob_before(self, whitening: Standardise, v: Tensor) -> Tensor:
+        if is_transformed(v) or self._is_training():
+            return super().log_prob_before(whitening, v)
+        # The whitening's own graph would cost as much as two layers, at one point.
+        return cast(Tensor, _LogProb.apply(v, self, whitening))
 
     def sequential_calls(self) -> int:
         return 1
 
+    def by_autograd(self, x: Tensor) -> Tensor:
+        """Return the log-density as operations that can be differentiated again."""
+        law = self.law
+        return self._in_chunks(lambda rows: law.value(law.met(rows)), x)
+
+    @property
+    def law(self) -> _Law:
+        """The density as a function."""
+        scale = self.field.data_scale
+        return _Law(scale, self.constant(), self.gate, self.correction.weights())
+
     def _is_training(self) -> bool:
         return any(p.requires_grad for p in self.correction.parameters())
-
-    def by_autograd(self, x: Tensor) -> Tensor:
-        """Return the log-density as operations that can be traced, and differentiated again."""
-        return self._in_chunks(lambda rows: self._value(self._met(rows)), x)
-
-    def side_by_side(self, x: Tensor) -> Tensor:
-        """Return log-densities and, to the right of them, their gradients: ``(B, 1 + D)``."""
-        value, slopes = self.value_and_slope(x)
-        return torch.cat([value[:, None], slopes], 1)
-
-    def value_and_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log-density of points ``(B, D)``, and its gradient, ``(B, D)``, by hand."""
-        met, scale = self._met(x), self.field.data_scale
-        slopes = self.correction.gradient(met.seen)
-        if met.gate is None:
-            return self._value(met), scale * (slopes - met.y)
-        by_norm = 2 * met.gate.slope * met.h - 1
-        slopes = torch.addcmul(met.gate.value[:, None] * slopes, by_norm[:, None], met.y)
-        return self._value(met), scale * slopes
-
-    def _met(self, x: Tensor) -> _Met:
-        y = x * self.field.data_scale
-        squared = y.square().sum(-1)
-        gate = None if self._is_open(squared) else self.gate.at(squared)
-        return _Met(y, squared, gate, *self.correction.forward_pass(y))
-
-    def _value(self, met: _Met) -> Tensor:
-        correction = met.h if met.gate is None else met.gate.value * met.h
-        return torch.add(correction + self.constant(), met.squared, alpha=-0.5)
-
-    def _is_open(self, squared: Tensor) -> bool:
-        """Whether the gate is seen to be open for all points, whose squared norms are given."""
-        # By one look the operations of an open gate are saved: they would not change a bit.
-        seen = torch.jit.is_tracing() or torch.compiler.is_compiling() or is_transformed(squared)
-        return not seen and bool((squared <= self.gate.inner**2).all())
-
-    def _by_slopes(self, x: Tensor) -> Tensor:
-        """Return the same as operations of a trace, which have the gradient in them."""
-        return with_gradient(x, *self.value_and_slope(x.detach()))
 
 
 class _LogProb(torch.autograd.Function):
     """The log-density with its gradient, made in the pass forward: it costs little more there."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, density: DistilledDensity) -> Tensor:
+    def forward(
+        ctx: Any, v: Tensor, density: DistilledDensity, whitening: Standardise | None
+    ) -> Tensor:
+        x = v if whitening is None else whitening.inv(v)
         if not ctx.needs_input_grad[0]:
             return density.by_autograd(x)
         # In chunks too, of which only this is kept: nothing has to be computed again.
-        found = density._in_chunks(density.side_by_side, x)
-        ctx.density = density
-        ctx.save_for_backward(x, found[:, 1:])
+        found = density._in_chunks(density.law.side_by_side, x)
+        slopes = found[:, 1:]
+        ctx.density, ctx.whitening = density, whitening
+        ctx.save_for_backward(v, slopes if whitening is None else whitening.outer_slopes(slopes))
         return found[:, 0]
 
     @staticmethod
     @full_precision
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, slopes = ctx.saved_tensors
+        v, slopes = ctx.saved_tensors
         if torch.is_grad_enabled():
-            again = torch.autograd.grad(ctx.density.by_autograd(x), x, grad, create_graph=True)
-            return *again, None
-        return grad[:, None] * slopes, None
+            x = v if ctx.whitening is None else ctx.whitening.inv(v)
+            again = torch.autograd.grad(ctx.density.by_autograd(x), v, grad, create_graph=True)
+            return *again, None, None
+        return grad[:, None] * slopes, None, None

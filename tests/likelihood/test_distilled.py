@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
+from pyro_stad.data import Standardise
 from pyro_stad.divergence import Exact
 from pyro_stad.likelihood import Correction, DistilledDensity
 from pyro_stad.ode import RK4
@@ -85,6 +86,21 @@ def test_numerical_first_and_second_derivatives(gate):
     density, x = density_of(gate=gate), points(4).requires_grad_()
     assert torch.autograd.gradcheck(density.log_prob, x)
     assert torch.autograd.gradgradcheck(density.log_prob, x)
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_derivatives_go_through_the_whitening(gate):
+    density, v = density_of(gate=gate), points(4).requires_grad_()
+    tril = torch.eye(FEATURES) + 0.3 * torch.ones(FEATURES, FEATURES).tril(-1)
+    whitening = Standardise(torch.arange(FEATURES) / 10, tril)
+
+    def before(v):
+        return density.log_prob_before(whitening, v)
+
+    assert torch.equal(before(v), density.log_prob(whitening.inv(v)))
+    assert torch.autograd.gradcheck(before, v)
+    assert torch.autograd.gradgradcheck(before, v)
+    torch.testing.assert_close(torch.vmap(lambda row: before(row[None])[0])(v), before(v))
 
 
 @pytest.mark.parametrize("gate", GATES)
