@@ -98,7 +98,8 @@ def likelihood_alone(prior: FlowPrior) -> dict[str, Density]:
     }
 
 
-def contenders(features: int) -> dict[str, Density]:
+def contenders(features: int) -> tuple[dict[str, Density], Tensor]:
+    """Return log-densities by name, and a point where they are high."""
     ours = priors(features)
     tril = next(iter(ours.values())).transforms[1].scale_tril
     normal = dist.MultivariateNormal(torch.zeros(features), scale_tril=tril)
@@ -112,12 +113,12 @@ def contenders(features: int) -> dict[str, Density]:
     named |= {name: flow.requires_grad_(False)().log_prob for name, flow in flows.items()}
     named |= likelihood_alone(ours["Stein path, constant, 16 nodes"])
     named["sbi flow matching"] = flow_matching(features)
-    return named
+    return named, tril @ torch.randn(features)
 
 
 def row(features: int, repeats: int, seed: int) -> dict[str, object]:
     torch.manual_seed(seed)
-    x, found = torch.randn(features), contenders(features)
+    found, x = contenders(features)
     runs = {name: partial(value_and_gradient, log_prob, x) for name, log_prob in found.items()}
     for name in ("multivariate normal", "distilled density", "Stein path, constant, 16 nodes"):
         with warnings.catch_warnings():

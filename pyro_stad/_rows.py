@@ -11,10 +11,10 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["ROWS", "RowProduct"]
+__all__ = ["COLUMNS", "ROWS", "RowProduct"]
 
 ROWS = 8
-_COLUMNS = 4
+COLUMNS = 4
 
 
 class RowProduct:
@@ -26,11 +26,16 @@ class RowProduct:
 
     def __init__(self, matrix: Tensor) -> None:
         self.size = len(matrix)
-        self.more = -self.size % _COLUMNS
+        self.more = -self.size % COLUMNS
         self.matrix = functional.pad(matrix, (0, self.more, 0, self.more))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the products of ``x``, shape ``(..., D)``."""
-        rows = x.reshape(-1, self.size)
-        whole = functional.pad(rows, (0, self.more, 0, -len(rows) % ROWS))
-        return (whole @ self.matrix.mT)[: len(rows), : self.size].reshape(x.shape)
+        rows = x if x.ndim == 2 else x.reshape(-1, self.size)
+        count = rows.shape[0]
+        missing = -count % ROWS
+        # What needs no padding is spared its operations: for one point, they are what costs.
+        if not (missing or self.more):
+            return (rows @ self.matrix.mT).reshape(x.shape)
+        whole = functional.pad(rows, (0, self.more, 0, missing))
+        return (whole @ self.matrix.mT)[:count, : self.size].reshape(x.shape)

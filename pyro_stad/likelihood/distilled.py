@@ -32,7 +32,7 @@ from torch.nn import functional
 
 from pyro_stad._checks import check_count, is_transformed
 from pyro_stad._context import full_precision
-from pyro_stad._rows import ROWS
+from pyro_stad._rows import COLUMNS, ROWS
 from pyro_stad.data import Standardise
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.likelihood.base import AbstractLikelihood, padded
@@ -88,15 +88,28 @@ class _Law(NamedTuple):
         slopes = torch.addcmul(met.gate.value[:, None] * slopes, by_norm[:, None], met.y)
         return self.value(met), self.scale * slopes
 
-    def side_by_side(self, x: Tensor) -> Tensor:
-        """Return log-densities and, to the right of them, their gradients: ``(B, 1 + D)``."""
-        value, slopes = self.value_and_slope(x)
+    def side_by_side(self, v: Tensor, whitening: Standardise | None = None) -> Tensor:
+        """Return log-densities and, to the right of them, their gradients: ``(B, 1 + D)``.
+
+        By ``v``, whose whitened points are meant, if there is a ``whitening``.
+        """
+        if whitening is None:
+            value, slopes = self.value_and_slope(v)
+        else:
+            value, slopes = self.value_and_slope(whitening._inverse(v))
+            slopes = whitening.outer_slopes(slopes)
         return torch.cat([value[:, None], slopes], 1)
+
+    def is_training(self) -> bool:
+        """Whether the gradient may be asked for by a weight."""
+        return any(weight.requires_grad for weight in self.weights)
 
     def _is_open(self, squared: Tensor) -> bool:
         """Whether the gate is seen to be open for all points, whose squared norms are given."""
         # By one look the operations of an open gate are saved: they would not change a bit.
-        return not is_transformed(squared) and bool((squared <= self.gate.inner**2).all())
+        if is_transformed(squared):
+            return False
+        return squared.numel() == 0 or squared.max().item() <= self.gate.inner**2
 
 
 def _forward(weights: list[Tensor], y: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -115,9 +128,12 @@ def _backward(weights: list[Tensor], seen: list[Tensor]) -> Tensor:
     back = weights[-2].expand_as(seen[-1])
     for matrix, pre in zip(reversed(others), reversed(seen)):
         back = _through_silu(back, pre) @ matrix
-    # In this layout a row's rounding does not depend on its place in the batch; as it lies in
-    # memory, a matrix of so few columns is multiplied by kernels for which it does.
-    return functional.linear(_through_silu(back, seen[0]), first.mT.contiguous())
+    back = _through_silu(back, seen[0])
+    if first.shape[1] % COLUMNS == 0:
+        return back @ first
+    # As it lies in memory, such a matrix is multiplied by kernels whose rounding depends on a row's
+    # place in the batch; the other way round it is not.
+    return functional.linear(back, first.mT.contiguous())
 
 
 def _through_silu(back: Tensor, pre: Tensor) -> Tensor:
@@ -176,8 +192,10 @@ class Correction(nn.Module):
 
     def weights(self) -> list[Tensor]:
         """Return weights and biases in turn, layer by layer."""
-        layers = [*cast("list[nn.Linear]", self.layers), self.out]
-        return [part for layer in layers for part in (layer.weight, layer.bias)]
+        # From the dictionaries of the modules: attributes of a module are slow to be found, and
+        # this is asked at every leapfrog step.
+        layers = (*cast(nn.ModuleList, self._modules["layers"]), self._modules["out"])
+        return [p for layer in layers for p in cast("list[Tensor]", layer._parameters.values())]
 
 
 class DistilledDensity(AbstractLikelihood):
@@ -234,15 +252,17 @@ class DistilledDensity(AbstractLikelihood):
             numbers = law.scale, law.constant, law.gate.inner, law.gate.outer
             found = torch.ops.pyro_stad.distilled(x.detach(), law.weights, *numbers)
             return with_gradient(x, found[:, 0], found[:, 1:])
-        if is_transformed(x) or self._is_training():
+        law = self.law
+        if is_transformed(x) or law.is_training():
             return self.by_autograd(x)
-        return cast(Tensor, _LogProb.apply(x, self, None))
+        return cast(Tensor, _LogProb.apply(x, self, law, None))
 
     def log_prob_before(self, whitening: Standardise, v: Tensor) -> Tensor:
-        if is_transformed(v) or self._is_training():
+        law = self.law
+        if is_transformed(v) or law.is_training():
             return super().log_prob_before(whitening, v)
         # The whitening's own graph would cost as much as two layers, at one point.
-        return cast(Tensor, _LogProb.apply(v, self, whitening))
+        return cast(Tensor, _LogProb.apply(v, self, law, whitening))
 
     def sequential_calls(self) -> int:
         return 1
@@ -258,25 +278,24 @@ class DistilledDensity(AbstractLikelihood):
         scale = self.field.data_scale
         return _Law(scale, self.constant(), self.gate, self.correction.weights())
 
-    def _is_training(self) -> bool:
-        return any(p.requires_grad for p in self.correction.parameters())
-
 
 class _LogProb(torch.autograd.Function):
     """The log-density with its gradient, made in the pass forward: it costs little more there."""
 
     @staticmethod
     def forward(
-        ctx: Any, v: Tensor, density: DistilledDensity, whitening: Standardise | None
+        ctx: Any,
+        v: Tensor,
+        density: DistilledDensity,
+        law: _Law,
+        whitening: Standardise | None,
     ) -> Tensor:
-        x = v if whitening is None else whitening.inv(v)
-        if not ctx.needs_input_grad[0]:
-            return density.by_autograd(x)
-        # In chunks too, of which only this is kept: nothing has to be computed again.
-        found = density._in_chunks(density.law.side_by_side, x)
-        slopes = found[:, 1:]
         ctx.density, ctx.whitening = density, whitening
-        ctx.save_for_backward(v, slopes if whitening is None else whitening.outer_slopes(slopes))
+        if not ctx.needs_input_grad[0]:
+            return density.by_autograd(_whitened(v, whitening))
+        # In chunks too, of which only this is kept: nothing has to be computed again.
+        found = density._in_chunks(lambda rows: law.side_by_side(rows, whitening), v)
+        ctx.save_for_backward(v, found[:, 1:])
         return found[:, 0]
 
     @staticmethod
@@ -284,7 +303,10 @@ class _LogProb(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         v, slopes = ctx.saved_tensors
         if torch.is_grad_enabled():
-            x = v if ctx.whitening is None else ctx.whitening.inv(v)
-            again = torch.autograd.grad(ctx.density.by_autograd(x), v, grad, create_graph=True)
-            return *again, None, None
-        return grad[:, None] * slopes, None, None
+            value = ctx.density.by_autograd(_whitened(v, ctx.whitening))
+            return *torch.autograd.grad(value, v, grad, create_graph=True), None, None, None
+        return grad[:, None] * slopes, None, None, None
+
+
+def _whitened(v: Tensor, whitening: Standardise | None) -> Tensor:
+    return v if whitening is None else whitening._inverse(v)
