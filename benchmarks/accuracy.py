@@ -68,12 +68,12 @@ def real(name: str, seed: int) -> Problem:
     return Problem(rows[held:], rows[:held], None)
 
 
-def spline_flow(
-    train: Tensor, seconds: float, seed: int
+def zuko_flow(
+    train: Tensor, seconds: float, seed: int, kind: Callable[..., Any] = zuko.flows.NSF
 ) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
-    """Train zuko's NSF for a time; return its log-density, and what it did."""
+    """Train a flow of zuko's for a time; return its log-density, and what it did."""
     torch.manual_seed(seed)
-    flow = zuko.flows.NSF(train.shape[1], transforms=5, hidden_features=(128, 128))
+    flow = kind(train.shape[1], transforms=5, hidden_features=(128, 128))
     optimiser = torch.optim.AdamW(flow.parameters(), lr=1e-3, weight_decay=1e-4)
     held, kept = train[: len(train) // 10], train[len(train) // 10 :]
     best, best_loss, steps, started = copy.deepcopy(flow), math.inf, 0, time.perf_counter()
@@ -120,7 +120,7 @@ def row(name: str, problem: Problem, budget: str, seed: int) -> dict[str, Any]:
     affine = Standardise(
         *(part.to(problem.train) for part in whitening(problem.train, None, prior.names))
     )
-    peer, peer_did = spline_flow(affine.inv(problem.train), seconds, seed)
+    peer, peer_did = zuko_flow(affine.inv(problem.train), seconds, seed)
     log_det = affine.scale_tril.diagonal().log().sum()
     with torch.no_grad():
         densities = {

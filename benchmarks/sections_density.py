@@ -206,6 +206,35 @@ def latency() -> str:
 
 
 @section
+def batched() -> str:
+    result = read("batched")
+    micro = "microseconds"
+    prices = [
+        [row["density"], f"{row[micro]:.1f}", f"{row[f'{micro}_with_gradient']:.1f}"]
+        for row in result["prices"]
+    ]
+    rows = [[row["density"], f"{row['bias']:+.2f}", f"{row['sd']:.2f}"] for row in result["rows"]]
+    sizes = list(next(iter(result["chunks"].values())))
+    chunks = [
+        [name, *(f"{found[size]:.1f}" for size in sizes)]
+        for name, found in result["chunks"].items()
+    ]
+    size, points = result["features"], result["points"]
+    return (
+        "## What a batch costs\n\n"
+        f"Microseconds a point, for {points} points in {size} dimensions, one thread; networks "
+        "of default size.\n\n"
+        f"{table(['log-density', 'value', 'with its gradient'], prices)}\n\n"
+        "The same law learned from 10,000 samples, each peer in the time of our fit: error "
+        "against the truth.\n\n"
+        f"{table(['log-density', 'bias, nat', 'sd, nat'], rows)}\n\n"
+        "Microseconds a point, with its gradient, by the rows that are worked on at a time "
+        "(`chunk_size`).\n\n"
+        f"{table(['log-density', *sizes], chunks)}\n\n{source('batched', result)}\n"
+    )
+
+
+@section
 def nuts() -> str:
     results = [read(path.stem) for path in RESULTS.glob("nuts*.json")]
     results.sort(key=lambda result: result["provenance"]["date"])

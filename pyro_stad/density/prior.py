@@ -348,7 +348,8 @@ class FlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
             tolerance: largest standard deviation of log_prob against the exact trace, in nats;
                 None as in ``FitSettings``.
             reference: ``"data"`` also takes a density that describes the samples as well as the
-                exact trace does, to ``tolerance ** 2 / 2`` nat in the mean; ``"exact"`` does not.
+                exact trace does, to ``tolerance ** 2 / 2`` nat in the mean and to its error, at
+                the most as much again; ``"exact"`` does not.
             seed: of everything random.
 
         Raises:

@@ -9,11 +9,12 @@ grid known to be fine enough:
 2. *Choice.* Ways to the density are tried from the cheapest on, by network calls that have to wait
    for each other, then by nodes. One is taken if the standard deviation of e is within the
    tolerance :math:`\tau`; or if it describes the data as well as the flow does, that is, if its log
-   score, the mean of :math:`e - \log Z` over held-out data, is at least :math:`-\tau^2/2`: what an
-   error with standard deviation :math:`\tau` costs. With ``reference="exact"`` only the first
-   counts. A way that would serve is looked over, and refused, however good it is at the data, for
-   a *bump* or a *collapse* (:mod:`pyro_stad.likelihood.standard`). If nothing serves, it is the way
-   with the least standard deviation of those that are not refused.
+   score, the mean of :math:`e - \log Z` over held-out data, is at least :math:`-\tau^2/2`, what an
+   error with standard deviation :math:`\tau` costs, or as much lower as its own standard error is,
+   but no lower than twice that. With ``reference="exact"`` only the first counts. A way that would
+   serve is looked over, and refused, however good it is at the data, for a *bump* or a *collapse*
+   (:mod:`pyro_stad.likelihood.standard`). If nothing serves, it is the way with the least standard
+   deviation of those that are not refused.
 3. *Bound.* Two ways to one density agree where the networks are consistent. Their difference d(x)
    scales a bound :math:`c\,(d(x) + d_0)` on the error at x, with :math:`d_0` the median of d, and c
    the conformal quantile of :math:`|e| / (d + d_0)` at the bound's level: whatever d is worth, the

@@ -87,7 +87,9 @@ class Trial:
         """Whether it is accurate enough; see :mod:`pyro_stad.likelihood.calibrate`."""
         if self.is_refused:
             return False
-        if reference == "data" and self.score >= -0.5 * tolerance**2:
+        # What an error of the tolerance costs, and as much again if that is within the error.
+        cost = 0.5 * tolerance**2
+        if reference == "data" and self.score >= -cost - min(self.score_error, cost):
             return True
         return self.sd <= tolerance
 

@@ -15,6 +15,7 @@ from pyro_stad.likelihood import (
     Constant,
     FlowODE,
     SteinPath,
+    Trial,
     audit,
     calibrate,
     standard,
@@ -152,6 +153,23 @@ def test_a_density_that_describes_the_data_better_than_the_flow_is_taken():
     assert divergence > 2 * trial.score_error
     strict = calibrated(flow, x, reference="exact")[1]
     assert len(strict.trials) > 1
+
+
+@pytest.mark.parametrize(
+    ("sd", "score", "score_error", "reference", "serves"),
+    [
+        (0.09, -1.0, 0.01, "exact", True),
+        (0.11, 0.01, 0.01, "exact", False),
+        (0.11, -0.004, 0.0, "data", True),
+        (0.11, -0.006, 0.0, "data", False),
+        (0.11, -0.006, 0.002, "data", True),
+        # Not known well enough is no excuse for more than as much again.
+        (0.11, -0.011, 1.0, "data", False),
+    ],
+)
+def test_what_serves(sd, score, score_error, reference, serves):
+    trial = Trial("FlowODE", 1, 0.0, sd, score, score_error)
+    assert trial.serves(0.1, reference) == serves
 
 
 class Unsure(Exact):
