@@ -16,6 +16,7 @@ from pyro.infer.reparam import TransformReparam
 
 from pyro_stad import OutOfDistributionWarning, log_evidence, to_arviz
 from pyro_stad._arviz import generation
+from pyro_stad.density.tail import alarm_level
 from pyro_stad.interop.arviz import _counts
 
 Y = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
@@ -65,8 +66,10 @@ def test_groups(sampled, tiny_prior):
     assert statistics["surrogate_error"].shape == (1, 20)
     assert (statistics["surrogate_error"] > 0).all()
     assert statistics.attrs["theta_failed"] == 0
-    assert statistics.attrs["theta_tail"] == int((statistics["tail_probability"] < 1e-3).sum())
-    assert statistics.attrs["theta_level"] == int((statistics["density_level"] < 1e-3).sum())
+    alarm = alarm_level(tiny_prior.reference.effective)
+    assert alarm > 5e-3
+    assert statistics.attrs["theta_tail"] == int((statistics["tail_probability"] < alarm).sum())
+    assert statistics.attrs["theta_level"] == int((statistics["density_level"] < alarm).sum())
     np.testing.assert_allclose(data["observed_data"]["y"].values, Y)
     assert data["prior"]["theta"].shape == (1, 7, 3)
     assert data["prior_predictive"]["y"].shape == (1, 7, 3)
