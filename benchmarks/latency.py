@@ -11,6 +11,7 @@ untrained, but no weight is zero. Contenders take turns; one thread; validation 
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -44,7 +45,7 @@ from pyro_stad.paths import OptimalTransport
 from pyro_stad.teacher import Gate, PathField
 
 Density = Callable[[Tensor], Tensor]
-_BLOCK, _LEAPS = 100, 10
+_BLOCK, _LEAPS, _SECONDS = 100, 10, 0.05
 
 
 def value_and_gradient(log_prob: Density, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,8 +126,11 @@ def row(features: int, repeats: int, seed: int) -> dict[str, object]:
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
             traced = torch.jit.trace(lambda z, f=found[name]: f(z), (x,), check_trace=False)
         runs[f"{name}, traced"] = partial(value_and_gradient, traced, x)
-    seconds = median_seconds({name: blocks(run) for name, run in runs.items()}, repeats)
+    made = {name: blocks(run) for name, run in runs.items()}
+    timed = median_seconds({name: block for name, (block, _) in made.items()}, repeats)
+    seconds = {name: timed[name] / count for name, (_, count) in made.items()}
     leaps = median_seconds(leapfrogs(features), max(3, repeats // 5))
+    leaps = {name: value / _BLOCK for name, value in leaps.items()}
     seconds |= {f"{name}, leapfrog of compiled HMC": value for name, value in leaps.items()}
     normal, leap = seconds["multivariate normal"], leaps["multivariate normal"]
     return {
@@ -139,14 +143,18 @@ def row(features: int, repeats: int, seed: int) -> dict[str, object]:
     }
 
 
-def blocks(run: Callable[[], Any]) -> Callable[[], None]:
-    """Return a block of calls: a single one is too short for the clock, and cold."""
+def blocks(run: Callable[[], Any]) -> tuple[Callable[[], None], int]:
+    """Return a block of calls, and how many: a single one is too short for the clock, and cold."""
+    run()
+    started = time.perf_counter()
+    run()
+    count = max(1, min(_BLOCK, round(_SECONDS / (time.perf_counter() - started))))
 
     def block() -> None:
-        for _ in range(_BLOCK):
+        for _ in range(count):
             run()
 
-    return block
+    return block, count
 
 
 def leapfrogs(features: int) -> dict[str, Callable[[], None]]:

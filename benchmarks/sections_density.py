@@ -226,7 +226,7 @@ def batched() -> str:
         "of default size.\n\n"
         f"{table(['log-density', 'value', 'with its gradient'], prices)}\n\n"
         "The same law learned from 10,000 samples, each peer in the time of our fit: error "
-        "against the truth.\n\n"
+        "against the truth. The mass is divided out of the fit's own choice alone.\n\n"
         f"{table(['log-density', 'bias, nat', 'sd, nat'], rows)}\n\n"
         "Microseconds a point, with its gradient, by the rows that are worked on at a time "
         "(`chunk_size`).\n\n"

@@ -296,9 +296,15 @@ def _build_correction(
     width, depth = config["width"], config["depth"]
     check_count(width, "width")
     check_count(depth, "depth", most=len(tensors))
-    found = tensors["correction.out.weight"].shape[1]
-    if found != width:
-        raise ValueError(f"`width` {width} does not fit the tensors of correction, of {found}")
+    shapes = [(width, features), *[(width, width)] * (depth - 1), (1, width)]
+    names = [*(f"layers.{index}" for index in range(depth)), "out"]
+    for name, shape in zip(names, shapes):
+        tensor = tensors.get(f"correction.{name}.weight")
+        if tensor is None or tensor.shape != shape:
+            found = "missing" if tensor is None else f"of shape {tuple(tensor.shape)}"
+            raise ValueError(
+                f"`width` {width} and `depth` {depth} do not fit correction.{name}.weight, {found}"
+            )
     return Correction(features, width, depth, torch.Generator())
 
 

@@ -28,8 +28,8 @@ class FitSettings:
         polish_products: products with the Jacobian for each value, at the most: up to as many
             dimensions they are exact, beyond they are estimated by orthogonal probes.
         grid_tolerance: largest error of the time grid, in nats (root mean square).
-        density: training of the distilled density, which takes one row a point, until it is within
-            the tolerance or its steps are used up; None for none.
+        density: training of the distilled density, which takes one row a point. Without a target
+            of its own it ends where it is within 0.7 of the tolerance of its labels. None for none.
         density_width, density_depth: units and number of its hidden layers.
         density_labels: number of points at which it is shown the flow's density.
         member: further training of the field on a resample, by which its error is known.
@@ -82,8 +82,14 @@ class FitSettings:
                     f"`{name}` must be TrainingSettings; got {getattr(self, name)!r}"
                     + (". For no members, say fit(members=0)" if name == "member" else "")
                 )
-        for name in ("spread_width", "density_width", "density_depth", "density_labels"):
+        for name in ("polish", "density"):
+            if not isinstance(getattr(self, name), TrainingSettings | None):
+                raise TypeError(
+                    f"`{name}` must be TrainingSettings or None; got {getattr(self, name)!r}"
+                )
+        for name in ("spread_width", "density_width", "density_depth", "polish_products"):
             check_count(getattr(self, name), name)
+        check_count(self.density_labels, "density_labels", least=100)
         check_count(self.audit_points, "audit_points", least=2)
 
     def audit_in(self, features: int) -> int:

@@ -266,8 +266,9 @@ class HutchinsonLabels(AbstractObjective):
 
     A probe of random signs has the diagonal of the Jacobian without error, and all pairs of
     coordinates for noise. So k probes share the coordinates out among themselves, at random: what
-    is left is the noise of pairs in one share, :math:`(D/k - 1) / (D - 1)` of one probe's, less
-    than the :math:`1/k` that independent probes leave; and D of them are the exact divergence.
+    is left is the noise of pairs in one share, :math:`(D/k - 1) / (D - 1)` of one probe's where k
+    divides D, less than the :math:`1/k` that independent probes leave; and D of them are the exact
+    divergence.
 
     Arguments:
         probes: Jacobian-vector products a point, at the most.

@@ -67,9 +67,9 @@ class AbstractLikelihood(nn.Module, ABC):
         """Return the log-density of data ``x``, shape ``(B, D)``; NaN where it failed."""
 
     def log_prob_before(self, whitening: Standardise, v: Tensor) -> Tensor:
-        """Return the log-density at the whitened ``v``, shape ``(B, D)``.
+        """Return the log-density of data that are given before their whitening, ``(B, D)``.
 
-        That of the whitened point: what the whitening adds to a log-density is a constant.
+        It is that of the whitened points: what the whitening adds is a constant.
         """
         return self.log_prob(whitening.inv(v))
 

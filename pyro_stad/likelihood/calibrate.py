@@ -142,7 +142,7 @@ def _chosen(
     # NaN is worse than anything. The flow itself is the last one, and the refuge.
     by_error = sorted(range(len(trials)), key=lambda i: (math.isnan(trials[i].sd), trials[i].sd))
     for i in by_error:
-        if math.isnan(trials[i].bump) and not math.isnan(trials[i].sd):
+        if trials[i].bump is None and not math.isnan(trials[i].sd):
             trials[i] = standard.looked_over(tried[i], trials[i])
         if not (trials[i].is_refused or math.isnan(trials[i].sd)):
             return tried[i], trials

@@ -54,7 +54,7 @@ class Trial:
         score, score_error: its mean log-density, mass divided out, less that of the exact trace,
             with its standard error. Above zero, it describes the data better than the flow.
         bump, collapse: where it is refused however accurate it is at the data, both in nats, see
-            :mod:`pyro_stad.likelihood.standard`; NaN where nobody looked.
+            :mod:`pyro_stad.likelihood.standard`; None where nobody looked, in old files NaN.
     """
 
     likelihood: str
@@ -63,8 +63,8 @@ class Trial:
     sd: float
     score: float
     score_error: float
-    bump: float = math.nan
-    collapse: float = math.nan
+    bump: float | None = None
+    collapse: float | None = None
 
     def __post_init__(self) -> None:
         if self.sequential_calls is not None:
@@ -73,13 +73,13 @@ class Trial:
     @property
     def is_refused(self) -> bool:
         """Whether it has a bump or a collapse."""
-        return self.bump > HIGHEST or self.collapse > _DEEPEST
+        return (self.bump or 0.0) > HIGHEST or (self.collapse or 0.0) > _DEEPEST
 
     @property
     def refusal(self) -> str:
         """Why it is refused, as the end of a line; empty if it is not."""
-        found = [f"a bump of {self.bump:.3g} nat"] if self.bump > HIGHEST else []
-        if self.collapse > _DEEPEST:
+        found = [f"a bump of {self.bump:.3g} nat"] if (self.bump or 0.0) > HIGHEST else []
+        if (self.collapse or 0.0) > _DEEPEST:
             found.append(f"a collapse that costs {self.collapse:.2g} nat a sample")
         return f"; refused for {' and '.join(found)}" if found else ""
 
@@ -177,9 +177,10 @@ class Calibration:
         return tuple(found)
 
     def _refusals(self) -> str:
-        if not all(trial.is_refused for trial in self.trials):
+        refused = [trial.refusal for trial in self.trials if trial.is_refused]
+        if not refused or any(not (t.is_refused or math.isnan(t.sd)) for t in self.trials):
             return ""
-        return f", and every way was refused, the last{self.trials[-1].refusal[len('; refused') :]}"
+        return f", and every way was refused, the last{refused[-1][len('; refused') :]}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description."""

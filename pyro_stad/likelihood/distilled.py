@@ -44,6 +44,8 @@ from pyro_stad.teacher.network import linear
 
 __all__ = ["Correction", "DistilledDensity"]
 
+_CHUNK = 8192  # rows of a trace, which knows no chunk size
+
 
 class _Met(NamedTuple):
     """What the density consists of at points, in the field's own coordinates.
@@ -91,7 +93,7 @@ class _Law(NamedTuple):
     def side_by_side(self, v: Tensor, whitening: Standardise | None = None) -> Tensor:
         """Return log-densities and, to the right of them, their gradients: ``(B, 1 + D)``.
 
-        By ``v``, whose whitened points are meant, if there is a ``whitening``.
+        With a ``whitening``, ``v`` are points before it, and gradients are by ``v``.
         """
         if whitening is None:
             value, slopes = self.value_and_slope(v)
@@ -145,22 +147,25 @@ def _through_silu(back: Tensor, pre: Tensor) -> Tensor:
     return torch.ops.aten.silu_backward(back, pre)
 
 
+@full_precision
 def _in_a_trace(
     x: Tensor, weights: list[Tensor], scale: float, constant: float, inner: float, outer: float
 ) -> Tensor:
     """Return what ``_Law.side_by_side`` does."""
     law = _Law(scale, constant, Gate(inner, outer), weights)
-    return padded(law.side_by_side, x, ROWS)
+    return torch.cat([padded(law.side_by_side, rows, ROWS) for rows in x.split(_CHUNK)])
 
 
 # As one operation of a trace, which then has the look at the gate in it, and none of the ninety
-# small operations that it would keep instead.
-_LIBRARY = torch.library.Library("pyro_stad", "DEF")
-_LIBRARY.define(
-    "distilled(Tensor x, Tensor[] weights, float scale, float constant, float inner, float outer)"
-    " -> Tensor"
-)
-_LIBRARY.impl("distilled", _in_a_trace, "CompositeExplicitAutograd")
+# small operations that it would keep instead. A name in torch's list of operators is all that
+# importing this leaves outside the package; "FRAGMENT" lets the module be loaded again.
+_LIBRARY = torch.library.Library("pyro_stad", "FRAGMENT")
+if not hasattr(torch.ops.pyro_stad, "distilled"):
+    _LIBRARY.define(
+        "distilled(Tensor x, Tensor[] weights, float scale, float constant, float inner, "
+        "float outer) -> Tensor"
+    )
+    _LIBRARY.impl("distilled", _in_a_trace, "CompositeExplicitAutograd")
 
 
 class Correction(nn.Module):
@@ -168,7 +173,7 @@ class Correction(nn.Module):
 
     Arguments:
         features: dimension D of a point.
-        width: units of each hidden layer.
+        width: units of each hidden layer, a multiple of four.
         depth: number of hidden layers.
         generator: source of the first weights; see ``pyro_stad.teacher.network.linear``.
     """
@@ -179,6 +184,9 @@ class Correction(nn.Module):
         super().__init__()
         for name, size in {"features": features, "width": width, "depth": depth}.items():
             check_count(size, name)
+        if width % COLUMNS:
+            # Products with other numbers of columns see a row's place in the batch.
+            raise ValueError(f"`width` must be a multiple of {COLUMNS}; got {width}")
         self.features, self.width, self.depth = features, width, depth
         sizes = [features] + [width] * (depth - 1)
         self.layers = nn.ModuleList(linear(size, width, generator) for size in sizes)
@@ -296,7 +304,8 @@ class _LogProb(torch.autograd.Function):
         # In chunks too, of which only this is kept: nothing has to be computed again.
         found = density._in_chunks(lambda rows: law.side_by_side(rows, whitening), v)
         ctx.save_for_backward(v, found[:, 1:])
-        return found[:, 0]
+        # A copy: what is returned may be written to.
+        return found[:, 0].clone()
 
     @staticmethod
     @full_precision

@@ -89,5 +89,7 @@ def _second_opinion(likelihood: AbstractLikelihood) -> AbstractLikelihood | None
     rests = isinstance(likelihood, SteinPath) and isinstance(likelihood.curve, Constant)
     curve = Coarse(4) if rests or distilled else Constant()
     other = SteinPath(likelihood.field, likelihood.divergence, likelihood.solver, curve, nodes=16)
-    other.log_mass = likelihood.log_mass
+    if not distilled:
+        # Of the same divergence, and so with a mass that is off alike.
+        other.log_mass = likelihood.log_mass
     return other

@@ -1,4 +1,4 @@
-r"""The training loop: one for the teacher and for its divergence.
+r"""The training loop: one for the teacher, its divergence, and all that is distilled from them.
 
 Adam or SOAP with warm-up and a cosine schedule, clipped gradients, an exponential moving average of
 the weights, and validation of the *average* on a noise set that is drawn once, so that the

@@ -4,8 +4,8 @@ For a matrix with gradient G, moving averages :math:`L = E[G G^T]` and :math:`R 
 eigenbases :math:`Q_L, Q_R`. Adam runs on :math:`Q_L^T G Q_R`, and its step is turned back. Now and
 then the bases follow L and R by one step of orthogonal iteration. Vectors take a step of Adam.
 
-Where labels are exact, as in distillation, it halves the error that Adam leaves in the same time;
-where they are noise, as in score matching, it brought nothing.
+Where labels are exact, as in distillation, it leaves 0.6 of the error that Adam does in the same
+time; where they are noise, as in score matching, it brought nothing.
 
 References:
     Vyas et al. (2024), SOAP: Improving and Stabilizing Shampoo using Adam; Gupta, Koren and Singer
@@ -14,8 +14,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -48,7 +47,7 @@ class Soap(torch.optim.Optimizer):
             self.state[p] = state
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for p in self.param_groups[0]["params"]:
             if p.grad is not None:
                 self._step(p, p.grad, self.state[p])
@@ -71,12 +70,11 @@ class Soap(torch.optim.Optimizer):
 
     @staticmethod
     def _turn(gradient: Tensor, state: dict[str, Tensor], count: int) -> None:
-        """Follow the eigenbases."""
+        """Follow the eigenbases, from the axes on; a QR never fails, as an eigensolver may."""
         for side, product in (("left", gradient @ gradient.mT), ("right", gradient.mT @ gradient)):
             state[side].lerp_(product, 1 - _BETA)
-            if count == 1:
-                state[f"{side}_basis"].copy_(torch.linalg.eigh(state[side]).eigenvectors)
-            elif count % _EVERY == 0:
+            # At first at every step: it starts from the axes.
+            if count <= _EVERY or count % _EVERY == 0:
                 turned = state[side] @ state[f"{side}_basis"]
                 state[f"{side}_basis"].copy_(torch.linalg.qr(turned).Q)
 

@@ -135,6 +135,8 @@ def test_bad_input_is_named(tiny_prior, change, options, error, message):
     [
         (lambda: FitSettings(tolerance=-1), "`tolerance` must be a positive number of nats; got"),
         (lambda: FitSettings(grid_tolerance="a"), "`grid_tolerance` must be .* got 'a'"),
+        (lambda: FitSettings(polish_products=0), "`polish_products` must be .* got 0"),
+        (lambda: FitSettings(density_labels=4), "`density_labels` must be .* at least 100; got 4"),
         (lambda: FitSettings(audit_points=1), "`audit_points` must be an integer of at least 2"),
         (lambda: TrainingSettings(10, patience=-1), "`patience` must be .* got -1"),
         (lambda: TrainingSettings(10, target="a"), "`target` must be a loss or None; got 'a'"),
@@ -145,6 +147,12 @@ def test_bad_input_is_named(tiny_prior, change, options, error, message):
 def test_settings_that_would_fail_after_minutes(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", ["polish", "density"])
+def test_settings_of_another_type_are_refused(name):
+    with pytest.raises(TypeError, match=f"`{name}` must be TrainingSettings or None; got 5"):
+        FitSettings(**{name: 5})
 
 
 def test_resume_wants_a_folder(tmp_path):

@@ -87,7 +87,7 @@ def distilled(prior, width=8, depth=2):
     return prior.with_likelihood(DistilledDensity(*parts, correction.double(), Gate(2.5, 4.0)))
 
 
-@pytest.mark.parametrize(("width", "depth"), [(1, 1), (8, 3)])
+@pytest.mark.parametrize(("width", "depth"), [(4, 1), (8, 3)])
 def test_a_distilled_density_round_trips(width, depth, free_prior, tmp_path):
     prior, value = distilled(free_prior, width, depth), 2 * free_prior.sample((30,))
     prior.save(tmp_path / "prior.safetensors")
@@ -364,8 +364,8 @@ FORGED_PATHS = [
     ("likelihood.consistent", 1, "does not describe"),
 ]
 FORGED_DISTILLED = [
-    ("likelihood.width", 10**9, "`width` 1000000000 does not fit the tensors of correction, of 8"),
-    ("likelihood.width", 7, "`width` 7 does not fit"),
+    ("likelihood.width", 10**9, "`width` 1000000000 and `depth` 2 do not fit correction.layers.0"),
+    ("likelihood.width", 7, "`width` 7 and `depth` 2 do not fit"),
     ("likelihood.width", "8", "`width` must be an integer"),
     ("likelihood.depth", 10**9, "`depth` must be an integer of at most"),
     ("likelihood.depth", 0, "`depth`"),
@@ -405,6 +405,21 @@ def test_forged_paths_are_refused(place, value, message, saved_path):
 @pytest.mark.parametrize(("place", "value", "message"), FORGED_DISTILLED)
 def test_forged_distilled_densities_are_refused(place, value, message, saved_distilled):
     assert_refused_at_once(saved_distilled, place, value, message)
+
+
+def test_a_correction_of_made_up_size_is_not_built(saved_distilled):
+    """A wide last layer is a small tensor; the layers before it would take gigabytes."""
+    wide = 200_000
+    change = {"correction.out.weight": torch.zeros(1, wide)}
+    rewrite(
+        saved_distilled,
+        lambda tensors: tensors.update(change),
+        lambda document: document["likelihood"].update(width=wide),
+    )
+    started = time.monotonic()
+    with pytest.raises(CheckpointError, match="`width` 200000 and `depth` 2 do not fit"):
+        pyro_stad.load(saved_distilled)
+    assert time.monotonic() - started < 1
 
 
 def assert_refused_at_once(saved, place, value, message):

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from pyro_stad.data import Batches
-from pyro_stad.divergence import Exact
+from pyro_stad.divergence import Exact, Stein, TrunkHead
 from pyro_stad.divergence.distil import cloud_for
 from pyro_stad.likelihood import (
     Calibration,
     Constant,
+    Correction,
+    DistilledDensity,
     FlowODE,
     SteinPath,
     Trial,
@@ -23,6 +25,8 @@ from pyro_stad.likelihood import (
 from pyro_stad.likelihood.standard import Standard
 from pyro_stad.likelihood.suspects import climbed, disagreement, suspects
 from pyro_stad.ode import RK4
+from pyro_stad.paths import OptimalTransport
+from pyro_stad.teacher import Gate, PathField
 from pyro_stad.teacher.analytic import random_mixture, sample_mixture
 from tests.oracles import field_on, gaussian
 
@@ -170,6 +174,18 @@ def test_a_density_that_describes_the_data_better_than_the_flow_is_taken():
 def test_what_serves(sd, score, score_error, reference, serves):
     trial = Trial("FlowODE", 1, 0.0, sd, score, score_error)
     assert trial.serves(0.1, reference) == serves
+
+
+def test_a_mass_that_was_divided_out_is_no_disagreement():
+    """Both ways are the normal law: one of them with a constant that its mass takes off again."""
+    field = PathField(OptimalTransport(), 2, width=8, depth=2).double()
+    correction = Correction(2, 8, 1).double()
+    torch.nn.init.constant_(correction.out.bias, 0.5)
+    parts = field, Stein(TrunkHead.for_field(field)).double(), RK4(4)
+    density = DistilledDensity(*parts, correction, Gate(5.0, 6.0)).requires_grad_(False)
+    density.log_mass = 0.5
+    x = torch.randn(20, 2)
+    assert disagreement(density, x).max() < 1e-6
 
 
 class Unsure(Exact):

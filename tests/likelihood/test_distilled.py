@@ -1,6 +1,8 @@
 """The distilled density: its formula, its derivatives, its tail, and rows that stand alone."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -166,6 +168,39 @@ def test_chunks_change_nothing():
     assert torch.equal(*slopes)
 
 
+def test_what_comes_back_is_the_caller_s_to_write_to():
+    density, x = density_of(), points(5).requires_grad_()
+    value = density.log_prob(x)
+    before = value.detach().clone()
+    value += 1.0
+    (slopes,) = torch.autograd.grad(value.sum(), x)
+    assert torch.equal(value, before + 1.0)
+    assert torch.equal(slopes, torch.autograd.grad(density.log_prob(x).sum(), x)[0])
+
+
+def test_no_points_at_all():
+    none = points(0).requires_grad_()
+    (slopes,) = torch.autograd.grad(density_of().log_prob(none).sum(), none)
+    assert slopes.shape == (0, FEATURES)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_autocast_changes_no_bit_in_a_trace_either():
+    density, x = density_of(dtype=torch.float32), points(3, torch.float32)
+    traced = torch.jit.trace(lambda row: density.log_prob(row), x, check_trace=False)
+    expected = density.log_prob(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(traced(x), traced(x))
+        torch.testing.assert_close(traced(x), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_module_can_be_loaded_again():
+    """In a process of its own: classes that are loaded twice are not each other's."""
+    name = DistilledDensity.__module__
+    script = f"import importlib; importlib.reload(importlib.import_module({name!r}))"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_training_reaches_the_correction():
     density = density_of(frozen=False)
     density.log_prob(points(2)).sum().backward()
@@ -191,6 +226,8 @@ def test_what_does_not_fit_is_refused():
         DistilledDensity(*parts, correction, 4.0)
     with pytest.raises(ValueError, match="takes points of 2 features, the field has 3"):
         DistilledDensity(*parts, Correction(2, 8, 1), GATES["open"])
+    with pytest.raises(ValueError, match="`width` must be a multiple of 4; got 10"):
+        Correction(2, 10, 1)
     for name in ("features", "width", "depth"):
         with pytest.raises(ValueError, match=f"`{name}` must be an integer of at least 1"):
             Correction(**{"features": 2, "width": 2, "depth": 2, name: 0})
