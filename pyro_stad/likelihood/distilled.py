@@ -44,7 +44,7 @@ from pyro_stad.teacher.network import linear
 
 __all__ = ["Correction", "DistilledDensity"]
 
-_CHUNK = 8192  # rows of a trace, which knows no chunk size
+_CHUNK = 2048  # rows of a trace, which knows no chunk size
 
 
 class _Met(NamedTuple):
@@ -235,7 +235,7 @@ class DistilledDensity(AbstractLikelihood):
         solver: AbstractSolver,
         correction: Correction,
         gate: Gate,
-        chunk_size: int = 8192,
+        chunk_size: int = 2048,
     ) -> None:
         super().__init__(field, divergence, solver, chunk_size)
         if not isinstance(correction, Correction):

@@ -74,7 +74,7 @@ class SteinPath(AbstractLikelihood):
         nodes: int = 16,
         *,
         consistent: AbstractDivergence | None = None,
-        chunk_size: int = 8192,
+        chunk_size: int = 2048,
     ) -> None:
         super().__init__(field, divergence, solver, chunk_size)
         if not isinstance(field, AbstractAngularField):
