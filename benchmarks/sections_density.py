@@ -157,9 +157,9 @@ def accuracy() -> str:
                 f"{cell}, {found['sd']:.2f} ({found['bias']:+.2f})" if "sd" in found else cell
             )
         gain = f"{row['gain_over_peer']:+.3f} +- {row['gain_error']:.3f}"
-        curve = row["likelihood"].removeprefix("SteinPath(Stein(TrunkHead), ").removesuffix(")")
+        way = row["likelihood"].replace("Stein(TrunkHead), ", "")
         size = f"{row['rows']:,} x {row['features']}"
-        rows.append([row["problem"], size, f"{row['seconds']:.0f}", curve, *cells, gain])
+        rows.append([row["problem"], size, f"{row['seconds']:.0f}", way, *cells, gain])
     known = [
         [
             row["problem"],
