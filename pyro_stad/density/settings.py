@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pyro_stad._checks import check_choice, check_count, check_positive
+from pyro_stad._rows import COLUMNS
 from pyro_stad.likelihood import REFERENCES, default_tolerance
 from pyro_stad.training import TrainingSettings
 
@@ -89,6 +90,10 @@ class FitSettings:
                 )
         for name in ("spread_width", "density_width", "density_depth", "polish_products"):
             check_count(getattr(self, name), name)
+        if self.density_width % COLUMNS:
+            raise ValueError(
+                f"`density_width` must be a multiple of {COLUMNS}; got {self.density_width}"
+            )
         check_count(self.density_labels, "density_labels", least=100)
         check_count(self.audit_points, "audit_points", least=2)
 

@@ -136,6 +136,7 @@ def test_bad_input_is_named(tiny_prior, change, options, error, message):
         (lambda: FitSettings(tolerance=-1), "`tolerance` must be a positive number of nats; got"),
         (lambda: FitSettings(grid_tolerance="a"), "`grid_tolerance` must be .* got 'a'"),
         (lambda: FitSettings(polish_products=0), "`polish_products` must be .* got 0"),
+        (lambda: FitSettings(density_width=10), "`density_width` must be a multiple of 4; got 10"),
         (lambda: FitSettings(density_labels=4), "`density_labels` must be .* at least 100; got 4"),
         (lambda: FitSettings(audit_points=1), "`audit_points` must be an integer of at least 2"),
         (lambda: TrainingSettings(10, patience=-1), "`patience` must be .* got -1"),
