@@ -24,7 +24,6 @@ from torch import Tensor
 
 import pyro_stad
 from pyro_stad.data import Standardise, whitening
-from pyro_stad.divergence import Exact
 from pyro_stad.likelihood import Constant, FlowODE, SteinPath
 
 _PEERS = {"zuko NSF": zuko.flows.NSF, "zuko MAF": zuko.flows.MAF}
@@ -72,8 +71,7 @@ def chunks(features: int, points: int, repeats: int) -> dict[str, dict[int, floa
 
 
 def at_size(way: Any, size: int, x: Tensor) -> Tensor:
-    way.chunk_size = size
-    return value_and_gradient(way.log_prob, x)
+    return value_and_gradient(way.replace(chunk_size=size).log_prob, x)
 
 
 def accuracies(features: int, seed: int) -> list[dict[str, Any]]:
@@ -89,7 +87,7 @@ def accuracies(features: int, seed: int) -> list[dict[str, Any]]:
             SteinPath(*parts, Constant(), nodes=8)
         ),
         "flow, Stein": prior.with_likelihood(FlowODE(*parts)),
-        "flow, exact trace": prior.with_likelihood(FlowODE(flow.field, Exact(), flow.solver)),
+        "flow, exact trace": prior.exact(),
     }
     affine = Standardise(
         *(part.to(problem.train) for part in whitening(problem.train, None, prior.names))

@@ -22,8 +22,14 @@ from torch import Tensor
 from torch.distributions import Chi2
 
 import pyro_stad
-from pyro_stad.divergence import Exact
-from pyro_stad.likelihood import AbstractLikelihood, Coarse, Constant, FlowODE, SteinPath
+from pyro_stad.likelihood import (
+    AbstractLikelihood,
+    Coarse,
+    Constant,
+    FlowODE,
+    SteinPath,
+    exact_twin,
+)
 from pyro_stad.teacher.base import AbstractAngularField
 
 _ROWS, _CHUNK = 10_000, 20_000
@@ -105,9 +111,9 @@ def mass(way: AbstractLikelihood, size: int, seed: int) -> tuple[float, float]:
     z = torch.randn(_POINTS, size, generator=generator).to(like)
     chi = torch.randn(half, int(_T_DOF), generator=generator).square().sum(1, keepdim=True)
     wide = 1.5 * z[:half] / (chi / _T_DOF).sqrt().to(like)
-    own = torch.cat([way.push(part) for part in z[half:].split(_CHUNK)])
+    own = torch.cat([way.transport().push(part) for part in z[half:].split(_CHUNK)])
     x = torch.cat([wide, own])
-    exact = FlowODE(way.field, Exact(), way.solver)
+    exact = exact_twin(way)
     proposal = torch.logaddexp(student_log_prob(x / 1.5) - size * math.log(1.5), log_prob(exact, x))
     weights = (log_prob(way, x) - proposal + math.log(2.0)).exp()
     # Two strata of equal size.

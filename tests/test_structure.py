@@ -9,16 +9,28 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyro_stad"
-SHARED = {"_arviz", "_checks", "_config", "_context", "_files", "_random", "_rows", "errors"}
+SHARED = {
+    "_arviz", "_checks", "_chunks", "_config", "_context", "_files", "_random", "_rows", "errors",
+}  # fmt: skip
 ALLOWED = {
     "data": set(),
     "paths": set(),
     "ode": set(),
     "training": set(),
     "teacher": {"data", "paths", "training"},
+    "transport": {"teacher", "ode"},
     "divergence": {"teacher", "data", "ode", "training"},
-    "likelihood": {"divergence", "teacher", "ode", "data", "training"},
-    "density": {"likelihood", "divergence", "teacher", "ode", "paths", "data", "training"},
+    "likelihood": {"transport", "divergence", "teacher", "ode", "data", "training"},
+    "density": {
+        "likelihood",
+        "transport",
+        "divergence",
+        "teacher",
+        "ode",
+        "paths",
+        "data",
+        "training",
+    },
     "evidence": {"density", "likelihood", "divergence", "teacher", "ode", "paths", "data"},
     "interop": {"density", "evidence"},
     "demo": {"data", "density", "evidence"},

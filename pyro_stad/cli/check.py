@@ -51,7 +51,7 @@ def _goodness(prior: FlowPrior, white: Tensor, seed: int) -> Goodness:
     distinct = merge_repeats(rows)
     time = correlation_time(rows) * len(distinct.values) / len(white)
     held = Batches(distinct.values.to(white.dtype), distinct.weights)
-    return goodness(prior.likelihood, held, seed, time=max(1.0, time))
+    return goodness(prior.likelihood, prior.transport, held, seed, time=max(1.0, time))
 
 
 def _draws(prior: FlowPrior, white: Tensor, source: torch.Generator) -> Tensor:

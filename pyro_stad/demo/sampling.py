@@ -146,5 +146,5 @@ def _network_calls(job: Job) -> int | None:
     """Return the sequential network calls per evaluation of the prior: 0 for a normal."""
     if not isinstance(job.prior, FlowPrior):
         return 0
-    likelihood: Any = job.prior.likelihood
-    return (likelihood.solver if job.auxiliary else likelihood).sequential_calls()
+    part: Any = job.prior.transport if job.auxiliary else job.prior.likelihood
+    return part.sequential_calls()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -19,7 +20,7 @@ from pyro_stad._random import generator
 from pyro_stad.data import Batches
 from pyro_stad.divergence.distil import cloud_for
 from pyro_stad.errors import AccuracyWarning
-from pyro_stad.likelihood import REFERENCES, calibrate, default_tolerance
+from pyro_stad.likelihood import REFERENCES, calibrate, choose_grid, default_tolerance
 
 if TYPE_CHECKING:
     from pyro_stad.density.prior import FlowPrior
@@ -64,8 +65,9 @@ def calibrated(
             "no way to the density is finite at the samples of the calibration; are they from "
             "the law that was fitted?"
         )
+    transport, draws = choose_grid(prior.likelihood.transport(), points, source)
+    calibration = replace(calibration, draws=draws)
     for trouble in calibration.troubles:
         warnings.warn(trouble, AccuracyWarning, stacklevel=4)
-    new = prior.with_likelihood(chosen)
-    new.calibration = calibration
+    new = prior._like_this(lambda part: part, chosen, transport, calibration)
     return new.expand(prior.batch_shape) if prior.batch_shape else new

@@ -47,13 +47,11 @@ from pyro_stad.density.report import FitReport
 from pyro_stad.density.settings import BUDGETS, FitSettings
 from pyro_stad.density.workshop import Workshop
 from pyro_stad.errors import AccuracyWarning
-from pyro_stad.likelihood import calibrate, choose_steps
 from pyro_stad.paths import PATHS, AbstractPath
 
 __all__ = ["fit"]
 
 _VERSIONED = ("pyro-stad", "torch", "pyro-ppl")
-_STEPS = (1, 2, 4, 8, 16, 32, 64)
 _MOST_MEMBERS = 100
 
 
@@ -146,15 +144,8 @@ def fit(
     workshop.identify(rows, path, limits, margins, dtype)
     field = workshop.teacher(path, kept, held)
     flow, cloud = workshop.divergence(field, kept, held)
-    source = workshop.generator("calibration", white)
-    tolerance = settings.tolerance_in(len(loc))
-    points = held.subset(settings.audit_in(len(loc)), source)
-    flow.solver = choose_steps(flow, points, settings.grid_tolerance, _STEPS)
-    likelihood, calibration = calibrate(
-        flow, points, cloud, tolerance, source, others=held.subset(len(held), source),
-        reference=settings.reference, train=workshop.density(flow, kept, held),
-    )  # fmt: skip
-    fitness = goodness(likelihood, held, seed, kept=kept, time=taken.time)
+    likelihood, transport, calibration = workshop.calibrated(flow, cloud, kept, held)
+    fitness = goodness(likelihood, transport, held, seed, kept=kept, time=taken.time)
     for trouble in (*calibration.troubles, *fitness.troubles):
         warnings.warn(trouble, AccuracyWarning, stacklevel=3)
     weights = None if rows.weights is None else rows.weights.to(device)
@@ -162,7 +153,7 @@ def fit(
     reference = Reference.of(Batches(white, weights), taken.effective, source)
     affine = Standardise(loc, scale_tril)
     sample = Resampler.of(unbounded, taken, limits, affine, margins)
-    spread = workshop.spread(likelihood, sample, kept, reference, members)
+    spread = workshop.spread(likelihood, transport, sample, kept, reference, members)
     report = FitReport(
         seed=seed,
         rows=taken.rows,
@@ -176,7 +167,8 @@ def fit(
     loc, scale_tril = loc.to(device, dtype), scale_tril.to(device, dtype)
     return FlowPrior(
         likelihood, loc, scale_tril, checked.layout, limits, report, calibration,
-        margins=margins and margins.to(device), reference=reference, spread=spread,
+        transport=transport, margins=margins and margins.to(device), reference=reference,
+        spread=spread,
     )  # fmt: skip
 
 

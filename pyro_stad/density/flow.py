@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 
 from pyro_stad.likelihood import AbstractLikelihood
+from pyro_stad.transport import AbstractInvertible
 
 __all__ = ["FlowTransform", "check_likelihood"]
 
@@ -21,38 +22,40 @@ class FlowTransform(Transform):
     """The map from noise z to data x along the flow.
 
     Arguments:
-        likelihood: the flow and its log-density.
+        transport: the flow.
+        likelihood: the density of x, by whatever way.
     """
 
     domain = constraints.real_vector
     codomain = constraints.real_vector
     bijective = True
 
-    def __init__(self, likelihood: AbstractLikelihood) -> None:
+    def __init__(self, transport: AbstractInvertible, likelihood: AbstractLikelihood) -> None:
         super().__init__()
-        self.likelihood = likelihood
+        self.transport, self.likelihood = transport, likelihood
 
     def with_cache(self, cache_size: int = 1) -> FlowTransform:
         """Return self: a cache would hold the graph of a solve, and never hits inside NUTS."""
         return self
 
     def _call(self, x: Tensor) -> Tensor:
-        flat = self.likelihood.push(x.reshape(-1, x.shape[-1]))
+        flat = self.transport.push(x.reshape(-1, x.shape[-1]))
         return flat.reshape(x.shape)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        flat = self.likelihood.pull(y.reshape(-1, y.shape[-1]))
+        flat = self.transport.pull(y.reshape(-1, y.shape[-1]))
         return flat.reshape(y.shape)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the log-determinant at noise ``x`` and data ``y``, by a solve from ``y``."""
-        return self.inverse_and_log_det(y)[1]
+        """Return the log-determinant at noise ``x`` and data ``y``: shape ``(...)``.
 
-    def inverse_and_log_det(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the noise of data ``y`` and the log-determinant of z to x, from one solve."""
-        z, log_prob = self.likelihood.pull_and_log_prob(y.reshape(-1, y.shape[-1]))
-        normal = -0.5 * z.square().sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
-        return z.reshape(y.shape), (normal - log_prob).reshape(y.shape[:-1])
+        It is what makes noise of the normal density ``y`` of that of the likelihood, which may be
+        another estimate than the transport's own: then it is as wrong as they are apart.
+        """
+        flat = x.reshape(-1, x.shape[-1])
+        log_prob = self.likelihood.log_prob(y.reshape(flat.shape))
+        normal = -0.5 * flat.square().sum(-1) - 0.5 * flat.shape[-1] * math.log(2 * math.pi)
+        return (normal - log_prob).reshape(x.shape[:-1])
 
 
 def check_likelihood(likelihood: Any, features: int) -> None:

@@ -11,10 +11,10 @@ below are densities of; angles are unrolled, as the flow sees them.
    the differences :math:`g_i` with weights :math:`w_i` has the standard error
    :math:`\mathrm{sd}(g) / \sqrt{n}`, n being what the rows are worth: Kish's size over the
    autocorrelation time.
-2. *Draws against samples*, by their nearest neighbours (:mod:`pyro_stad.density.two_sample`). That
-   test wants independent rows of equal weight. A row is kept with the chance
-   :math:`w_i / \max w`, and of a chain one in two autocorrelation times: what is left follows the
-   law exactly, without repeats.
+2. *Draws against samples*, by their nearest neighbours
+   (:mod:`pyro_stad.likelihood.two_sample`). That test wants independent rows of equal weight. A
+   row is kept with the chance :math:`w_i / \max w`, and of a chain one in two autocorrelation
+   times: what is left follows the law exactly, without repeats.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from pyro_stad._random import generator
 from pyro_stad.data import Batches
 from pyro_stad.data.weights import kish
 from pyro_stad.density.gaussians import best_mixture
-from pyro_stad.density.two_sample import TwoSample, two_sample
 from pyro_stad.likelihood import AbstractLikelihood
+from pyro_stad.likelihood.two_sample import TwoSample, two_sample
+from pyro_stad.transport import AbstractTransport
 
 __all__ = ["Gain", "Goodness", "goodness"]
 
@@ -131,16 +132,18 @@ def _neighbours(draws: TwoSample) -> str:
 
 def goodness(
     likelihood: AbstractLikelihood,
+    transport: AbstractTransport,
     held: Batches,
     seed: int,
     *,
     kept: Batches | None = None,
     time: float = 1.0,
 ) -> Goodness:
-    """Hold ``likelihood`` against samples that its training has not seen.
+    """Hold a density and its draws against samples that its training has not seen.
 
     Arguments:
-        likelihood: the flow and its log-density.
+        likelihood: the log-density.
+        transport: what draws are made by.
         held: these samples, whitened, in the order of their chain if they are of one.
         seed: of everything random.
         kept: the samples of the training, whitened, for a mixture to be compared with.
@@ -170,7 +173,7 @@ def goodness(
         over_normal=_gain(own - normal, shares, effective),
         over_mixture=over_mixture,
         components=components,
-        draws=_against_draws(likelihood, rows, shares, time, source),
+        draws=_against_draws(transport, rows, shares, time, source),
     )
 
 
@@ -189,7 +192,7 @@ def _gain(difference: Tensor, shares: Tensor, effective: float) -> Gain:
 
 
 def _against_draws(
-    likelihood: AbstractLikelihood,
+    transport: AbstractTransport,
     rows: Tensor,
     shares: Tensor,
     time: float,
@@ -205,4 +208,4 @@ def _against_draws(
         return None
     noise = torch.randn(rows.shape, generator=source, dtype=rows.dtype, device=rows.device)
     with torch.no_grad():
-        return two_sample(rows, likelihood.push(noise))
+        return two_sample(rows, transport.push(noise))

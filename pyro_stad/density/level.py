@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_stad._random import generator
 from pyro_stad.likelihood import AbstractLikelihood
+from pyro_stad.transport import AbstractTransport
 
 __all__ = ["Levels"]
 
@@ -24,11 +25,12 @@ class Levels:
     """The densities of a flow's own draws, computed when they are first asked for.
 
     Arguments:
-        likelihood: flow and density, in whitened coordinates.
+        likelihood: the density, in whitened coordinates.
+        transport: what draws are made by.
     """
 
-    def __init__(self, likelihood: AbstractLikelihood) -> None:
-        self._likelihood = likelihood
+    def __init__(self, likelihood: AbstractLikelihood, transport: AbstractTransport) -> None:
+        self._likelihood, self._transport = likelihood, transport
         self._sorted: Tensor | None = None
 
     def share(self, white: Tensor) -> Tensor:
@@ -52,6 +54,5 @@ class Levels:
             device=like.device,
         )  # fmt: skip
         with torch.no_grad():
-            return (
-                self._likelihood.log_prob(self._likelihood.push(noise)).nan_to_num().sort().values
-            )
+            log_prob = self._likelihood.log_prob(self._transport.push(noise))
+        return log_prob.nan_to_num().sort().values

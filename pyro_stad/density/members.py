@@ -189,7 +189,7 @@ def labelled(
     # Between data are the hollows of ridges, and the valleys between modes.
     hollows = between(data, len(data), generator)
     with torch.no_grad():
-        points = torch.cat([data, flow.push(noise), hollows])
+        points = torch.cat([data, flow.transport().push(noise), hollows])
     where = torch.arange(len(points), device=points.device) - len(data)
     size = points.shape[1]
     # The same probes for all: what is left of their noise in a difference is small.

@@ -50,12 +50,13 @@ from pyro_stad.density.report import FitReport
 from pyro_stad.density.spread import Spread
 from pyro_stad.density.truncated import Region, TruncatedPrior, truncate
 from pyro_stad.density.trust import Trusted
-from pyro_stad.likelihood import AbstractLikelihood, Calibration
+from pyro_stad.likelihood import AbstractLikelihood, Calibration, exact_twin
+from pyro_stad.transport import AbstractInvertible
 
 __all__ = ["FlowPrior"]
 
 # What priors of other batch shapes have in common.
-_SHARED = """likelihood layout bounds report calibration counts levels margins
+_SHARED = """likelihood transport layout bounds report calibration counts levels margins
     reference spread _support _outer _wrap _low _high stand_in""".split()
 
 
@@ -63,14 +64,15 @@ class FlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
     """A learned density as a Pyro distribution.
 
     Arguments:
-        likelihood: flow, divergence and solver, in whitened coordinates; its parameters are
-            frozen.
+        likelihood: the log-density in whitened coordinates; its parameters are frozen.
         loc: mean of the whitening with shape ``(D,)``.
         scale_tril: Cholesky factor of the whitening with shape ``(D, D)``.
         layout: names of the coordinates and variables.
         bounds: one ``(low, high)`` pair per coordinate, or ``Periodic`` or an ``Angle``; or None.
         report: how it was fitted, or None.
         calibration: how its density was chosen and how accurate it is, or None.
+        transport: what carries noise to whitened draws, or None for the flow that the density is
+            one of, on the grid that the density needs.
         margins: the maps of single coordinates before the whitening, or None.
         reference: some of the samples, for checks without the flow, or None.
         spread: how far flows of resampled samples are from this one, or None.
@@ -97,6 +99,7 @@ class FlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
         report: FitReport | None = None,
         calibration: Calibration | None = None,
         *,
+        transport: AbstractInvertible | None = None,
         margins: Margins | None = None,
         reference: Reference | None = None,
         spread: Spread | None = None,
@@ -105,9 +108,11 @@ class FlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
         check_likelihood(likelihood, len(loc))
         # Frozen: jit refuses constants that require grad, and SVI would train the prior away.
         self.likelihood = likelihood.requires_grad_(False).eval()
+        transport = likelihood.transport() if transport is None else transport
+        self.transport = transport.requires_grad_(False).eval()
         self.layout, self.bounds = layout, bounds and wind(bounds, None, None)
         self.report, self.calibration = report, calibration
-        self.counts, self.levels = Counts(), Levels(self.likelihood)
+        self.counts, self.levels = Counts(), Levels(likelihood, transport)
         self._support = support_of(bounds, loc)
         self.margins, self.reference, self.spread = margins, reference, spread
         bends: list[Any] = [] if margins is None else [margins]
@@ -118,7 +123,7 @@ class FlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
         self.stand_in = functools.reduce(lambda x, part: part(x), [*bends, *self._outer], loc)
         base = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
         affine = Standardise(loc, scale_tril)
-        transforms = [FlowTransform(self.likelihood), affine, *bends, *self._outer]
+        transforms = [FlowTransform(transport, likelihood), affine, *bends, *self._outer]
         super().__init__(base, transforms, validate_args=validate_args)  # type: ignore[arg-type]
 
     @property
@@ -294,9 +299,11 @@ class FlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
     @own_context()
     def to(self, target: torch.device | str | torch.dtype) -> FlowPrior:
         """Return a copy on another device or in another dtype; the batch shape is kept."""
+        # A module moves itself; one copy of all, for transport and likelihood share a field.
+        likelihood, transport = copy.deepcopy((self.likelihood, self.transport))
         new = self._like_this(
-            # A module moves itself.
-            lambda part: copy.deepcopy(part).to(target), self.likelihood, self.calibration
+            lambda part: copy.deepcopy(part).to(target), likelihood.to(target),
+            transport.to(target), self.calibration,
         )  # fmt: skip
         new = new.expand(self.batch_shape) if self.batch_shape else new
         new._validate_args = self._validate_args
@@ -306,26 +313,38 @@ class FlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
         """Return a prior with the same whitening, names and bounds, and another likelihood.
 
         It comes without a calibration: what was measured was the other one. This is the way to
-        another divergence, solver or estimator, such as the exact trace:
-        ``prior.with_likelihood(FlowODE(prior.likelihood.field, Exact(), RK4(32)))``.
+        another divergence, solver or estimator, such as
+        ``prior.with_likelihood(prior.likelihood.replace(divergence=Hutchinson(4)))``. Draws are
+        made as before, but for those of another field.
         """
-        new = self._like_this(lambda part: part, likelihood, None)
-        if getattr(likelihood, "field", None) is not self.likelihood.field:
-            new.spread = None  # that of another flow
+        check_likelihood(likelihood, len(self.names))
+        if likelihood.field is self.likelihood.field:
+            return self._like_this(lambda part: part, likelihood, self.transport, None)
+        new = self._like_this(lambda part: part, likelihood, likelihood.transport(), None)
+        new.spread = None  # that of another flow
         return new
+
+    def exact(self) -> FlowPrior:
+        """Return the exact twin: the same flow, with the exact trace on the density's own grid.
+
+        That is what all other ways to the density are calibrated against.
+        """
+        twin = self.with_likelihood(exact_twin(self.likelihood))
+        return twin.expand(self.batch_shape) if self.batch_shape else twin
 
     def _like_this(
         self,
         moved: Callable[[Any], Any],
         likelihood: AbstractLikelihood,
+        transport: AbstractInvertible,
         calibration: Calibration | None,
     ) -> FlowPrior:
-        """Return a prior of the same parts, each of them ``moved``."""
+        """Return a prior with the same other parts, each of them ``moved``."""
         affine = self.transforms[1]
         parts = {name: getattr(self, name) for name in ("margins", "reference", "spread")}
         return FlowPrior(
-            moved(likelihood), moved(affine.loc), moved(affine.scale_tril), self.layout,
-            self.bounds, self.report, calibration,
+            likelihood, moved(affine.loc), moved(affine.scale_tril), self.layout,
+            self.bounds, self.report, calibration, transport=transport,
             **{name: part and moved(part) for name, part in parts.items()},
         )  # fmt: skip
 

@@ -22,9 +22,11 @@ from pyro_stad._context import own_context
 from pyro_stad._files import read_tensors, write_tensors
 from pyro_stad.data import Angle, Bounds, Layout, box
 from pyro_stad.density.file_parts import (
+    build_transport,
     check_finite,
     check_tensors,
     describe_parts,
+    describe_transport,
     part_tensors,
     take_margins,
     take_reference,
@@ -102,6 +104,7 @@ def _describe_prior(prior: FlowPrior) -> tuple[dict[str, Any], dict[str, Tensor]
         "divergence": _describe_divergence(likelihood.divergence),
         "likelihood": _describe_likelihood(likelihood),
         "solver": describe(likelihood.solver, SOLVERS, "solver"),
+        "transport": describe_transport(prior.transport),
         "chunk_size": likelihood.chunk_size,
         "log_mass": likelihood.log_mass,
         "names": prior.layout.names,
@@ -184,11 +187,7 @@ def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> FlowPr
     field = _build_field(document["field"], size, tensors).to(dtype)
     divergence = _build_divergence(document["divergence"], field, tensors, "divergence")
     solver = build(document["solver"], SOLVERS, "solver")
-    likelihood = _build_likelihood(document, field, divergence, solver, tensors)
-    likelihood.log_mass = decode(float, document["log_mass"], "log_mass")
-    if not math.isfinite(likelihood.log_mass):
-        raise ValueError(f"`log_mass` must be finite; got {likelihood.log_mass}")
-    likelihood.to(dtype)
+    likelihood = _build_likelihood(document, field, divergence, solver, tensors).to(dtype)
     expected = {name: tensor.shape for name, tensor in likelihood.state_dict().items()}
     expected |= {"loc": torch.Size([size]), "scale_tril": torch.Size([size, size])}
     check_tensors(tensors, expected, dtype)
@@ -197,8 +196,9 @@ def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> FlowPr
     report = decode(FitReport | None, document["report"], "report")
     calibration = decode(Calibration | None, document["calibration"], "calibration")
     return FlowPrior(
-        likelihood, loc, scale_tril, layout, bounds, report, calibration, margins=margins,
-        reference=reference, spread=spread,
+        likelihood, loc, scale_tril, layout, bounds, report, calibration,
+        transport=build_transport(document, likelihood), margins=margins, reference=reference,
+        spread=spread,
     )  # fmt: skip
 
 
@@ -270,9 +270,13 @@ def _build_likelihood(
     solver: AbstractSolver,
     tensors: dict[str, Tensor],
 ) -> AbstractLikelihood:
-    config, chunk_size = document["likelihood"], document["chunk_size"]
+    config = document["likelihood"]
+    numbers: dict[str, Any] = {
+        "chunk_size": document["chunk_size"],
+        "log_mass": decode(float, document["log_mass"], "log_mass"),
+    }
     if config["name"] == "flow-ode":
-        return FlowODE(field, divergence, solver, chunk_size)
+        return FlowODE(field, divergence, solver, **numbers)
     if config["name"] == "stein-path":
         curve = build(config["curve"], CURVES, "curve")
         consistent = config["consistent"]
@@ -280,12 +284,12 @@ def _build_likelihood(
             consistent = _build_divergence(consistent, field, tensors, "consistent")
         return SteinPath(
             field, divergence, solver, curve, config["nodes"],
-            consistent=consistent, chunk_size=chunk_size,
+            consistent=consistent, **numbers,
         )  # fmt: skip
     if config["name"] == "distilled":
         correction = _build_correction(config, field.features, tensors)
         gate = decode(Gate, config["gate"], "gate")
-        return DistilledDensity(field, divergence, solver, correction, gate, chunk_size)
+        return DistilledDensity(field, divergence, solver, correction, gate, **numbers)
     raise ValueError(f"unknown likelihood {config['name']!r}")
 
 

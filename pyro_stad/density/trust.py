@@ -20,6 +20,7 @@ from pyro_stad.density.spread import Spread
 from pyro_stad.density.tail import FLAGGED, alarm_level, noise_tail
 from pyro_stad.likelihood import AbstractLikelihood, Calibration
 from pyro_stad.likelihood.suspects import disagreement
+from pyro_stad.transport import AbstractInvertible
 
 if TYPE_CHECKING:
     from pyro_stad.density.prior import FlowPrior
@@ -120,6 +121,7 @@ class Trusted(Learned):
     """The part of a prior that says how far to believe it."""
 
     likelihood: AbstractLikelihood
+    transport: AbstractInvertible
     calibration: Calibration | None
     levels: Levels
     reference: Reference | None
@@ -147,7 +149,7 @@ class Trusted(Learned):
         Arguments:
             value: points with shape ``(..., D)``. What has no density is beyond everything: zero.
         """
-        return self._best_image(value, lambda white: noise_tail(self.likelihood.pull(white)))
+        return self._best_image(value, lambda white: noise_tail(self.transport.pull(white)))
 
     def density_level(self, value: Tensor) -> Tensor:
         """Return the share of the prior's own draws with less density than ``value``: ``(...)``.

@@ -31,7 +31,7 @@ from pyro_stad._random import generator
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.reference import Reference
 from pyro_stad.density.spread import Spread
-from pyro_stad.likelihood import AbstractLikelihood
+from pyro_stad.transport import AbstractTransport
 
 __all__ = ["spread_factor", "typical_error"]
 
@@ -76,20 +76,20 @@ def typical_error(prior: FlowPrior, reference: Reference) -> float:
         reference: the samples that it keeps.
     """
     if reference not in _KNOWN:
-        places = _places(prior.likelihood, reference, _OF_FLOW)
+        places = _places(prior.transport, reference, _OF_FLOW)
         _KNOWN[reference] = math.inf if places is None else math.sqrt(max(places.moments()))
     return _KNOWN[reference]
 
 
-def spread_factor(likelihood: AbstractLikelihood, reference: Reference, spread: Spread) -> float:
+def spread_factor(transport: AbstractTransport, reference: Reference, spread: Spread) -> float:
     """Return by how much the error of a flow is larger than the spread of its members.
 
     Arguments:
-        likelihood: the flow.
+        transport: the flow.
         reference: samples that it has learned.
         spread: that of its members.
     """
-    places = _places(likelihood, reference, _OF_MEMBERS)
+    places = _places(transport, reference, _OF_MEMBERS)
     if places is None:
         return 1.0
     with torch.no_grad():
@@ -100,7 +100,7 @@ def spread_factor(likelihood: AbstractLikelihood, reference: Reference, spread: 
     return math.sqrt(min(max(square, 1.0), _LARGEST**2))
 
 
-def _places(likelihood: AbstractLikelihood, reference: Reference, enough: float) -> _Places | None:
+def _places(transport: AbstractTransport, reference: Reference, enough: float) -> _Places | None:
     """Return what places as wide as ``enough`` draws say; None for too few samples."""
     rows = reference.rows
     source = generator(0, "typical error", rows.device)
@@ -113,7 +113,7 @@ def _places(likelihood: AbstractLikelihood, reference: Reference, enough: float)
         return None
     noise = torch.randn(samples.shape, generator=source, dtype=rows.dtype, device=rows.device)
     with torch.no_grad():
-        draws = likelihood.push(noise)
+        draws = transport.push(noise)
     squares = torch.cdist(centres, draws).square()
     alike = len(rows) / reference.effective
     # Where samples are alike, as wide as so many of those that are not.

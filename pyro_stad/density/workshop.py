@@ -35,9 +35,13 @@ from pyro_stad.divergence.distil import (
 from pyro_stad.errors import TrainingError, TrainingWarning
 from pyro_stad.likelihood import (
     AbstractLikelihood,
+    Calibration,
     Correction,
     DistilledDensity,
     FlowODE,
+    calibrate,
+    choose_grid,
+    choose_steps,
     distil_density,
 )
 from pyro_stad.likelihood.maximum import train_free_form
@@ -53,11 +57,13 @@ from pyro_stad.teacher import (
 )
 from pyro_stad.teacher.matching import match
 from pyro_stad.training import History, TrainingSettings
+from pyro_stad.transport import AbstractTransport, Flow
 
 __all__ = ["Workshop"]
 
 # Enough to know the radius of the outermost thousandth.
 _GATE_ROWS = 100_000
+_STEPS = (1, 2, 4, 8, 16, 32, 64)
 # Of the tolerance, what the distilled density is trained to.
 _SHARE = 0.7
 _FEWEST_LABELS = 100
@@ -150,7 +156,8 @@ class Workshop:
 
     def spread(
         self,
-        flow: AbstractLikelihood,
+        likelihood: AbstractLikelihood,
+        transport: AbstractTransport,
         sample: Resampler,
         kept: Batches,
         reference: Reference,
@@ -168,11 +175,15 @@ class Workshop:
             train = partial(self.train, name, settings=self.settings.member)
             try:
                 # Samples are on the CPU, and so is what draws from them.
-                made.append(sample.member(flow.field, train, generator(self.seed, f"{name} rows")))
+                made.append(
+                    sample.member(likelihood.field, train, generator(self.seed, f"{name} rows"))
+                )
             except TrainingError as error:
                 # The density is there: it is not lost for want of an error.
                 warnings.warn(f"{error}. It is left out", TrainingWarning, stacklevel=4)
-        labels = labelled(flow, made, sample, kept, self.generator("spread points", kept.values))
+        labels = labelled(
+            likelihood, made, sample, kept, self.generator("spread points", kept.values)
+        )
         if len(made) < 2 or len(labels.points) < _FEWEST_LABELS:
             warnings.warn(
                 f"{len(made)} of {members} members, known at {len(labels.points)} points, tell no "
@@ -180,7 +191,7 @@ class Workshop:
             )  # fmt: skip
             return None
         spread = self._distilled(labels)
-        spread.factor.fill_(spread_factor(flow, reference, spread))
+        spread.factor.fill_(spread_factor(transport, reference, spread))
         return spread
 
     def _distilled(self, labels: Labels) -> Spread:
@@ -220,6 +231,23 @@ class Workshop:
                 polish = replace(polish, target=target)
             self.distil("polish", head, field, labels, clouds, polish)
         return FlowODE(field, Stein(head), RK4()), clouds[1]
+
+    def calibrated(
+        self, flow: FlowODE, cloud: AbstractCloud, kept: Batches, held: Batches
+    ) -> tuple[AbstractLikelihood, Flow, Calibration]:
+        """Return the way to the density and the grid for draws that serve, and how well."""
+        settings, like = self.settings, held.values
+        source, size = self.generator("calibration", like), like.shape[1]
+        points = held.subset(settings.audit_in(size), source)
+        solver = choose_steps(flow, points, settings.grid_tolerance, _STEPS)
+        likelihood, calibration = calibrate(
+            flow.replace(solver=solver), points, cloud, settings.tolerance_in(size), source,
+            others=held.subset(len(held), source), reference=settings.reference,
+            train=self.density(flow.replace(solver=solver), kept, held),
+        )  # fmt: skip
+        source = self.generator("grid for draws", like)
+        transport, draws = choose_grid(likelihood.transport(), points, source)
+        return likelihood, transport, replace(calibration, draws=draws)
 
     def density(
         self, flow: FlowODE, kept: Batches, held: Batches

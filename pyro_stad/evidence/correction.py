@@ -84,11 +84,10 @@ def correct(flows: list[tuple[FlowPrior, Tensor]], count: int, length: int) -> C
 
 def _exact_less_distilled(prior: FlowPrior, values: Tensor) -> Tensor:
     """Return log p - log p-hat of one site at its values ``(n, ..., D)``, summed: ``(n,)``."""
-    flow = prior.likelihood
-    exact = prior.with_likelihood(FlowODE(flow.field, Exact(), flow.solver))
+    # One density, whatever plates it is in.
+    alone = prior.with_likelihood(prior.likelihood)
+    exact = alone.exact()
     with torch.no_grad():
-        # One density, whatever plates it is in.
-        alone = prior.with_likelihood(flow)
         difference = exact.log_prob(values) - alone.log_prob(values)
     return difference.reshape(len(values), -1).sum(-1)
 

@@ -148,7 +148,7 @@ class LatentProblem:
     def white(self, u: Tensor) -> list[Tensor]:
         """Return what each flow makes of noise ``(N, D)``, in its whitened coordinates."""
         with torch.no_grad():
-            return [flow.prior.likelihood.push(flow.noise(u)) for flow in self.flows]
+            return [flow.prior.transport.push(flow.noise(u)) for flow in self.flows]
 
     def extrapolations(self, u: Tensor, white: list[Tensor]) -> list[Extrapolation]:
         """Return how many rows of noise ``(N, D)`` are where each flow prior is extrapolated."""
@@ -203,7 +203,7 @@ def _flows(latent: list[Any]) -> list[_Flow]:
     for site in latent:
         size, flow = site["value"].numel(), find_flow(site["fn"])
         if flow is not None:
-            features, calls = len(flow.names), flow.likelihood.solver.sequential_calls()
+            features, calls = len(flow.names), flow.transport.sequential_calls()
             calls = calls and calls * size // features
             found.append(_Flow(flow, slice(at, at + size), calls, find_cut(site["fn"])))
         at += size

@@ -21,9 +21,7 @@ import torch
 from torch import Tensor
 
 from pyro_stad.density import FlowPrior, fit
-from pyro_stad.divergence import Exact
 from pyro_stad.evidence.moments import Normal
-from pyro_stad.likelihood import FlowODE
 
 if TYPE_CHECKING:
     from pyro_stad.evidence.task import Task
@@ -94,8 +92,7 @@ class Flow:
                 start.reshape(-1, start.shape[-1]), budget="quick", seed=task.seed,
                 progress=task.progress, dtype=start.dtype,
             )  # fmt: skip
-        flow = fitted.likelihood
-        self.prior: FlowPrior = fitted.with_likelihood(FlowODE(flow.field, Exact(), flow.solver))
+        self.prior: FlowPrior = fitted.exact()
 
     def draw(self, generator: torch.Generator) -> Tensor:
         drawn = _normal(self.start.shape, self.start, generator).flatten(0, 2)

@@ -178,7 +178,7 @@ class SupportNoise(NamedTuple):
             learning = problem.learning(draws, problem.white(draws))
         for flow, reference in zip(problem.flows, kept):
             with torch.no_grad():
-                noise = flow.prior.likelihood.pull(reference.rows).to(samples)
+                noise = flow.prior.transport.pull(reference.rows).to(samples)
             # Each copy in a plate gets them in another order: independent draws of one law.
             copies = range(flow.columns.start, flow.columns.stop, flow.features)
             for start in copies:

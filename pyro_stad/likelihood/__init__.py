@@ -7,7 +7,8 @@ from pyro_stad.likelihood.calibration import Calibration, ErrorBound, Trial, def
 from pyro_stad.likelihood.curves import CURVES, AbstractCurve, Coarse, Constant
 from pyro_stad.likelihood.distil_density import distil_density
 from pyro_stad.likelihood.distilled import Correction, DistilledDensity
-from pyro_stad.likelihood.flow_ode import FlowODE
+from pyro_stad.likelihood.draws import GridTrial, choose_grid
+from pyro_stad.likelihood.flow_ode import FlowODE, exact_twin
 from pyro_stad.likelihood.score_gradient import ScoreGradient
 from pyro_stad.likelihood.standard import between
 from pyro_stad.likelihood.stein_path import SteinPath
@@ -25,6 +26,7 @@ __all__ = [
     "DistilledDensity",
     "ErrorBound",
     "FlowODE",
+    "GridTrial",
     "ScoreGradient",
     "SteinPath",
     "SteinResidual",
@@ -32,7 +34,9 @@ __all__ = [
     "audit",
     "between",
     "calibrate",
+    "choose_grid",
     "choose_steps",
     "default_tolerance",
     "distil_density",
+    "exact_twin",
 ]

@@ -24,10 +24,9 @@ from torch import Tensor
 
 from pyro_stad._checks import check_count
 from pyro_stad._config import decode, encode
-from pyro_stad.divergence import Exact
 from pyro_stad.divergence.distil import AbstractCloud, stein_residual
 from pyro_stad.likelihood.base import AbstractLikelihood
-from pyro_stad.likelihood.flow_ode import FlowODE
+from pyro_stad.likelihood.flow_ode import FlowODE, exact_twin
 from pyro_stad.likelihood.suspects import suspects
 from pyro_stad.ode import RK4, AbstractFixedGrid
 
@@ -138,9 +137,8 @@ def log_mass(log_ratio: Tensor) -> tuple[float, float]:
 
 def exact_log_prob(likelihood: AbstractLikelihood, x: Tensor) -> Tensor:
     """Return the exact log-density of the flow of ``likelihood`` at data ``x``, shape ``(B,)``."""
-    exact = FlowODE(likelihood.field, Exact(), likelihood.solver, likelihood.chunk_size)
     with torch.no_grad():
-        return exact.log_prob(x)
+        return exact_twin(likelihood).log_prob(x)
 
 
 def own_noise(data: Tensor, generator: torch.Generator) -> Tensor:
@@ -172,14 +170,12 @@ def audit(
         others: all that the training has not seen, shape ``(N, D)``, if ``held_out`` is a part.
     """
     reference = exact_log_prob(likelihood, held_out) if exact is None else exact
-    grid, finer = (
-        FlowODE(likelihood.field, likelihood.divergence, solver)
-        for solver in (likelihood.solver, _refined(likelihood.solver))
-    )
+    grid = FlowODE.of(likelihood)
+    finer = grid.replace(solver=_refined(likelihood.solver))
     noise = own_noise(held_out, generator)
     with torch.no_grad():
         grid_error = grid.log_prob(held_out) - finer.log_prob(held_out)
-        draws = likelihood.push(noise)
+        draws = likelihood.transport().push(noise)
         error = likelihood.log_prob(held_out) - reference
         log_z, relative = log_mass(likelihood.log_prob(draws) - exact_log_prob(likelihood, draws))
     stein = _stein_residuals(likelihood, cloud, generator, len(held_out))
@@ -211,7 +207,7 @@ def _suspect_error(
     shape = (_LOOKED_AT, data.shape[1])
     noise = torch.randn(shape, generator=generator, dtype=data.dtype, device=data.device)
     with torch.no_grad():
-        points = torch.cat([data, likelihood.push(noise)])
+        points = torch.cat([data, likelihood.transport().push(noise)])
         found = suspects(likelihood, points, _SUSPECTS)
         return likelihood.log_prob(found) - exact_log_prob(likelihood, found), len(points)
 

@@ -1,45 +1,36 @@
-r"""What every likelihood of a flow shares: the flow itself, in chunks of rows.
+r"""What every likelihood shares: the flow that its density is one of, and frozen settings.
 
-Rows are independent to the last bit (in float64 and odd dimensions, to rounding): the batch is
-padded to a multiple of eight rows, because matrix products of fewer rows take other kernels,
-which round differently (:mod:`pyro_stad._rows`), and is worked through in chunks, which bounds
-memory. With a gradient wanted, chunks are recomputed in the backward pass rather than stored.
+A likelihood is a density, and not a way to draw from it: that is a transport
+(:mod:`pyro_stad.transport`). It is never changed, but replaced by one that differs in some part.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from pyro_stad._checks import check_count
-from pyro_stad._context import full_precision
-from pyro_stad._rows import ROWS
+from pyro_stad._chunks import CHUNK_SIZE, check_chunk_size
 from pyro_stad.data.standardise import Standardise
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.ode import AbstractSolver
 from pyro_stad.teacher.base import AbstractField
+from pyro_stad.transport import Flow
 
-__all__ = ["AbstractLikelihood", "padded"]
-
-_MOST_ROWS = 2**31 - 1
+__all__ = ["AbstractLikelihood"]
 
 
 class AbstractLikelihood(nn.Module, ABC):
-    r"""The flow of a field, and a way to its log-density.
+    r"""A way to the log-density of a field's flow.
 
     Arguments:
         field: the velocity field.
         divergence: how :math:`\nabla\cdot v` is computed.
-        solver: how the flow is solved.
-        chunk_size: rows worked on at a time. Two thousand of them stay in a processor's cache:
-            eight thousand took up to half as long again (``benchmarks/batched.py``).
-
-    Attributes:
+        solver: how the flow is solved that this is the density of.
+        chunk_size: network rows worked on at a time.
         log_mass: logarithm of the mass that is divided out of the density; see
             :mod:`pyro_stad.likelihood.calibrate`.
     """
@@ -52,16 +43,32 @@ class AbstractLikelihood(nn.Module, ABC):
         field: AbstractField,
         divergence: AbstractDivergence,
         solver: AbstractSolver,
-        chunk_size: int = 2048,
+        chunk_size: int = CHUNK_SIZE,
+        log_mass: float = 0.0,
     ) -> None:
         super().__init__()
-        check_count(chunk_size, "chunk_size", least=ROWS, most=_MOST_ROWS)
+        check_chunk_size(chunk_size)
+        if not math.isfinite(log_mass):
+            raise ValueError(f"`log_mass` must be finite; got {log_mass}")
         self.field, self.divergence, self.solver = field, divergence, solver
-        self.chunk_size = chunk_size
-        self.log_mass = 0.0
+        self.chunk_size, self.log_mass = chunk_size, log_mass
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.divergence!r}, {self.solver!r})"
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a likelihood of the same kind and parts, but for what is named.
+
+        ``replace(divergence=Exact())`` is the exact twin: chunk size, solver and mass are kept.
+
+        Raises:
+            TypeError: if there is no such part.
+        """
+        parts = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        unknown = sorted(changes.keys() - parts.keys())
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no {unknown}; it has {list(parts)}")
+        return type(self)(**{**parts, **changes})
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
@@ -74,31 +81,13 @@ class AbstractLikelihood(nn.Module, ABC):
         """
         return self.log_prob(whitening.inv(v))
 
+    def transport(self) -> Flow:
+        """Return the flow that this is the density of."""
+        return Flow(self.field, self.solver, chunk_size=self.chunk_size)
+
     @abstractmethod
     def sequential_calls(self) -> int | None:
         """Return the network calls, one after the other, of ``log_prob``; None if they vary."""
-
-    def push(self, z: Tensor) -> Tensor:
-        """Carry standard normal ``z``, shape ``(B, D)``, to data, shape ``(B, D)``."""
-        return self._in_chunks(self._push, z)
-
-    def pull(self, x: Tensor) -> Tensor:
-        """Carry data ``x``, shape ``(B, D)``, to standard normal, shape ``(B, D)``."""
-        return self._in_chunks(self._pull, x)
-
-    def pull_and_log_prob(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``z``, shape ``(B, D)``, and the log-density, ``(B,)``, of data."""
-        return self.pull(x), self.log_prob(x)
-
-    def _push(self, z: Tensor) -> Tensor:
-        field = self.field
-        x = self.solver.integrate(field.velocity, z, field.t_max, field.t_min)
-        return x / field.data_scale
-
-    def _pull(self, x: Tensor) -> Tensor:
-        field = self.field
-        start = x * field.data_scale
-        return self.solver.integrate(field.velocity, start, field.t_min, field.t_max)
 
     def _log_prob_at_end(self, z: Tensor, integral: Tensor) -> Tensor:
         """Return the log-density of data that ended in ``z`` and met ``integral`` on the way."""
@@ -109,49 +98,3 @@ class AbstractLikelihood(nn.Module, ABC):
         field = self.field
         normal = math.log(field.data_scale) - 0.5 * math.log(2 * math.pi)
         return field.features * normal - self.log_mass
-
-    @full_precision
-    def _in_chunks(
-        self,
-        function: Callable[[Tensor], Tensor],
-        x: Tensor,
-        *,
-        per_row: int = 1,
-        multiple: int = ROWS,
-    ) -> Tensor:
-        """Apply a row-wise ``function`` to ``x``, shape ``(B, D)``, in padded chunks of rows.
-
-        ``per_row`` is the number of network rows that the function makes of each row, and
-        ``multiple`` that of which it takes whole batches.
-        """
-        chunk_size = max(self.chunk_size // per_row, multiple)
-        if len(x) <= chunk_size:
-            return padded(function, x, multiple)
-        chunks = x.split(chunk_size)
-        if torch.is_grad_enabled() and x.requires_grad:
-            return torch.cat([
-                checkpoint(
-                    padded, function, chunk, multiple,
-                    use_reentrant=False, preserve_rng_state=False,
-                )
-                for chunk in chunks
-            ])  # fmt: skip
-        # Into one tensor, made before the chunks' own large ones: thousands of small results
-        # between those would keep the allocator from giving anything back.
-        first = padded(function, chunks[0], multiple)
-        values = first.new_empty(len(x), *first.shape[1:])
-        values[: len(first)] = first
-        del first
-        for index, chunk in enumerate(chunks[1:], start=1):
-            at = index * chunk_size
-            values[at : at + len(chunk)] = padded(function, chunk, multiple)
-        return values
-
-
-def padded(function: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> Tensor:
-    """Apply a row-wise ``function`` to ``x``, shape ``(B, D)``, and rows of zeros."""
-    missing = -len(x) % multiple
-    if missing:
-        x = torch.cat([x, x.new_zeros(missing, x.shape[-1])])
-    values = function(x)
-    return values[: len(values) - missing] if missing else values

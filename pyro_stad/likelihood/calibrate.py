@@ -36,6 +36,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,8 +118,7 @@ def choose_steps(
     with torch.no_grad():
         coarse = None
         for steps in candidates:
-            flow = FlowODE(likelihood.field, likelihood.divergence, RK4(steps))
-            fine = flow.log_prob(held_out)
+            fine = FlowODE.of(likelihood, solver=RK4(steps)).log_prob(held_out)
             if coarse is not None and (fine - coarse).square().mean().sqrt() <= tolerance:
                 return RK4(steps // 2)
             coarse = fine
@@ -132,8 +132,9 @@ def _chosen(
     tried: list[AbstractLikelihood] = []
     trials: list[Trial] = []
     for way in ways:
+        way, trial = standard.measured(way)
         tried.append(way)
-        trials.append(standard.measured(way))
+        trials.append(trial)
         # A look for bumps costs more exact traces than all else: not for what does not serve.
         if trials[-1].serves(tolerance, reference):
             trials[-1] = standard.looked_over(way, trials[-1])
@@ -155,8 +156,9 @@ def _ways(
 ) -> Iterator[AbstractLikelihood]:
     """Yield the ways to the density, from the cheapest on; the last is the flow itself."""
     parts = likelihood.field, likelihood.divergence, likelihood.solver
+    kept: dict[str, Any] = {"chunk_size": likelihood.chunk_size}
     if isinstance(likelihood, DistilledDensity):
-        yield DistilledDensity(*parts, likelihood.correction, likelihood.gate)
+        yield likelihood.replace(log_mass=0.0)
     elif train is not None:
         try:
             with torch.enable_grad():
@@ -168,17 +170,17 @@ def _ways(
             yield distilled
     if isinstance(likelihood.field, AbstractAngularField):
         for nodes in _NODES:
-            yield SteinPath(*parts, Constant(), nodes)
+            yield SteinPath(*parts, Constant(), nodes, **kept)
         known = likelihood.consistent if isinstance(likelihood, SteinPath) else None
         if known is not None:
             # Of files alone: such heads were trained before there was a distilled density.
-            yield SteinPath(*parts, Constant(), 16, consistent=known)
+            yield SteinPath(*parts, Constant(), 16, consistent=known, **kept)
         flow_calls = likelihood.solver.sequential_calls()
         for steps in (2, 4, 8):
-            way = SteinPath(*parts, Coarse(steps), nodes=max(16, 2 * steps))
+            way = SteinPath(*parts, Coarse(steps), nodes=max(16, 2 * steps), **kept)
             if flow_calls is None or way.sequential_calls() < flow_calls:
                 yield way
-    yield FlowODE(*parts)
+    yield FlowODE(*parts, **kept)
 
 
 def _bound(difference: Tensor, error: Tensor) -> ErrorBound:

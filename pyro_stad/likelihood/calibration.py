@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_stad._checks import check_choice, check_count, check_positive
 from pyro_stad._config import decode, encode
 from pyro_stad.likelihood.audit import Audit
+from pyro_stad.likelihood.draws import GridTrial
 
 __all__ = ["REFERENCES", "Calibration", "ErrorBound", "Trial", "default_tolerance"]
 
@@ -126,6 +127,8 @@ class Calibration:
         trials: the ways that were tried, from the cheapest on.
         bound: on the error at a point.
         audit: accuracy of the one that was chosen.
+        draws: how true draws are on the grid that was chosen for them; None in files of before it
+            was chosen, and where the solver is no fixed grid.
     """
 
     tolerance: float
@@ -133,6 +136,7 @@ class Calibration:
     trials: tuple[Trial, ...]
     bound: ErrorBound
     audit: Audit
+    draws: GridTrial | None = None
 
     def __post_init__(self) -> None:
         check_positive(self.tolerance, "tolerance", " of nats")
@@ -201,5 +205,7 @@ class Calibration:
                 f"score {trial.score:+.2g} +- {trial.score_error:.1g}{trial.refusal}"
             )
         lines.append(self.audit.text())
+        if self.draws is not None:
+            lines.append(self.draws.text())
         lines += [f"  WARNING: {trouble}" for trouble in self.troubles]
         return "\n".join(lines)

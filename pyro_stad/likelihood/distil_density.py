@@ -99,7 +99,7 @@ def distil_density(
     gate = flow.field.gate or _gate_around(labels.points * flow.field.data_scale)
 
     def density(module: Correction) -> DistilledDensity:
-        return DistilledDensity(*parts, module, gate)
+        return DistilledDensity(*parts, module, gate, flow.chunk_size)
 
     def loss(module: Correction, source: torch.Generator) -> Tensor:
         shape = (settings.batch_size,)
@@ -129,8 +129,8 @@ def _points(
     noise[turned + drawn :] *= _INFLATED
     with torch.no_grad():
         # As much of other noise as keeps the law.
-        start = math.sqrt(1 - _TURN**2) * flow.pull(near) + _TURN * noise[:turned]
-        made = flow.push(torch.cat([start, noise[turned:]]))
+        start = math.sqrt(1 - _TURN**2) * flow.transport().pull(near) + _TURN * noise[:turned]
+        made = flow.transport().push(torch.cat([start, noise[turned:]]))
     places = between(some, count - own - turned - drawn - wide, generator)
     return torch.cat([some, made, places])
 
@@ -141,7 +141,7 @@ def _held_points(
     """Return as many data as there are up to half of ``count``, and draws, ``(N, D)``."""
     some = data.subset(count // 2, generator)
     with torch.no_grad():
-        return torch.cat([some, flow.push(_noise(count // 2, some, generator))])
+        return torch.cat([some, flow.transport().push(_noise(count // 2, some, generator))])
 
 
 def _noise(count: int, like: Tensor, generator: torch.Generator) -> Tensor:
@@ -151,7 +151,7 @@ def _noise(count: int, like: Tensor, generator: torch.Generator) -> Tensor:
 
 def _labelled(flow: AbstractLikelihood, x: Tensor) -> _Labels:
     """Return the labels of points ``(N, D)``, where they are finite."""
-    way = FlowODE(flow.field, flow.divergence, flow.solver)
+    way = FlowODE.of(flow)
     values, slopes = [], []
     for rows in x.split(_CHUNK):
         with torch.enable_grad():

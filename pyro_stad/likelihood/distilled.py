@@ -31,11 +31,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pyro_stad._checks import check_count, is_transformed
+from pyro_stad._chunks import CHUNK_SIZE, in_chunks, padded
 from pyro_stad._context import full_precision
 from pyro_stad._rows import COLUMNS, ROWS
 from pyro_stad.data import Standardise
 from pyro_stad.divergence.base import AbstractDivergence
-from pyro_stad.likelihood.base import AbstractLikelihood, padded
+from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.known_gradient import with_gradient
 from pyro_stad.ode import AbstractSolver
 from pyro_stad.teacher.base import AbstractField
@@ -43,8 +44,6 @@ from pyro_stad.teacher.gate import Gate, GateValues
 from pyro_stad.teacher.network import linear
 
 __all__ = ["Correction", "DistilledDensity"]
-
-_CHUNK = 2048  # rows of a trace, which knows no chunk size
 
 
 class _Met(NamedTuple):
@@ -153,7 +152,7 @@ def _in_a_trace(
 ) -> Tensor:
     """Return what ``_Law.side_by_side`` does."""
     law = _Law(scale, constant, Gate(inner, outer), weights)
-    return torch.cat([padded(law.side_by_side, rows, ROWS) for rows in x.split(_CHUNK)])
+    return torch.cat([padded(law.side_by_side, rows, ROWS) for rows in x.split(CHUNK_SIZE)])
 
 
 # As one operation of a trace, which then has the look at the gate in it, and none of the ninety
@@ -216,6 +215,7 @@ class DistilledDensity(AbstractLikelihood):
         correction: the network h.
         gate: where h ends, in the field's own coordinates.
         chunk_size: rows worked on at a time.
+        log_mass: logarithm of the mass that is divided out.
 
     Example:
         >>> from pyro_stad.divergence import Exact
@@ -235,9 +235,10 @@ class DistilledDensity(AbstractLikelihood):
         solver: AbstractSolver,
         correction: Correction,
         gate: Gate,
-        chunk_size: int = 2048,
+        chunk_size: int = CHUNK_SIZE,
+        log_mass: float = 0.0,
     ) -> None:
-        super().__init__(field, divergence, solver, chunk_size)
+        super().__init__(field, divergence, solver, chunk_size, log_mass)
         if not isinstance(correction, Correction):
             raise TypeError(f"`correction` must be a Correction; got {correction!r}")
         if not isinstance(gate, Gate):
@@ -278,7 +279,7 @@ class DistilledDensity(AbstractLikelihood):
     def by_autograd(self, x: Tensor) -> Tensor:
         """Return the log-density as operations that can be differentiated again."""
         law = self.law
-        return self._in_chunks(lambda rows: law.value(law.met(rows)), x)
+        return in_chunks(x, lambda rows: law.value(law.met(rows)), self.chunk_size)
 
     @property
     def law(self) -> _Law:
@@ -302,7 +303,7 @@ class _LogProb(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             return density.by_autograd(_whitened(v, whitening))
         # In chunks too, of which only this is kept: nothing has to be computed again.
-        found = density._in_chunks(lambda rows: law.side_by_side(rows, whitening), v)
+        found = in_chunks(v, lambda rows: law.side_by_side(rows, whitening), density.chunk_size)
         ctx.save_for_backward(v, found[:, 1:])
         # A copy: what is returned may be written to.
         return found[:, 0].clone()

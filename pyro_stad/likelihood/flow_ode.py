@@ -17,12 +17,16 @@ References:
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from pyro_stad._chunks import in_chunks
+from pyro_stad.divergence import Exact
 from pyro_stad.likelihood.base import AbstractLikelihood
 
-__all__ = ["FlowODE"]
+__all__ = ["FlowODE", "exact_twin"]
 
 
 class FlowODE(AbstractLikelihood):
@@ -33,6 +37,7 @@ class FlowODE(AbstractLikelihood):
         divergence: how :math:`\nabla\cdot v` is computed.
         solver: how the ODE is solved.
         chunk_size: rows solved at a time.
+        log_mass: logarithm of the mass that is divided out.
 
     Example:
         >>> from pyro_stad.divergence import Exact
@@ -45,25 +50,36 @@ class FlowODE(AbstractLikelihood):
         -1.83...
     """
 
-    def pull_and_log_prob(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``z``, shape ``(B, D)``, and the log-density, ``(B,)``, of data from one solve."""
-        both = self._in_chunks(self._pull_with_log_prob, x)
-        return both[..., :-1], both[..., -1]
+    @classmethod
+    def of(cls, likelihood: AbstractLikelihood, **changes: Any) -> FlowODE:
+        """Return the density of the flow of ``likelihood`` by a solve, on the same grid.
+
+        Arguments:
+            likelihood: any way to the density of a flow. What it divides out is its own: a solve
+                has another mass.
+            changes: parts that are to be others, such as ``divergence``.
+        """
+        parts = ("field", "divergence", "solver", "chunk_size")
+        return cls(**{**{name: getattr(likelihood, name) for name in parts}, **changes})
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of data ``x``, shape ``(B, D)``; NaN where the solve failed."""
-        return self.pull_and_log_prob(x)[1]
+        return in_chunks(x, self._log_prob, self.chunk_size)
 
     def sequential_calls(self) -> int | None:
         return self.solver.sequential_calls()
 
-    def _pull_with_log_prob(self, x: Tensor) -> Tensor:
+    def _log_prob(self, x: Tensor) -> Tensor:
         field = self.field
         start = torch.cat([x * field.data_scale, torch.zeros_like(x[:, :1])], dim=-1)
         end = self.solver.integrate(self._augmented, start, field.t_min, field.t_max)
-        z = end[:, :-1]
-        return torch.cat([z, self._log_prob_at_end(z, end[:, -1])[:, None]], dim=-1)
+        return self._log_prob_at_end(end[:, :-1], end[:, -1])
 
     def _augmented(self, t: Tensor, state: Tensor) -> Tensor:
         velocity, divergence = self.divergence.velocity_and_divergence(self.field, t, state[:, :-1])
         return torch.cat([velocity, divergence[:, None]], dim=-1)
+
+
+def exact_twin(likelihood: AbstractLikelihood) -> FlowODE:
+    """Return the flow of ``likelihood`` with its exact trace: what a way to it is held against."""
+    return FlowODE.of(likelihood, divergence=Exact())

@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_stad._chunks import in_chunks
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.known_gradient import with_gradient
 from pyro_stad.teacher.base import AbstractAngularField
@@ -57,9 +58,10 @@ class ScoreGradient(AbstractLikelihood):
                 f"ScoreGradient needs a field with a score, that is, on a Gaussian path; got "
                 f"{type(inner.field).__name__}"
             )
-        super().__init__(inner.field, inner.divergence, inner.solver, inner.chunk_size)
+        super().__init__(
+            inner.field, inner.divergence, inner.solver, inner.chunk_size, inner.log_mass
+        )
         self.inner = inner
-        self.log_mass = inner.log_mass
 
     def __repr__(self) -> str:
         return f"ScoreGradient({self.inner!r})"
@@ -67,7 +69,7 @@ class ScoreGradient(AbstractLikelihood):
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of data ``x``, shape ``(B, D)``."""
         constant = x.detach()
-        slopes = self._in_chunks(self._slopes, constant)
+        slopes = in_chunks(constant, self._slopes, self.chunk_size)
         return with_gradient(x, self.inner.log_prob(constant), slopes)
 
     def sequential_calls(self) -> int | None:

@@ -30,12 +30,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_stad.divergence import Exact
 from pyro_stad.likelihood.audit import exact_log_prob, log_mass, own_noise
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.calibration import HIGHEST, Trial
-from pyro_stad.likelihood.flow_ode import FlowODE
+from pyro_stad.likelihood.flow_ode import FlowODE, exact_twin
 from pyro_stad.likelihood.suspects import climbed, most_alone, suspects
+from pyro_stad.transport import Flow
 
 __all__ = ["Standard", "between"]
 
@@ -68,13 +68,12 @@ class Standard(NamedTuple):
         generator: torch.Generator,
     ) -> Standard:
         """Return the standard for the flow of ``likelihood``; see ``calibrate``."""
-        flow = FlowODE(likelihood.field, likelihood.divergence, likelihood.solver)
-        exact = FlowODE(likelihood.field, Exact(), likelihood.solver)
+        flow, exact = FlowODE.of(likelihood), exact_twin(likelihood)
         noise = own_noise(data, generator)
         others = data if others is None else others[:: math.ceil(len(others) / _MOST_DATA)]
         with torch.no_grad():
-            draws = exact.push(noise)
-            probes = _probes(exact, others, generator)
+            draws = likelihood.transport().push(noise)
+            probes = _probes(likelihood.transport(), others, generator)
             at_data, at_draws = exact.log_prob(data), exact.log_prob(draws)
             at_probes = flow.log_prob(probes)
         return Standard(data, at_data, draws, at_draws, others, probes, flow, at_probes)
@@ -83,17 +82,17 @@ class Standard(NamedTuple):
         """Return the errors of a way at the data."""
         return way.log_prob(self.data) - self.at_data
 
-    def measured(self, way: AbstractLikelihood) -> Trial:
-        """Try how accurate a way is, and divide out its mass; it is not looked over."""
+    def measured(self, way: AbstractLikelihood) -> tuple[AbstractLikelihood, Trial]:
+        """Return a way with its mass divided out, and how accurate it is; it is not looked over."""
         log_z, relative = log_mass(way.log_prob(self.draws) - self.at_draws)
         # One, in units of the mass; a mass that is not finite says nothing.
         one = math.exp(-log_z) if -_LARGEST < log_z < math.inf else math.inf
         if math.isfinite(log_z) and abs(1 - one) > 2 * relative:
-            way.log_mass += log_z
+            way = way.replace(log_mass=way.log_mass + log_z)
             log_z = 0.0
         error = self.error(way)
         bias, sd = error.mean().item(), error.std().item()
-        return Trial(
+        trial = Trial(
             repr(way),
             way.sequential_calls(),
             bias,
@@ -101,6 +100,7 @@ class Standard(NamedTuple):
             bias - log_z,
             math.hypot(sd / math.sqrt(len(error)), relative),
         )
+        return way, trial
 
     def looked_over(self, way: AbstractLikelihood, trial: Trial) -> Trial:
         """Return the trial of a way with its highest bump and its collapse."""
@@ -141,7 +141,7 @@ class Standard(NamedTuple):
         return low[low > _LOW].sum().item() / len(self.others)
 
 
-def _probes(flow: FlowODE, data: Tensor, generator: torch.Generator) -> Tensor:
+def _probes(flow: Flow, data: Tensor, generator: torch.Generator) -> Tensor:
     """Return places off the bulk, with shape ``(B, D)``."""
     size = data.shape[1]
     options: dict[str, Any] = {

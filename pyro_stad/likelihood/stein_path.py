@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_count
+from pyro_stad._chunks import CHUNK_SIZE, in_chunks
 from pyro_stad._rows import ROWS
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.likelihood.base import AbstractLikelihood
@@ -59,6 +60,7 @@ class SteinPath(AbstractLikelihood):
         consistent: what is integrated in place of ``divergence``, or None. Files from before the
             distilled density have one, trained to make this curve agree with the flow.
         chunk_size: network rows worked on at a time.
+        log_mass: logarithm of the mass that is divided out.
     """
 
     field: AbstractAngularField
@@ -74,9 +76,10 @@ class SteinPath(AbstractLikelihood):
         nodes: int = 16,
         *,
         consistent: AbstractDivergence | None = None,
-        chunk_size: int = 2048,
+        chunk_size: int = CHUNK_SIZE,
+        log_mass: float = 0.0,
     ) -> None:
-        super().__init__(field, divergence, solver, chunk_size)
+        super().__init__(field, divergence, solver, chunk_size, log_mass)
         if not isinstance(field, AbstractAngularField):
             raise TypeError(
                 f"SteinPath needs a field with a score, that is, on a Gaussian path; got "
@@ -114,7 +117,7 @@ class SteinPath(AbstractLikelihood):
         # The nodes of a point fill rows already; a curve that is solved for needs more points.
         solved = self.sequential_calls() > 1
         multiple = ROWS if solved else ROWS // math.gcd(ROWS, self.nodes)
-        return self._in_chunks(self._log_prob, x, per_row=self.nodes, multiple=multiple)
+        return in_chunks(x, self._log_prob, self.chunk_size, per_row=self.nodes, multiple=multiple)
 
     def sequential_calls(self) -> int:
         return self.curve.sequential_calls() + 1

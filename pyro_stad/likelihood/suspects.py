@@ -85,11 +85,12 @@ def _second_opinion(likelihood: AbstractLikelihood) -> AbstractLikelihood | None
     if not isinstance(likelihood.field, AbstractAngularField):
         if not distilled:
             return None
-        return FlowODE(likelihood.field, likelihood.divergence, likelihood.solver)
+        return FlowODE.of(likelihood)
     rests = isinstance(likelihood, SteinPath) and isinstance(likelihood.curve, Constant)
     curve = Coarse(4) if rests or distilled else Constant()
-    other = SteinPath(likelihood.field, likelihood.divergence, likelihood.solver, curve, nodes=16)
-    if not distilled:
-        # Of the same divergence, and so with a mass that is off alike.
-        other.log_mass = likelihood.log_mass
-    return other
+    # A way of the same divergence has a mass that is off alike.
+    log_mass = 0.0 if distilled else likelihood.log_mass
+    return SteinPath(
+        likelihood.field, likelihood.divergence, likelihood.solver, curve, nodes=16,
+        chunk_size=likelihood.chunk_size, log_mass=log_mass,
+    )  # fmt: skip

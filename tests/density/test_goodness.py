@@ -12,12 +12,17 @@ from pyro_stad import TrainingWarning
 from pyro_stad.data import Batches
 from pyro_stad.density.gaussians import best_mixture
 from pyro_stad.density.goodness import Gain, Goodness, goodness
-from pyro_stad.density.two_sample import TwoSample, two_sample
 from pyro_stad.divergence import Exact
 from pyro_stad.likelihood import FlowODE
+from pyro_stad.likelihood.two_sample import TwoSample, two_sample
 from pyro_stad.ode import RK4
 from pyro_stad.teacher.analytic import random_mixture, sample_mixture
 from tests.oracles import field_on, gaussian, mixture_sample
+
+
+def judged(likelihood, *arguments, **options):
+    """Hold a density, and draws of its own flow, against samples."""
+    return goodness(likelihood, likelihood.transport(), *arguments, **options)
 
 
 def bimodal(count, seed=0):
@@ -81,7 +86,7 @@ def test_the_chosen_mixture_is_the_law_of_its_samples():
 def test_without_scikit_learn_there_is_no_mixture(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.mixture", None)
     held, kept = (Batches(torch.randn(n, 2)) for n in (600, 1000))
-    found = goodness(flow_of(gaussian(2)), held, 0, kept=kept)
+    found = judged(flow_of(gaussian(2)), held, 0, kept=kept)
     assert found.over_mixture is None
     assert "multivariate normal's; draws" in found.text()
 
@@ -90,7 +95,7 @@ def test_without_scikit_learn_there_is_no_mixture(monkeypatch):
 def test_the_law_itself_passes(features):
     parts = random_mixture(features)
     held, kept = (Batches(sample_mixture(parts, n, s)) for n, s in ((600, 1), (4000, 2)))
-    found = goodness(flow_of(parts), held, 0, kept=kept)
+    found = judged(flow_of(parts), held, 0, kept=kept)
     assert found.troubles == ()
     assert found.over_normal.mean > 3 * found.over_normal.standard_error
     if found.over_mixture is not None:
@@ -102,7 +107,7 @@ def test_the_gain_is_that_of_the_densities():
     parts = random_mixture(3)
     x = sample_mixture(parts, 300, 1)
     weights = torch.rand(300) + 0.1
-    found = goodness(flow_of(parts), Batches(x, weights), 0)
+    found = judged(flow_of(parts), Batches(x, weights), 0)
     log_prob = flow_of(parts).log_prob(x)
     normal = torch.distributions.MultivariateNormal(torch.zeros(3), torch.eye(3)).log_prob(x)
     share = weights / weights.sum()
@@ -117,7 +122,7 @@ def test_the_gain_is_that_of_the_densities():
 
 def test_an_untrained_field_is_found_out():
     _, x = bimodal(1000)
-    found = goodness(flow_of(gaussian(2)), Batches(x), 0)
+    found = judged(flow_of(gaussian(2)), Batches(x), 0)
     (trouble,) = found.troubles
     assert "draws of the prior can be told from held-out samples" in trouble
     # It is the normal law, and exactly as good.
@@ -126,7 +131,7 @@ def test_an_untrained_field_is_found_out():
 
 def test_worse_than_a_normal_is_said():
     parts, _ = bimodal(10)
-    found = goodness(flow_of(parts), Batches(torch.randn(800, 2)), 0)
+    found = judged(flow_of(parts), Batches(torch.randn(800, 2)), 0)
     assert any("worse than a multivariate normal" in trouble for trouble in found.troubles)
     assert found.over_normal.mean < 0
 
@@ -136,10 +141,10 @@ def test_weights_are_honoured():
     parts = random_mixture(2)
     x = torch.randn(6000, 2)
     log_ratio = field_on("ot", parts).log_density(torch.zeros(1), x) + 0.5 * x.square().sum(-1)
-    found = goodness(flow_of(parts), Batches(x, log_ratio.exp()), 0)
+    found = judged(flow_of(parts), Batches(x, log_ratio.exp()), 0)
     assert found.troubles == ()
     assert 50 <= found.draws.rows <= 1000
-    assert goodness(flow_of(parts), Batches(x), 0).troubles != ()
+    assert judged(flow_of(parts), Batches(x), 0).troubles != ()
 
 
 def test_a_chain_is_thinned():
@@ -149,14 +154,14 @@ def test_a_chain_is_thinned():
         x[i] = slope * x[i - 1] + math.sqrt(1 - slope**2) * noise[i]
     time = (1 + slope) / (1 - slope)
     flow = flow_of(gaussian(2))
-    found = goodness(flow, Batches(x), 0, time=time)
+    found = judged(flow, Batches(x), 0, time=time)
     assert found.troubles == ()
     assert found.effective == pytest.approx(8000 / time, rel=0.01)
     assert found.draws.rows == math.ceil(8000 / math.ceil(2 * time))
 
 
 def test_few_samples_conclude_nothing():
-    found = goodness(flow_of(gaussian(2)), Batches(torch.randn(30, 2)), 0)
+    found = judged(flow_of(gaussian(2)), Batches(torch.randn(30, 2)), 0)
     assert found.draws is None
     assert "too few samples" in found.text()
 
@@ -189,5 +194,5 @@ def test_a_file_of_before_has_none():
 
 def test_the_same_seed_gives_the_same_numbers(tiny_prior):
     held = Batches(mixture_sample(200, 3))
-    first, second = (goodness(tiny_prior.likelihood, held, 3) for _ in range(2))
+    first, second = (judged(tiny_prior.likelihood, held, 3) for _ in range(2))
     assert first == second

@@ -277,7 +277,7 @@ def test_the_factor_is_what_local_masses_say(scale, expected):
     rows = scale * torch.randn(8000, 2, generator=source())
     flow = FlowODE(field_on("ot", gaussian(2)), Exact(), RK4(16))
     spread = flat_spread([0.1, -0.1])
-    found = spread_factor(flow, Reference(rows, 8000.0), spread)
+    found = spread_factor(flow.transport(), Reference(rows, 8000.0), spread)
     if expected == 1.0:
         assert found == 1.0
     else:

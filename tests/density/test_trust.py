@@ -43,17 +43,17 @@ def test_a_valley_is_seen_by_its_level_and_not_by_its_noise():
     middle = torch.zeros(1, 2)
     assert prior.tail_probability(middle) > 0.5
     assert prior.density_level(middle) < FLAGGED
-    assert is_extrapolated(prior, prior.likelihood.pull(middle), middle).all()
+    assert is_extrapolated(prior, prior.transport.pull(middle), middle).all()
     mode = torch.tensor([[0.99**0.5, 0.0]])
     assert prior.density_level(mode) > 0.9
-    assert not is_extrapolated(prior, prior.likelihood.pull(mode), mode).any()
+    assert not is_extrapolated(prior, prior.transport.pull(mode), mode).any()
 
 
 def test_alarms_go_off_at_the_stated_rate():
     """On the prior's own draws, each at a thousandth: in 4,000 at most 8 + 5 * sqrt(8)."""
     prior = prior_of(valley())
     noise = torch.randn(4000, 2, generator=torch.Generator().manual_seed(1))
-    assert is_extrapolated(prior, noise, prior.likelihood.push(noise)).sum() <= 22
+    assert is_extrapolated(prior, noise, prior.transport.push(noise)).sum() <= 22
 
 
 def test_alarms_know_how_many_samples_there_were():

@@ -80,7 +80,7 @@ def test_an_extrapolated_evidence_is_refused(wrap, free_prior):
     far = OUTER[wrap](spread.mean() + 10 * spread.std()).expand(3)
     problem = LatentProblem(model, far)
     assert [flow.features for flow in problem.flows] == [2]
-    assert problem.network_calls(1) == 3 * free_prior.likelihood.solver.sequential_calls()
+    assert problem.network_calls(1) == 3 * free_prior.transport.sequential_calls()
     with pytest.raises(EvidenceError, match="hardly seen a sample"):
         log_evidence(model, far, particles=100, progress=False)
     draws = {"theta": far[:, None] * (1 + 0.01 * torch.randn(100, 3, 2))}

@@ -1,0 +1,81 @@
+r"""The flow of a field: the probability-flow ODE solved from noise to data, and back.
+
+A grid that draws truly may be coarser than one that a density needs: a draw is as good as the law
+of many of them, a density has to be right at every point (:mod:`pyro_stad.likelihood.draws`). The
+way back is steeper: on a mixture in 16 dimensions, draws on four Runge-Kutta steps were 0.009
+standard deviations off, and their noise on the same grid 0.16. So it may have a solver of its own;
+``push(pull(x))`` is x but for what both grids are off by.
+
+References:
+    Chen et al. (2018), Neural Ordinary Differential Equations; Song et al. (2021), Score-Based
+    Generative Modeling through Stochastic Differential Equations.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pyro_stad._chunks import CHUNK_SIZE, check_chunk_size, in_chunks
+from pyro_stad.ode import AbstractSolver
+from pyro_stad.teacher.base import AbstractField
+from pyro_stad.transport.base import AbstractInvertible
+
+__all__ = ["Flow"]
+
+
+class Flow(AbstractInvertible):
+    """The flow of a field.
+
+    Arguments:
+        field: the velocity field.
+        solver: how the ODE is solved from noise to data.
+        back: how it is solved from data to noise; None for the same.
+        chunk_size: rows solved at a time.
+
+    Example:
+        >>> import torch
+        >>> from pyro_stad.ode import RK4
+        >>> from pyro_stad.paths import VPCosine
+        >>> from pyro_stad.teacher import PathField
+        >>> flow = Flow(PathField(VPCosine(), features=2, width=8, depth=2), RK4(steps=4))
+        >>> flow.pull(flow.push(torch.ones(1, 2)))  # untrained: nothing moves
+        tensor([[1., 1.]]...
+    """
+
+    field: AbstractField
+
+    def __init__(
+        self,
+        field: AbstractField,
+        solver: AbstractSolver,
+        back: AbstractSolver | None = None,
+        chunk_size: int = CHUNK_SIZE,
+    ) -> None:
+        super().__init__()
+        check_chunk_size(chunk_size)
+        self.field, self.solver, self.chunk_size = field, solver, chunk_size
+        self.back = solver if back is None else back
+
+    def __repr__(self) -> str:
+        return f"Flow({type(self.field).__name__}, {self.solver!r})"
+
+    def push(self, z: Tensor) -> Tensor:
+        """Carry standard normal ``z``, shape ``(B, D)``, to data, shape ``(B, D)``."""
+        return in_chunks(z, self._push, self.chunk_size)
+
+    def pull(self, x: Tensor) -> Tensor:
+        """Carry data ``x``, shape ``(B, D)``, to standard normal, shape ``(B, D)``."""
+        return in_chunks(x, self._pull, self.chunk_size)
+
+    def sequential_calls(self) -> int | None:
+        return self.solver.sequential_calls()
+
+    def _push(self, z: Tensor) -> Tensor:
+        field = self.field
+        x = self.solver.integrate(field.velocity, z, field.t_max, field.t_min)
+        return x / field.data_scale
+
+    def _pull(self, x: Tensor) -> Tensor:
+        field = self.field
+        start = x * field.data_scale
+        return self.back.integrate(field.velocity, start, field.t_min, field.t_max)
