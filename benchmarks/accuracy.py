@@ -29,7 +29,7 @@ from torch.distributions import MultivariateNormal
 
 import pyro_stad
 from pyro_stad.data import Standardise, whitening
-from pyro_stad.teacher.analytic import random_mixture, sample_mixture
+from pyro_stad.fields.mixture import random_mixture, sample_mixture
 
 TABLES = Path(__file__).parents[2] / "shared" / "data" / "tabular"
 FILES = {

@@ -13,10 +13,10 @@ import torch
 from common import arguments, median_seconds, provenance, write
 
 from pyro_stad.divergence import Exact, Hutchinson, HutchPlusPlus, Stein, TrunkHead
+from pyro_stad.fields import PathField
 from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4
 from pyro_stad.paths import OptimalTransport
-from pyro_stad.teacher import PathField
 
 
 def row(features: int, batch: int, repeats: int, seed: int) -> dict[str, float | int]:

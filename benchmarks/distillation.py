@@ -25,24 +25,21 @@ from torch.distributions import MultivariateNormal
 from pyro_stad.data import Batches
 from pyro_stad.divergence import Exact, Hutchinson, Stein, TrunkHead
 from pyro_stad.divergence.base import AbstractDivergence
-from pyro_stad.divergence.distil import (
-    AbstractCloud,
+from pyro_stad.fields import AbstractTrunkField, FreeFormField, PathField
+from pyro_stad.fields.mixture import random_mixture, sample_mixture
+from pyro_stad.learn import TrainingSettings, train
+from pyro_stad.learn.clouds import AbstractCloud, ConditionalCloud, PerturbedCloud, TeacherCloud
+from pyro_stad.learn.matching import match
+from pyro_stad.learn.maximum_likelihood import train_free_form
+from pyro_stad.learn.objectives import (
     AbstractObjective,
-    ConditionalCloud,
     ExactLabels,
     HutchinsonLabels,
-    PerturbedCloud,
     SteinObjective,
-    TeacherCloud,
 )
 from pyro_stad.likelihood import FlowODE
-from pyro_stad.likelihood.maximum import train_free_form
 from pyro_stad.ode import RK4
 from pyro_stad.paths import PATHS
-from pyro_stad.teacher import AbstractTrunkField, FreeFormField, PathField
-from pyro_stad.teacher.analytic import random_mixture, sample_mixture
-from pyro_stad.teacher.matching import match
-from pyro_stad.training import TrainingSettings, train
 
 SOLVER = RK4(steps=16)
 # The dimension in which the objectives are compared.

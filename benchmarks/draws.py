@@ -20,9 +20,9 @@ from common import arguments, median_seconds, provenance, write
 from torch import Tensor
 
 import pyro_stad
-from pyro_stad.likelihood.two_sample import two_sample
+from pyro_stad.calibrate.two_sample import two_sample
+from pyro_stad.fields.mixture import random_mixture, sample_mixture
 from pyro_stad.ode import RK4
-from pyro_stad.teacher.analytic import random_mixture, sample_mixture
 from pyro_stad.transport import Flow
 
 _ROWS, _COMPARED, _TIMED = 10_000, 2000, 10_000

@@ -25,13 +25,13 @@ from torch import Tensor
 
 from pyro_stad._random import generator
 from pyro_stad.data import Batches, Standardise, whitening
-from pyro_stad.density import BUDGETS
 from pyro_stad.divergence import Exact
+from pyro_stad.fields import Gate, PathField
+from pyro_stad.fitting import BUDGETS
+from pyro_stad.learn import TrainingSettings, matching, train
 from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4
 from pyro_stad.paths import OptimalTransport
-from pyro_stad.teacher import Gate, PathField, matching
-from pyro_stad.training import TrainingSettings, train
 
 _ROWS, _HELD, _SIDE, _REACH = 10_000, 1000, 61, 4.0
 _LONGER, _POLISH = 800, 150

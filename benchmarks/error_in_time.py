@@ -13,9 +13,10 @@ from common import arguments, provenance, write
 from distillation import Bench
 from torch import Tensor
 
-from pyro_stad.density import BUDGETS
 from pyro_stad.divergence import Exact, Stein, TrunkHead
-from pyro_stad.divergence.distil import AbstractCloud, ExactLabels, SteinObjective
+from pyro_stad.fitting import BUDGETS
+from pyro_stad.learn.clouds import AbstractCloud
+from pyro_stad.learn.objectives import ExactLabels, SteinObjective
 
 
 def errors(head: TrunkHead, bench: Bench, cloud: AbstractCloud, places: Tensor) -> list[float]:

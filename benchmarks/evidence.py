@@ -20,7 +20,7 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
 from pyro_stad import EvidenceError, log_evidence
-from pyro_stad.evidence.analytic import PROBLEMS
+from pyro_stad.testing.evidence import PROBLEMS
 
 
 def chains(model: Any, data: tuple[Tensor, ...], seed: int) -> MCMC:

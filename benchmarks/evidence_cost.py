@@ -23,8 +23,8 @@ import torch
 from common import arguments, provenance, write
 
 from pyro_stad import log_evidence
-from pyro_stad.evidence import LatentProblem
-from pyro_stad.evidence.analytic import PROBLEMS, KnownEvidence
+from pyro_stad.model import LatentProblem
+from pyro_stad.testing.evidence import PROBLEMS, KnownEvidence
 
 Estimate = tuple[float, float, int]
 

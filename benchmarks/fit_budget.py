@@ -12,7 +12,7 @@ import torch
 from common import arguments, provenance, write
 
 import pyro_stad
-from pyro_stad.teacher.analytic import random_mixture, sample_mixture
+from pyro_stad.fields.mixture import random_mixture, sample_mixture
 
 
 def main() -> None:

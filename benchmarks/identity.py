@@ -14,24 +14,26 @@ from torch import Tensor
 from pyro_stad.data import Batches
 from pyro_stad.divergence import SeparateNetwork, Stein
 from pyro_stad.divergence.base import AbstractDivergence
-from pyro_stad.divergence.distil import (
+from pyro_stad.divergence.stein import AbstractDivergenceNetwork
+from pyro_stad.fields import AbstractField
+from pyro_stad.fields.base import AbstractAngularField
+from pyro_stad.learn import TrainingSettings
+from pyro_stad.learn.clouds import (
     AbstractCloud,
-    AbstractObjective,
     ConditionalCloud,
-    ExactLabels,
-    HutchinsonLabels,
     PerturbedCloud,
     Points,
-    SteinObjective,
     TeacherCloud,
-    distil,
 )
-from pyro_stad.divergence.stein import AbstractDivergenceNetwork
+from pyro_stad.learn.distil import distil
+from pyro_stad.learn.objectives import (
+    AbstractObjective,
+    ExactLabels,
+    HutchinsonLabels,
+    SteinObjective,
+)
 from pyro_stad.ode import RK4
 from pyro_stad.paths import OptimalTransport
-from pyro_stad.teacher import AbstractField
-from pyro_stad.teacher.base import AbstractAngularField
-from pyro_stad.training import TrainingSettings
 
 
 class Expansion(AbstractAngularField):

@@ -31,6 +31,7 @@ from torch import Tensor
 from pyro_stad.data import Layout
 from pyro_stad.density import FlowPrior
 from pyro_stad.divergence import Exact, Stein, TrunkHead
+from pyro_stad.fields import Gate, PathField
 from pyro_stad.likelihood import (
     AbstractLikelihood,
     Coarse,
@@ -42,7 +43,6 @@ from pyro_stad.likelihood import (
 from pyro_stad.likelihood.fused import Fused
 from pyro_stad.ode import RK4
 from pyro_stad.paths import OptimalTransport
-from pyro_stad.teacher import Gate, PathField
 
 Density = Callable[[Tensor], Tensor]
 _BLOCK, _LEAPS, _SECONDS = 100, 10, 0.05

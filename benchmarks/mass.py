@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.distributions import Chi2
 
 import pyro_stad
+from pyro_stad.fields.base import AbstractAngularField
 from pyro_stad.likelihood import (
     AbstractLikelihood,
     Coarse,
@@ -30,7 +31,6 @@ from pyro_stad.likelihood import (
     SteinPath,
     exact_twin,
 )
-from pyro_stad.teacher.base import AbstractAngularField
 
 _ROWS, _CHUNK = 10_000, 20_000
 _T_DOF, _POINTS = 3.0, 60_000

@@ -29,8 +29,8 @@ from pyro.infer.reparam import TransformReparam
 from torch import Tensor
 
 import pyro_stad
+from pyro_stad.fields.mixture import random_mixture
 from pyro_stad.likelihood import ScoreGradient
-from pyro_stad.teacher.analytic import random_mixture
 
 
 class Banana(dist.TorchDistribution):

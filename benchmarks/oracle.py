@@ -13,11 +13,11 @@ import torch
 from common import arguments, provenance, write
 
 from pyro_stad.divergence import Exact
+from pyro_stad.fields import GaussianMixtureField
+from pyro_stad.fields.mixture import random_mixture, sample_mixture
 from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4
 from pyro_stad.paths import PATHS
-from pyro_stad.teacher import GaussianMixtureField
-from pyro_stad.teacher.analytic import random_mixture, sample_mixture
 
 SOLVER = RK4(steps=64)
 

@@ -19,10 +19,10 @@ from common import arguments, median_seconds, provenance, write
 
 from pyro_stad.divergence import Exact, Hutchinson, Stein, TrunkHead
 from pyro_stad.divergence.base import AbstractDivergence
+from pyro_stad.fields import PathField
 from pyro_stad.likelihood import AbstractLikelihood, FlowODE, SteinPath
 from pyro_stad.ode import RK4
 from pyro_stad.paths import OptimalTransport
-from pyro_stad.teacher import PathField
 
 
 def networks(features: int, seed: int) -> tuple[PathField, Stein]:

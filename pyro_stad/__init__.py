@@ -9,7 +9,7 @@
 
 from pyro_stad import divergence, likelihood, paths
 from pyro_stad.data import Chain, read_chain
-from pyro_stad.density import BUDGETS, FitSettings, FlowPrior, TruncatedPrior, fit, load
+from pyro_stad.density import FlowPrior, TruncatedPrior, load
 from pyro_stad.errors import (
     AccuracyWarning,
     CheckpointError,
@@ -29,9 +29,10 @@ from pyro_stad.evidence import (
     log_evidences,
     sample_support,
 )
+from pyro_stad.fields import from_denoiser, from_noise, from_score, from_velocity
+from pyro_stad.fitting import BUDGETS, FitSettings, fit
 from pyro_stad.interop import posterior_summary, to_arviz
-from pyro_stad.teacher import from_denoiser, from_noise, from_score, from_velocity
-from pyro_stad.training import TrainingSettings
+from pyro_stad.learn import TrainingSettings
 
 __all__ = [
     "BUDGETS",

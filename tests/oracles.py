@@ -2,9 +2,9 @@
 
 import torch
 
+from pyro_stad.fields import GaussianMixtureField
+from pyro_stad.fields.mixture import random_mixture, sample_mixture
 from pyro_stad.paths import PATHS
-from pyro_stad.teacher import GaussianMixtureField
-from pyro_stad.teacher.analytic import random_mixture, sample_mixture
 
 
 def gaussian(features):

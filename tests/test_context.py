@@ -10,9 +10,9 @@ import torch
 
 import pyro_stad
 from pyro_stad.divergence import Exact, SeparateNetwork, Stein
+from pyro_stad.fields import PathField
 from pyro_stad.likelihood import FlowODE, SteinPath
 from pyro_stad.ode import RK4
-from pyro_stad.teacher import PathField
 from tests.oracles import field_on, mixture_sample
 
 POINTS = torch.linspace(-2, 2, 40, dtype=torch.float64).reshape(20, 2)
@@ -135,7 +135,7 @@ LIKELIHOODS = {
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_every_likelihood_serves_threads_and_transforms(name, free_prior):
     """Values, gradients, and both through ``torch.func``, from many threads at once."""
-    from pyro_stad.teacher.analytic import random_mixture
+    from pyro_stad.fields.mixture import random_mixture
 
     mixture = field_on("ot", random_mixture(2))
     likelihood = LIKELIHOODS[name](mixture, free_prior.likelihood.field)
@@ -169,7 +169,7 @@ def test_a_field_of_another_velocity_gets_its_own_derivatives():
 
 
 def test_a_value_has_a_graph_only_if_somebody_asked_for_one():
-    from pyro_stad.teacher.analytic import random_mixture
+    from pyro_stad.fields.mixture import random_mixture
 
     flow = FlowODE(field_on("ot", random_mixture(2)), Exact(), RK4(2))
     x = POINTS.clone().requires_grad_()
@@ -181,7 +181,7 @@ def test_a_value_has_a_graph_only_if_somebody_asked_for_one():
 
 def test_products_survive_checkpoints_and_inference_tensors():
     """More rows than a chunk, with a gradient; and points made in inference mode."""
-    from pyro_stad.teacher.analytic import random_mixture
+    from pyro_stad.fields.mixture import random_mixture
 
     field = field_on("ot", random_mixture(2))
     whole, chunked = (FlowODE(field, Exact(), RK4(2), size) for size in (8192, 16))

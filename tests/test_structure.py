@@ -8,59 +8,55 @@ from pathlib import Path
 
 import pytest
 
+from tests import architecture
+
 PACKAGE = Path(__file__).parents[1] / "pyro_stad"
-SHARED = {
-    "_arviz", "_checks", "_chunks", "_config", "_context", "_files", "_random", "_rows", "errors",
-}  # fmt: skip
-ALLOWED = {
-    "data": set(),
-    "paths": set(),
-    "ode": set(),
-    "training": set(),
-    "teacher": {"data", "paths", "training"},
-    "transport": {"teacher", "ode"},
-    "divergence": {"teacher", "data", "ode", "training"},
-    "likelihood": {"transport", "divergence", "teacher", "ode", "data", "training"},
-    "density": {
-        "likelihood",
-        "transport",
-        "divergence",
-        "teacher",
-        "ode",
-        "paths",
-        "data",
-        "training",
+FILES = architecture.files(PACKAGE)
+
+
+def test_imports_follow_the_data_flow():
+    found = [line for path in FILES for line in architecture.against_the_order(path, PACKAGE)]
+    assert found == []
+
+
+def test_no_import_hides_in_a_function():
+    found = [line for path in FILES for line in architecture.hidden_imports(path, PACKAGE)]
+    assert found == []
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    assert architecture.circle(architecture.graph(PACKAGE)) == []
+
+
+PLANTED = {
+    "a circle": {"data/a.py": "from house.data.b import f", "data/b.py": "import house.data.a"},
+    "a circle of types": ({
+        "data/a.py": "from house.data import b",
+        "data/b.py": "if TYPE_CHECKING:\n    from house.data.a import A",
+    }),
+    "an import against the order": {"ode/a.py": "from house.files.b import f", "files/b.py": ""},
+    "an import of what is aside": {"cli/a.py": "from house.testing.b import f", "testing/b.py": ""},
+    "pyro below the densities": {"likelihood/a.py": "import pyro.distributions as dist"},
+    "a hidden import": {"data/a.py": "def f():\n    from house.data.b import g", "data/b.py": ""},
+    "nothing": {
+        "data/a.py": "def f():\n    import pandas",
+        "density/b.py": "import pyro\nfrom house.data.a import f",
+        "testing/c.py": "from house.density.b import g",
     },
-    "evidence": {"density", "likelihood", "divergence", "teacher", "ode", "paths", "data"},
-    "interop": {"density", "evidence"},
-    "demo": {"data", "density", "evidence"},
-    "cli": {"density", "demo", "likelihood", "divergence", "teacher", "ode", "data"},
-}
-MAY_IMPORT_PYRO = {"density", "evidence", "interop", "demo"}
-FILES = sorted(PACKAGE.rglob("*.py"))
+}  # fmt: skip
 
 
-def imported_modules(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_follow_the_data_flow(path):
-    layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    if layer in ("__init__", "__main__"):
-        return
-    for module in imported_modules(path):
-        parts = module.split(".")
-        if parts[0] == "pyro":
-            assert layer in MAY_IMPORT_PYRO, f"{path} imports {module}"
-        if parts[0] == "pyro_stad" and len(parts) > 1:
-            allowed = ALLOWED.get(layer, set()) | SHARED | {layer}
-            assert parts[1] in allowed, f"{path} imports {module}"
+@pytest.mark.parametrize("what", PLANTED)
+def test_what_is_planted_is_found(what, tmp_path):
+    house = tmp_path / "house"
+    for name, text in {"__init__.py": "", **PLANTED[what]}.items():
+        file = house / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    each = (architecture.against_the_order, architecture.hidden_imports)
+    found = [line for path in architecture.files(house) for f in each for line in f(path, house)]
+    found += architecture.circle(architecture.graph(house))
+    assert bool(found) == (what != "nothing")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -85,7 +81,7 @@ def test_formulas_are_escaped_once(path):
 
 def test_every_layer_is_in_the_map():
     folders = {p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"}
-    assert folders == set(ALLOWED)
+    assert folders == {*architecture.LAYERS, architecture.ASIDE}
 
 
 def test_import_changes_nothing_global():

@@ -7,6 +7,7 @@ table of its objects. An object is documented once, under its shortest public na
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -16,28 +17,42 @@ import pyro_stad
 
 __all__ = ["public_names", "setup"]
 
-# In the order in which data flow; a layer that is missing here comes last.
-LAYERS = {
-    "density": "Fitting and priors",
-    "evidence": "Evidence",
-    "interop": "ArviZ",
-    "data": "Samples",
-    "paths": "Paths",
-    "teacher": "Fields",
-    "divergence": "Divergences",
-    "likelihood": "Likelihoods",
-    "ode": "Solvers",
-    "training": "Training",
-    "errors": "Errors and warnings",
-}
 # Programs, not a library.
 HIDDEN = {"cli", "demo"}
 ROOT = Path(pyro_stad.__file__).parent
 
 
+def layers() -> list[str]:
+    """Return the layers in the order in which data flow: each after those that it imports."""
+    needs: dict[str, set[str]] = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        layer = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if layer.startswith("_") or layer in HIDDEN:
+            continue
+        needs.setdefault(layer, set()).update(_imported_layers(path) - {layer})
+    known = {
+        layer: {other for other in needed if other in needs} for layer, needed in needs.items()
+    }
+    return list(TopologicalSorter(known).static_order())
+
+
+def _imported_layers(path: Path) -> set[str]:
+    nodes = ast.walk(ast.parse(path.read_text()))
+    modules = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {module.split(".")[1] for module in modules if module.startswith("pyro_stad.")}
+
+
+def _title(layer: str) -> str:
+    """Return the first line of a layer's docstring."""
+    path = ROOT / layer / "__init__.py"
+    path = path if path.exists() else ROOT / f"{layer}.py"
+    text = ast.get_docstring(ast.parse(path.read_text())) or layer
+    return f"{layer}: {text.splitlines()[0].rstrip('.')}"
+
+
 def public_names() -> dict[str, dict[str, list[str]]]:
     """Return the public names of objects by layer and by the module that defines them."""
-    found: dict[str, dict[str, list[str]]] = {layer: {} for layer in LAYERS}
+    found: dict[str, dict[str, list[str]]] = {layer: {} for layer in layers()}
     for path in sorted(ROOT.rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
         if parts[-1].startswith("_") or parts[0] in HIDDEN:
@@ -87,16 +102,18 @@ def _module_section(module: str, names: list[str]) -> str:
 def write_pages(app: Sphinx) -> None:
     folder = Path(app.srcdir) / "generated"
     folder.mkdir(exist_ok=True)
-    layers = public_names()
+    known = public_names()
     everyday = []
-    for layer, modules in layers.items():
-        title = LAYERS.get(layer, layer.capitalize())
+    for layer, modules in known.items():
+        title = _title(layer)
         sections = [_module_section(module, names) for module, names in modules.items()]
         _write(folder / f"{layer}.rst", "\n".join([_heading(title, "="), *sections]))
         names = [n for names in modules.values() for n in names if n.count(".") == 1]
         if names:
             everyday.append(f".. rubric:: {title}\n\n{_table(names, pages=False)}")
     _write(folder / "everyday.txt", "\n".join(everyday))
+    pages = "".join(f"   generated/{layer}\n" for layer in known)
+    _write(folder / "layers.txt", f".. toctree::\n   :maxdepth: 1\n\n{pages}")
 
 
 def _write(path: Path, text: str) -> None:

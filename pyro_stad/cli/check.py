@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from pyro_stad._random import generator
+from pyro_stad.calibrate import Audit, audit
+from pyro_stad.calibrate.audit import exact_log_prob
 from pyro_stad.cli.picture import draw_picture
 from pyro_stad.data import Batches, Samples, correlation_time, merge_repeats
-from pyro_stad.density import FlowPrior, Goodness, goodness
-from pyro_stad.divergence.distil import cloud_for
-from pyro_stad.likelihood import Audit, audit
-from pyro_stad.likelihood.audit import exact_log_prob
+from pyro_stad.density import FlowPrior
+from pyro_stad.learn.clouds import cloud_for
+from pyro_stad.report import Goodness, goodness
 
 __all__ = ["check_prior"]
 

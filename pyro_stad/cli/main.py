@@ -22,8 +22,9 @@ from torch import Tensor
 from pyro_stad.cli.check import check_prior
 from pyro_stad.cli.files import check_out, check_table, even_rows, read_points, write_table
 from pyro_stad.data import Periodic, read_chain
+from pyro_stad.demo import DemoSettings, run_demo, text
 from pyro_stad.density import FlowPrior, load
-from pyro_stad.density import fit as fit_prior
+from pyro_stad.fitting import fit as fit_prior
 
 __all__ = ["app", "main"]
 
@@ -292,8 +293,6 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Update an enzyme's law and a regression in two steps, and compare with the truth."""
-    from pyro_stad.demo import DemoSettings, run_demo, text
-
     settings = DemoSettings(budget=budget, samples=samples, warmup=warmup, progress=not no_progress)
     summary = run_demo(out, settings)
     if as_json:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_stad.density import Goodness
-from pyro_stad.likelihood import Audit
+from pyro_stad.calibrate import Audit
+from pyro_stad.report import Goodness
 
 __all__ = ["draw_picture", "most_different"]
 

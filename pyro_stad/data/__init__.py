@@ -1,7 +1,7 @@
 """Samples to tensors: containers, bounds, margins, standardisation, batches."""
 
 from pyro_stad.data.angles import Angle, Periodic, Wrap
-from pyro_stad.data.batches import Batches, balanced_noise, split, stratified
+from pyro_stad.data.batches import Batches, balanced_noise, between, split, stratified
 from pyro_stad.data.bounds import (
     Bounds,
     box,
@@ -39,6 +39,7 @@ __all__ = [
     "Wrap",
     "as_samples",
     "balanced_noise",
+    "between",
     "box",
     "check_inside",
     "check_margins",

@@ -8,11 +8,12 @@ autocorrelation times long, and the rows within one such time of them are given 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Batches", "balanced_noise", "split", "stratified"]
+__all__ = ["Batches", "balanced_noise", "between", "split", "stratified"]
 
 _TIMES, _MOST_STRETCHES = 5, 50
 
@@ -154,3 +155,10 @@ def _stretches(
         here[start : start + length] = True
         near[max(0, start - gap) : start + length + gap] = True
     return here, near
+
+
+def between(data: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return ``count`` places on the lines between pairs of data ``(B, D)``, off their ends."""
+    options: dict[str, Any] = {"generator": generator, "device": data.device}
+    one, other = (data[torch.randint(len(data), (count,), **options)] for _ in range(2))
+    return torch.lerp(one, other, 0.25 + 0.5 * torch.rand(count, 1, dtype=data.dtype, **options))

@@ -25,8 +25,8 @@ from torch import Tensor
 from pyro_stad.demo.closed_form import NormalInverseGamma
 from pyro_stad.demo.sampling import describe, errors, jobs_for, run_chains
 from pyro_stad.demo.settings import DemoSettings
-from pyro_stad.density import fit
 from pyro_stad.evidence import log_evidence
+from pyro_stad.fitting import fit
 
 __all__ = ["Halves", "load_halves", "run_regression"]
 

@@ -31,8 +31,9 @@ from pyro_stad.demo import kinetics
 from pyro_stad.demo.grid import Grid
 from pyro_stad.demo.sampling import Chain, describe, errors, jobs_for, run_chains
 from pyro_stad.demo.settings import DemoSettings
-from pyro_stad.density import FlowPrior, fit
+from pyro_stad.density import FlowPrior
 from pyro_stad.evidence import EvidenceResult, compare_evidence, log_evidence
+from pyro_stad.fitting import fit
 
 __all__ = ["Ridge", "grid_over", "normal_fits", "run_ridge"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pyro_stad.density import FitSettings
+from pyro_stad.fitting import FitSettings
 
 __all__ = ["DemoSettings"]
 

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pyro_stad.demo.figure import draw
 from pyro_stad.demo.regression import run_regression
 from pyro_stad.demo.ridge import run_ridge
 from pyro_stad.demo.settings import DemoSettings
@@ -41,8 +42,6 @@ def run_demo(out: str | os.PathLike[str], settings: DemoSettings | None = None) 
     says = {"kinetics": _of_ridge(ridge.summary), "regression": _of_regression(regression)}
     summary = {"kinetics": ridge.summary, "regression": regression, "says": says}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-
-    from pyro_stad.demo.figure import draw
 
     draw(folder / "figure.png", ridge)
     return summary

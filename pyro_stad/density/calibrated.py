@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -17,13 +16,11 @@ from pyro_stad._checks import (
     check_value,
 )
 from pyro_stad._random import generator
+from pyro_stad.calibrate import REFERENCES, calibrate, choose_grid, default_tolerance
 from pyro_stad.data import Batches
-from pyro_stad.divergence.distil import cloud_for
+from pyro_stad.density.base import AbstractFlowPrior
 from pyro_stad.errors import AccuracyWarning
-from pyro_stad.likelihood import REFERENCES, calibrate, choose_grid, default_tolerance
-
-if TYPE_CHECKING:
-    from pyro_stad.density.prior import FlowPrior
+from pyro_stad.learn.clouds import cloud_for
 
 __all__ = ["calibrated"]
 
@@ -31,8 +28,8 @@ _FEWEST = 20  # points for a calibration; the 95 percent bound needs as many
 
 
 def calibrated(
-    prior: FlowPrior, samples: Tensor, tolerance: float | None, reference: str, seed: int
-) -> FlowPrior:
+    prior: AbstractFlowPrior, samples: Tensor, tolerance: float | None, reference: str, seed: int
+) -> AbstractFlowPrior:
     """Return ``prior`` with the cheapest density that is accurate enough on ``samples``.
 
     Raises:
@@ -45,7 +42,7 @@ def calibrated(
         tolerance = default_tolerance(len(prior.names))
     check_positive(tolerance, "tolerance", " of nats")
     check_choice(reference, "reference", REFERENCES)
-    points = check_value(samples, len(prior.names), prior._like, argument="samples")
+    points = check_value(samples, len(prior.names), prior.like, argument="samples")
     points = points.reshape(-1, len(prior.names))
     check_finite(points, prior.names, argument="samples")
     distinct, outside = len(points.unique(dim=0)), int((~prior.support.check(points)).sum())
@@ -69,5 +66,5 @@ def calibrated(
     calibration = replace(calibration, draws=draws)
     for trouble in calibration.troubles:
         warnings.warn(trouble, AccuracyWarning, stacklevel=4)
-    new = prior._like_this(lambda part: part, chosen, transport, calibration)
+    new = prior.like_this(lambda part: part, chosen, transport, calibration)
     return new.expand(prior.batch_shape) if prior.batch_shape else new

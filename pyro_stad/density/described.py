@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from pyro_stad.data import Angle, Margins
-
-if TYPE_CHECKING:
-    from pyro_stad.density.prior import FlowPrior
+from pyro_stad.density.base import AbstractFlowPrior
 
 __all__ = ["described"]
 
 
-def described(prior: FlowPrior) -> str:
+def described(prior: AbstractFlowPrior) -> str:
     """Return a few lines on ``prior``."""
     lines = [repr(prior), f"  parameters: {', '.join(prior.names)}"]
     if prior.bounds is not None:
@@ -30,7 +28,7 @@ def described(prior: FlowPrior) -> str:
     return "\n".join(lines)
 
 
-def _learning(prior: FlowPrior) -> str:
+def _learning(prior: AbstractFlowPrior) -> str:
     """Return how large the error of learning is at the samples that were kept."""
     spread, reference = prior.spread, prior.reference
     if spread is None or reference is None:

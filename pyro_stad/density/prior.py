@@ -29,6 +29,7 @@ from torch.distributions import constraints
 
 from pyro_stad._checks import check_batch, check_not_nan, check_value, is_transformed
 from pyro_stad._context import own_context
+from pyro_stad.calibrate import Calibration
 from pyro_stad.data import (
     Bounds,
     Layout,
@@ -40,17 +41,18 @@ from pyro_stad.data import (
     support_of,
     wind,
 )
+from pyro_stad.data.reference import Reference
+from pyro_stad.density.base import AbstractFlowPrior
 from pyro_stad.density.calibrated import calibrated
 from pyro_stad.density.counts import Counts
 from pyro_stad.density.described import described
-from pyro_stad.density.flow import FlowTransform, check_likelihood
 from pyro_stad.density.level import Levels
-from pyro_stad.density.reference import Reference
-from pyro_stad.density.report import FitReport
-from pyro_stad.density.spread import Spread
+from pyro_stad.density.transform import FlowTransform, check_likelihood
 from pyro_stad.density.truncated import Region, TruncatedPrior, truncate
-from pyro_stad.density.trust import Trusted
-from pyro_stad.likelihood import AbstractLikelihood, Calibration, exact_twin
+from pyro_stad.files import StoredPrior, write
+from pyro_stad.learn.spread import Spread
+from pyro_stad.likelihood import AbstractLikelihood, exact_twin
+from pyro_stad.report.fit import FitReport
 from pyro_stad.transport import AbstractInvertible
 
 __all__ = ["FlowPrior"]
@@ -60,7 +62,7 @@ _SHARED = """likelihood transport layout bounds report calibration counts levels
     reference spread _support _outer _wrap _low _high stand_in""".split()
 
 
-class FlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
+class FlowPrior(AbstractFlowPrior):
     """A learned density as a Pyro distribution.
 
     Arguments:
@@ -107,7 +109,7 @@ class FlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
     ) -> None:
         check_likelihood(likelihood, len(loc))
         # Frozen: jit refuses constants that require grad, and SVI would train the prior away.
-        self.likelihood = likelihood.requires_grad_(False).eval()
+        self.likelihood = likelihood = likelihood.requires_grad_(False).eval().freeze()
         transport = likelihood.transport() if transport is None else transport
         self.transport = transport.requires_grad_(False).eval()
         self.layout, self.bounds = layout, bounds and wind(bounds, None, None)
@@ -127,11 +129,6 @@ class FlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
         super().__init__(base, transforms, validate_args=validate_args)  # type: ignore[arg-type]
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the coordinates."""
-        return self.layout.names
-
-    @property
     def is_periodic(self) -> bool:
         """Whether a coordinate is an angle."""
         return self._wrap is not None
@@ -140,11 +137,6 @@ class FlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
     def support(self) -> constraints.Constraint:
         """The box of the bounds, or the real vectors; of an angle, the line, as in torch."""
         return self._support
-
-    @property
-    def _like(self) -> Tensor:
-        """A tensor of the prior's dtype and device."""
-        return self.transforms[1].loc
 
     def expand(self, batch_shape: Any, _instance: FlowPrior | None = None) -> FlowPrior:
         """Return the same prior with another batch shape; nothing is solved or copied."""
@@ -168,7 +160,7 @@ class FlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
             TypeError: if ``value`` is not a tensor.
             ValueError: for a wrong shape or device, and, with validation on, for NaN.
         """
-        x = check_value(value, len(self.names), self._like)
+        x = check_value(value, len(self.names), self.like)
         shape = check_batch(x.shape[:-1], self.batch_shape)
         result = self._log_prob(x).reshape(x.shape[:-1])
         if self.batch_shape:
@@ -301,7 +293,7 @@ class FlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
         """Return a copy on another device or in another dtype; the batch shape is kept."""
         # A module moves itself; one copy of all, for transport and likelihood share a field.
         likelihood, transport = copy.deepcopy((self.likelihood, self.transport))
-        new = self._like_this(
+        new = self.like_this(
             lambda part: copy.deepcopy(part).to(target), likelihood.to(target),
             transport.to(target), self.calibration,
         )  # fmt: skip
@@ -319,8 +311,8 @@ class FlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
         """
         check_likelihood(likelihood, len(self.names))
         if likelihood.field is self.likelihood.field:
-            return self._like_this(lambda part: part, likelihood, self.transport, None)
-        new = self._like_this(lambda part: part, likelihood, likelihood.transport(), None)
+            return self.like_this(lambda part: part, likelihood, self.transport, None)
+        new = self.like_this(lambda part: part, likelihood, likelihood.transport(), None)
         new.spread = None  # that of another flow
         return new
 
@@ -332,7 +324,7 @@ class FlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
         twin = self.with_likelihood(exact_twin(self.likelihood))
         return twin.expand(self.batch_shape) if self.batch_shape else twin
 
-    def _like_this(
+    def like_this(
         self,
         moved: Callable[[Any], Any],
         likelihood: AbstractLikelihood,
@@ -340,13 +332,12 @@ class FlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
         calibration: Calibration | None,
     ) -> FlowPrior:
         """Return a prior with the same other parts, each of them ``moved``."""
-        affine = self.transforms[1]
-        parts = {name: getattr(self, name) for name in ("margins", "reference", "spread")}
-        return FlowPrior(
-            likelihood, moved(affine.loc), moved(affine.scale_tril), self.layout,
-            self.bounds, self.report, calibration, transport=transport,
-            **{name: part and moved(part) for name, part in parts.items()},
-        )  # fmt: skip
+        old = self.stored()
+        others = ("loc", "scale_tril", "margins", "reference", "spread")
+        parts: dict[str, Any] = {name: getattr(old, name) for name in others}
+        parts = {name: part if part is None else moved(part) for name, part in parts.items()}
+        parts |= {"likelihood": likelihood, "transport": transport, "calibration": calibration}
+        return FlowPrior(**{**old._asdict(), **parts})
 
     @own_context()
     def calibrate(
@@ -381,9 +372,15 @@ class FlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the prior to ``path``; see ``pyro_stad.load``."""
-        from pyro_stad.density.save import save_prior
+        write(self.stored(), path)
 
-        save_prior(self, path)
+    def stored(self) -> StoredPrior:
+        """Return what the prior consists of."""
+        affine = self.transforms[1]
+        return StoredPrior(
+            self.likelihood, affine.loc, affine.scale_tril, self.layout, self.bounds, self.report,
+            self.calibration, self.transport, self.margins, self.reference, self.spread,
+        )  # fmt: skip
 
     def summary(self) -> str:
         """Return what the prior is, how it was fitted and how accurate it is, as text."""

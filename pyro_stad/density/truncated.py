@@ -13,8 +13,7 @@ import copy
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -23,14 +22,14 @@ from torch.distributions import constraints
 
 from pyro_stad._checks import check_seed
 from pyro_stad._random import generator
+from pyro_stad.calibrate import Calibration
 from pyro_stad.data import Layout
+from pyro_stad.density.base import AbstractFlowPrior
 from pyro_stad.density.counts import Counts
-from pyro_stad.density.spread import shifts
 from pyro_stad.density.trust import Learned
-from pyro_stad.likelihood import Calibration
-
-if TYPE_CHECKING:
-    from pyro_stad.density.prior import FlowPrior
+from pyro_stad.files import StoredRegion, write
+from pyro_stad.files.region import Mass
+from pyro_stad.learn.spread import shifts
 
 __all__ = ["Mass", "Region", "TruncatedPrior", "check_region", "contains", "truncate"]
 
@@ -40,23 +39,6 @@ _DRAWS = 100_000
 _PROBES = 500  # of either side, for the file and for members
 _ROUND = 100_000
 _MOST_TRIES = 100  # times as many draws as the mass says
-
-
-@dataclass(frozen=True)
-class Mass:
-    """What a flow has inside a region.
-
-    Attributes:
-        value, error: the mass and its standard error.
-        draws: the draws of the flow that it was counted from.
-    """
-
-    value: float
-    error: float
-    draws: int
-
-    def __str__(self) -> str:
-        return f"{self.value:.4g} +- {self.error:.2g} of {self.draws:,} draws"
 
 
 def check_region(region: Any) -> None:
@@ -92,7 +74,7 @@ def contains(region: Region, layout: Layout, value: Tensor) -> Tensor:
     return inside
 
 
-def truncate(prior: FlowPrior, region: Region, seed: int = 0) -> TruncatedPrior:
+def truncate(prior: AbstractFlowPrior, region: Region, seed: int = 0) -> TruncatedPrior:
     """Return ``prior`` kept to ``region``; see ``FlowPrior.truncate``.
 
     Raises:
@@ -101,7 +83,7 @@ def truncate(prior: FlowPrior, region: Region, seed: int = 0) -> TruncatedPrior:
         ValueError: if no draw of the prior is inside, or for a wrong shape.
     """
     check_region(region)
-    like = prior.transforms[1].loc
+    like = prior.like
     source = generator(check_seed(seed), "mass of a region", like.device)
     with torch.no_grad():
         draws = _draws(prior, _DRAWS, source)
@@ -114,9 +96,11 @@ def truncate(prior: FlowPrior, region: Region, seed: int = 0) -> TruncatedPrior:
     return TruncatedPrior(prior, region, Mass(share, error, _DRAWS), probes)
 
 
-def _draws(prior: FlowPrior, count: int, generator: torch.Generator | None = None) -> Tensor:
+def _draws(
+    prior: AbstractFlowPrior, count: int, generator: torch.Generator | None = None
+) -> Tensor:
     """Return draws ``(count, D)``, whatever the batch shape of ``prior``."""
-    like = prior.transforms[1].loc
+    like = prior.like
     x = torch.randn(count, len(like), generator=generator, dtype=like.dtype, device=like.device)
     for transform in prior.transforms:
         x = transform(x)
@@ -152,7 +136,7 @@ class TruncatedPrior(Learned, dist.TorchDistribution):
 
     def __init__(
         self,
-        prior: FlowPrior,
+        prior: AbstractFlowPrior,
         region: Region,
         mass: Mass,
         probes: Tensor,
@@ -182,7 +166,7 @@ class TruncatedPrior(Learned, dist.TorchDistribution):
     def support(self) -> constraints.Constraint:
         """The support without the cut, checked with it; its bijection does not know the cut."""
         # biject_to goes by the type of a constraint, so it has to be the same one.
-        support = copy.copy(self.prior.support)
+        support: Any = copy.copy(self.prior.support)
         support.check = _BothHold(self.prior.support, self)
         return support
 
@@ -293,9 +277,8 @@ class TruncatedPrior(Learned, dist.TorchDistribution):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all but the function to ``path``; ``pyro_stad.load(path, region=...)`` reads it."""
-        from pyro_stad.density.save import save_prior
-
-        save_prior(self, path)
+        region = StoredRegion(self.mass, self.probes, self.contains(self.probes))
+        write(self.prior.stored(), path, region)
 
     def summary(self) -> str:
         """Return what the prior is, how it was fitted and how accurate it is, as text."""

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_value
+from pyro_stad.calibrate import Calibration
+from pyro_stad.calibrate.suspects import disagreement
+from pyro_stad.data.reference import Reference
 from pyro_stad.density.level import Levels
-from pyro_stad.density.reference import Reference
-from pyro_stad.density.spread import Spread
 from pyro_stad.density.tail import FLAGGED, alarm_level, noise_tail
-from pyro_stad.likelihood import AbstractLikelihood, Calibration
-from pyro_stad.likelihood.suspects import disagreement
+from pyro_stad.learn.spread import Spread
+from pyro_stad.likelihood import AbstractLikelihood
 from pyro_stad.transport import AbstractInvertible
-
-if TYPE_CHECKING:
-    from pyro_stad.density.prior import FlowPrior
 
 __all__ = ["Extrapolation", "Learned", "Trusted", "extrapolation", "is_extrapolated"]
 
 
-def is_extrapolated(prior: FlowPrior, noise: Tensor, white: Tensor) -> Tensor:
+def is_extrapolated(prior: Trusted, noise: Tensor, white: Tensor) -> Tensor:
     """Return which rows of noise ``(B, D)`` make points that are far out, or of hardly any density.
 
     Either alarm counts: see ``tail_probability`` and ``density_level``. The points are known,
@@ -78,7 +76,7 @@ class Learned:
         """Return how far the flow may be from the law of the samples, shape ``(...)``, in nats.
 
         That is the standard error of ``log_prob``, known from the members of the fit: flows that
-        were refitted to bootstrap resamples; see :mod:`pyro_stad.density.spread`.
+        were refitted to bootstrap resamples; see :mod:`pyro_stad.learn.spread`.
 
         Arguments:
             value: points with shape ``(..., D)``. Where there is no density, it is infinite.

@@ -10,7 +10,7 @@ for samples x and draws x', in whitened coordinates, f samples being worth one. 
 :math:`\delta^2 - \epsilon^2` over centres is the mean square of what the flow is off by there. It
 is no smaller than its own standard error: what could not be seen is not taken for zero.
 
-Members of a fit (:mod:`pyro_stad.density.spread`) are off from it by chance, which they share with
+Members of a fit (:mod:`pyro_stad.learn.spread`) are off from it by chance, which they share with
 no other, and it is off by what it can't resolve, of which they know nothing. In the same places, as
 wide as three hundred draws, the logarithms of their masses have the variance :math:`s_c^2`, to
 first order; the square of the factor of their spread is the mean of :math:`\delta^2 - \epsilon^2`,
@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 
 from pyro_stad._random import generator
+from pyro_stad.data.reference import Reference
 from pyro_stad.density.prior import FlowPrior
-from pyro_stad.density.reference import Reference
-from pyro_stad.density.spread import Spread
+from pyro_stad.learn.spread import Spread
 from pyro_stad.transport import AbstractTransport
 
 __all__ = ["spread_factor", "typical_error"]

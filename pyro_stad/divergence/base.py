@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pyro_stad.teacher.base import AbstractField
+from pyro_stad.fields.base import AbstractField
 
 __all__ = ["AbstractDivergence", "AbstractProbedDivergence"]
 

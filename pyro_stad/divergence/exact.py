@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pyro_stad.divergence.base import AbstractDivergence
-from pyro_stad.teacher.base import AbstractField
-from pyro_stad.teacher.products import jacobian_products
+from pyro_stad.fields.base import AbstractField
+from pyro_stad.fields.products import jacobian_products
 
 __all__ = ["Exact"]
 
@@ -17,7 +17,7 @@ class Exact(AbstractDivergence):
 
     Example:
         >>> from pyro_stad.paths import OptimalTransport
-        >>> from pyro_stad.teacher import PathField
+        >>> from pyro_stad.fields import PathField
         >>> field = PathField(OptimalTransport(), features=3, width=8, depth=2)
         >>> Exact()(field, torch.tensor(0.5), torch.zeros(2, 3))
         tensor([0., 0.], grad_fn=<SumBackward1>)

@@ -8,7 +8,7 @@ fields that show no layers.
 
 The head is bounded, and the separate network, a perceptron of SiLU units, grows at most linearly
 in x; either keeps :math:`p\, r\, v` in the Stein class whenever p has Gaussian tails
-(:mod:`pyro_stad.divergence.distil`).
+(:mod:`pyro_stad.learn.distil`).
 
 References:
     Jagwani, Thorp, Deger and Peiris (2026), StAD (arXiv 2605.16486).
@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pyro_stad.divergence.base import AbstractDivergence
-from pyro_stad.teacher.base import AbstractField, AbstractTrunkField
-from pyro_stad.teacher.network import ANGLE_FEATURES, Trunk, linear
+from pyro_stad.fields.base import AbstractField, AbstractTrunkField
+from pyro_stad.fields.networks.perceptron import ANGLE_FEATURES, Trunk, linear
 
 __all__ = ["AbstractDivergenceNetwork", "SeparateNetwork", "Stein", "TrunkHead"]
 
@@ -186,7 +186,7 @@ class Stein(AbstractDivergence, nn.Module):
     """The divergence distilled into a network: deterministic, approximate, no Jacobian.
 
     Arguments:
-        network: the distilled network; see ``pyro_stad.divergence.distil``.
+        network: the distilled network; see ``pyro_stad.learn.distil``.
     """
 
     is_exact = False

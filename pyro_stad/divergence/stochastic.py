@@ -21,8 +21,8 @@ from torch import Tensor
 from pyro_stad._checks import check_count, check_seed
 from pyro_stad.divergence.base import AbstractProbedDivergence
 from pyro_stad.divergence.exact import Exact
-from pyro_stad.teacher.base import AbstractField
-from pyro_stad.teacher.products import jacobian_products
+from pyro_stad.fields.base import AbstractField
+from pyro_stad.fields.products import jacobian_products
 
 __all__ = ["HutchPlusPlus", "Hutchinson", "XTrace"]
 

@@ -31,12 +31,12 @@ from torch import Tensor
 
 from pyro_stad.data.effective import ess
 from pyro_stad.errors import EvidenceError
-from pyro_stad.evidence.chains import chains_of
 from pyro_stad.evidence.correction import Correction, correct, distilled
-from pyro_stad.evidence.joint import JointDensity, angles
 from pyro_stad.evidence.posterior import extrapolated
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.task import Task
+from pyro_stad.model.draws import chains_of
+from pyro_stad.model.joint import JointDensity, angles
 
 __all__ = ["bridge"]
 

@@ -14,8 +14,6 @@ from pyro_stad._context import own_context
 from pyro_stad.errors import EvidenceError, EvidenceWarning
 from pyro_stad.evidence.bridge import bridge
 from pyro_stad.evidence.importance import held_against, importance, of_particles
-from pyro_stad.evidence.joint import angles
-from pyro_stad.evidence.latent import LatentProblem
 from pyro_stad.evidence.nested import nested
 from pyro_stad.evidence.posterior import cautions, disagreement, refusals, with_support
 from pyro_stad.evidence.proposal import PROPOSALS
@@ -23,6 +21,8 @@ from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.smc import STUCK, smc
 from pyro_stad.evidence.support import SupportNoise
 from pyro_stad.evidence.task import Task
+from pyro_stad.model.joint import angles
+from pyro_stad.model.noise import LatentProblem
 
 __all__ = ["METHODS", "log_evidence"]
 

@@ -33,7 +33,7 @@ from pyro_stad.evidence.proposal import (
 )
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.task import Task
-from pyro_stad.evidence.tempering import Problem, Runs
+from pyro_stad.samplers.tempering import Problem, Runs
 
 __all__ = ["Estimate", "held_against", "importance", "of_particles"]
 

@@ -1,7 +1,7 @@
 """Many objects, one model: their evidences side by side.
 
 The model is written for one object. Its likelihood is mapped over the objects, so that particles of
-all of them are one batch, and :mod:`pyro_stad.evidence.tempering` gives each its own temperatures.
+all of them are one batch, and :mod:`pyro_stad.samplers.tempering` gives each its own temperatures.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pyro_stad._checks import check_count, check_seed
 from pyro_stad._context import own_context
 from pyro_stad.errors import EvidenceWarning
 from pyro_stad.evidence.importance import Estimate, held_against, of_particles
-from pyro_stad.evidence.latent import LatentProblem
 from pyro_stad.evidence.posterior import cautions, described, disagreement, with_support
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.smc import STUCK, of_runs
 from pyro_stad.evidence.support import SupportNoise
 from pyro_stad.evidence.task import generator_of
-from pyro_stad.evidence.tempering import temper
+from pyro_stad.model.noise import LatentProblem
+from pyro_stad.samplers.tempering import temper
 
 __all__ = ["Population", "log_evidences"]
 

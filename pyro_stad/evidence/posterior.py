@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from pyro_stad.density import Extrapolation, FlowPrior, extrapolation
-from pyro_stad.evidence.latent import LatentProblem
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.support import SupportNoise, support
+from pyro_stad.model.noise import LatentProblem
 
 __all__ = [
     "cautions",

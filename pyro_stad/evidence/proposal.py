@@ -15,16 +15,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from pyro_stad.density import FlowPrior, fit
-from pyro_stad.evidence.moments import Normal
-
-if TYPE_CHECKING:
-    from pyro_stad.evidence.task import Task
+from pyro_stad.density import FlowPrior
+from pyro_stad.evidence.task import Task
+from pyro_stad.fitting import fit
+from pyro_stad.samplers.normal import Normal
 
 __all__ = ["PRIOR_SHARE", "PROPOSALS", "Proposal", "normal_log_prob"]
 

@@ -1,4 +1,4 @@
-"""The evidence by tempered sequential Monte Carlo (:mod:`pyro_stad.evidence.tempering`).
+"""The evidence by tempered sequential Monte Carlo (:mod:`pyro_stad.samplers.tempering`).
 
 The error is that of the mean of the runs, by their spread or by the single-run formula, whichever
 is larger: four runs know their own spread badly.
@@ -14,7 +14,7 @@ import torch
 from pyro_stad.evidence.posterior import described
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.task import Task
-from pyro_stad.evidence.tempering import Runs
+from pyro_stad.samplers.tempering import Runs
 
 __all__ = ["STUCK", "of_runs", "smc"]
 

@@ -1,7 +1,7 @@
 r"""What an evidence owes to samples: the samples of a learned prior, reweighted by the likelihood.
 
 A flow may put mass where there are no samples, in a hollow or between modes, and a likelihood that
-pulls there makes much of it. The samples that a prior keeps (:mod:`pyro_stad.density.reference`)
+pulls there makes much of it. The samples that a prior keeps (:mod:`pyro_stad.data.reference`)
 tell, without any density:
 
 .. math:: Z \approx \frac1M \sum_i L(\theta_i), \qquad \theta_i \text{ samples, all other latent
@@ -28,7 +28,7 @@ What follows for an evidence, by one rule:
   the mean :math:`-\delta\, \tau^2 / (\tau^2 + \epsilon^2)` and the variance
   :math:`\tau^2 \epsilon^2 / (\tau^2 + \epsilon^2)`, and the mean of its square is their sum.
   :math:`\tau` is what the members of the fit make of the posterior: the root of the sum of the
-  squared shifts of its log-evidence (:mod:`pyro_stad.density.spread`). For a prior without members
+  squared shifts of its log-evidence (:mod:`pyro_stad.learn.spread`). For a prior without members
   it is that of many places, as wide as a hundred draws (:mod:`pyro_stad.density.typical`). What
   :math:`\delta^2` has above four times what both allow is added to :math:`\tau^2`:
   samples are believed rather than members. And :math:`\tau^2` is no less than 1/N for samples worth
@@ -54,8 +54,9 @@ from torch import Tensor
 from pyro_stad._checks import check_seed
 from pyro_stad._context import own_context
 from pyro_stad._random import generator
-from pyro_stad.density import shifts, typical_error
-from pyro_stad.evidence.latent import LatentProblem
+from pyro_stad.density import typical_error
+from pyro_stad.learn import shifts
+from pyro_stad.model.noise import LatentProblem
 
 __all__ = ["Support", "SupportNoise", "sample_support", "support"]
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pyro_stad._random import generator
-from pyro_stad.evidence.latent import LatentProblem
-from pyro_stad.evidence.tempering import Runs, temper
+from pyro_stad.model.noise import LatentProblem
+from pyro_stad.samplers.tempering import Runs, temper
 
 __all__ = ["Task", "generator_of"]
 

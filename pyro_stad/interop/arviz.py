@@ -1,7 +1,7 @@
 r"""Pyro's draws to ArviZ, for ArviZ 0.x and 1.x, from one dictionary of groups.
 
 ArviZ 1.x has no Pyro converter any more, so everything goes through its ``from_dict``. The model,
-if given, is replayed with every draw (:mod:`pyro_stad.interop.replay`): what it observes becomes
+if given, is replayed with every draw (:mod:`pyro_stad.model.replay`): what it observes becomes
 log-likelihood and observed data, what it computes joins the posterior, and the log-probability of
 its trace is ``lp``.
 """
@@ -20,11 +20,12 @@ from pyro.infer.mcmc.api import _MultiSampler
 from torch import Tensor
 
 from pyro_stad._arviz import from_dict
-from pyro_stad.density import FlowPrior, TruncatedPrior, extrapolation, joint_log_weights
+from pyro_stad.density import FlowPrior, TruncatedPrior, extrapolation
 from pyro_stad.errors import OutOfDistributionWarning
 from pyro_stad.evidence import EvidenceResult, sample_support
-from pyro_stad.interop.replay import Replay, replay
 from pyro_stad.interop.summary import LEARNING
+from pyro_stad.learn import joint_log_weights
+from pyro_stad.model.replay import Replay, replay
 
 __all__ = ["to_arviz"]
 

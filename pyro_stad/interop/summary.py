@@ -7,7 +7,7 @@ density, and f shifts by
 .. math:: \Delta_k = \frac{\sum_i w_{ik} f_i}{\sum_i w_{ik}} - \frac1N \sum_i f_i .
 
 The weights are such that the root of :math:`\sum_k \Delta_k^2` is the standard error of f by
-learning (:mod:`pyro_stad.density.spread`). More draws do not make it smaller; more samples of the
+learning (:mod:`pyro_stad.learn.spread`). More draws do not make it smaller; more samples of the
 prior do.
 """
 

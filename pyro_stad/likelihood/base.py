@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from pyro_stad._chunks import CHUNK_SIZE, check_chunk_size
 from pyro_stad.data.standardise import Standardise
 from pyro_stad.divergence.base import AbstractDivergence
+from pyro_stad.fields.base import AbstractField
 from pyro_stad.ode import AbstractSolver
-from pyro_stad.teacher.base import AbstractField
 from pyro_stad.transport import Flow
 
 __all__ = ["AbstractLikelihood"]
+
+_PARTS = ("field", "divergence", "solver", "chunk_size", "log_mass")
 
 
 class AbstractLikelihood(nn.Module, ABC):
@@ -32,7 +34,7 @@ class AbstractLikelihood(nn.Module, ABC):
         solver: how the flow is solved that this is the density of.
         chunk_size: network rows worked on at a time.
         log_mass: logarithm of the mass that is divided out of the density; see
-            :mod:`pyro_stad.likelihood.calibrate`.
+            :mod:`pyro_stad.calibrate.choose`.
     """
 
     field: AbstractField
@@ -52,6 +54,14 @@ class AbstractLikelihood(nn.Module, ABC):
             raise ValueError(f"`log_mass` must be finite; got {log_mass}")
         self.field, self.divergence, self.solver = field, divergence, solver
         self.chunk_size, self.log_mass = chunk_size, log_mass
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _PARTS and name in self.__dict__.keys() | self._modules.keys():
+            raise AttributeError(
+                f"a likelihood is not changed: `{name}` can't be assigned. Make another one by "
+                f"likelihood.replace({name}=...)"
+            )
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.divergence!r}, {self.solver!r})"
@@ -80,6 +90,10 @@ class AbstractLikelihood(nn.Module, ABC):
         It is that of the whitened points: what the whitening adds is a constant.
         """
         return self.log_prob(whitening.inv(v))
+
+    def freeze(self) -> AbstractLikelihood:
+        """Return the same density, as fast as it gets for networks that are trained no more."""
+        return self
 
     def transport(self) -> Flow:
         """Return the flow that this is the density of."""

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_count
+from pyro_stad.fields.base import AbstractField
 from pyro_stad.ode import Midpoint
-from pyro_stad.teacher.base import AbstractField
 
 __all__ = ["CURVES", "AbstractCurve", "Coarse", "Constant", "Followed"]
 

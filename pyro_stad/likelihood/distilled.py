@@ -1,7 +1,7 @@
 r"""The distilled density: log p itself as one small network, at one row a point.
 
 In the field's own coordinates y, with its noise's constant c and the gate g of
-:mod:`pyro_stad.teacher.gate`,
+:mod:`pyro_stad.fields.gate`,
 
 .. math:: \log p(x) = c - \tfrac12 \lVert y\rVert^2 + g(\lVert y\rVert^2)\, h(y):
 
@@ -15,7 +15,7 @@ gradient is made by hand, in as many products again. With :math:`a_l = \sigma(W_
 
 .. math:: \nabla h = W_1^T (\sigma'_1 \odot W_2^T (\sigma'_2 \odot \cdots (\sigma'_L \odot w))) .
 
-How h is learned is in :mod:`pyro_stad.likelihood.distil_density`.
+How h is learned is in :mod:`pyro_stad.learn.distil_density`.
 
 References:
     Hinton, Vinyals and Dean (2015), Distilling the Knowledge in a Neural Network; Czarnecki et al.
@@ -36,12 +36,12 @@ from pyro_stad._context import full_precision
 from pyro_stad._rows import COLUMNS, ROWS
 from pyro_stad.data import Standardise
 from pyro_stad.divergence.base import AbstractDivergence
+from pyro_stad.fields.base import AbstractField
+from pyro_stad.fields.gate import Gate, GateValues
+from pyro_stad.fields.networks.perceptron import linear
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.known_gradient import with_gradient
 from pyro_stad.ode import AbstractSolver
-from pyro_stad.teacher.base import AbstractField
-from pyro_stad.teacher.gate import Gate, GateValues
-from pyro_stad.teacher.network import linear
 
 __all__ = ["Correction", "DistilledDensity"]
 
@@ -174,7 +174,7 @@ class Correction(nn.Module):
         features: dimension D of a point.
         width: units of each hidden layer, a multiple of four.
         depth: number of hidden layers.
-        generator: source of the first weights; see ``pyro_stad.teacher.network.linear``.
+        generator: source of the first weights; see ``pyro_stad.fields.networks.perceptron.linear``.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class DistilledDensity(AbstractLikelihood):
         >>> from pyro_stad.divergence import Exact
         >>> from pyro_stad.ode import RK4
         >>> from pyro_stad.paths import VPCosine
-        >>> from pyro_stad.teacher import Gate, PathField
+        >>> from pyro_stad.fields import Gate, PathField
         >>> field = PathField(VPCosine(), features=2, width=8, depth=2)  # untrained: N(0, I)
         >>> density = DistilledDensity(field, Exact(), RK4(4), Correction(2, 8, 2), Gate(4.0, 5.5))
         >>> density.log_prob(torch.zeros(1, 2)).item()  # -log(2 pi)

@@ -43,7 +43,7 @@ class FlowODE(AbstractLikelihood):
         >>> from pyro_stad.divergence import Exact
         >>> from pyro_stad.ode import RK4
         >>> from pyro_stad.paths import VPCosine
-        >>> from pyro_stad.teacher import PathField
+        >>> from pyro_stad.fields import PathField
         >>> field = PathField(VPCosine(), features=2, width=8, depth=2)  # untrained: N(0, I)
         >>> flow = FlowODE(field, Exact(), RK4(steps=4))
         >>> flow.log_prob(torch.zeros(1, 2)).item()  # -log(2 pi)

@@ -1,7 +1,7 @@
 r"""The Stein path along the constant curve, fused: tables at the nodes, gradient by hand.
 
 Inside NUTS a density is asked for one point at a time, and what it costs is the number of tensor
-operations. For a trunk with a head on it (:mod:`pyro_stad.teacher.network`,
+operations. For a trunk with a head on it (:mod:`pyro_stad.fields.networks.perceptron`,
 :mod:`pyro_stad.divergence.stein`), both frozen, all that depends on the nodes alone is tabulated
 once, and the gradient needs about thirty operations instead of the hundred of automatic
 differentiation. With :math:`\omega_k` the weights, at node k
@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -35,15 +35,12 @@ from pyro_stad._checks import is_transformed
 from pyro_stad._context import full_precision
 from pyro_stad._rows import ROWS
 from pyro_stad.divergence import AbstractDivergence, Stein, TrunkHead
+from pyro_stad.fields import AbstractField, PathField
+from pyro_stad.fields.gate import GateValues
+from pyro_stad.fields.networks.perceptron import Trunk, angle_features, gated_silu
 from pyro_stad.likelihood.known_gradient import with_gradient
-from pyro_stad.teacher import AbstractField, AbstractTrunkField, PathField
-from pyro_stad.teacher.gate import GateValues
-from pyro_stad.teacher.network import angle_features, gated_silu
 
-if TYPE_CHECKING:
-    from pyro_stad.likelihood.stein_path import SteinPath
-
-__all__ = ["Fused"]
+__all__ = ["Fused", "can_fuse"]
 
 
 class _Tables(NamedTuple):
@@ -89,44 +86,86 @@ class _Sums(NamedTuple):
     along: Tensor  # of cot w w
 
 
+class _Seen(NamedTuple):
+    """A parameter when tables were made of it: where it was found, and how often written to."""
+
+    holder: dict[str, Any]
+    name: str
+    parameter: Tensor
+    version: int
+
+
+def _version(parameter: Tensor) -> int:
+    """Return how often a parameter was written to; one of inference mode does not know."""
+    return -1 if parameter.is_inference() else parameter._version
+
+
+def can_fuse(field: AbstractField, divergence: AbstractDivergence) -> bool:
+    """Whether field and divergence are the very networks that are fused here."""
+    # Exact types: what a subclass computes otherwise would be passed over in silence.
+    fused = type(field) is PathField and type(divergence) is Stein
+    return fused and type(cast(Stein, divergence).network) is TrunkHead
+
+
 class Fused:
-    """Evaluates a ``SteinPath`` along its constant curve.
+    """The log-density along the constant curve, of networks that are trained no more.
+
+    It is made once and never changed. It knows the parameters that it was made of, and whether
+    they are still what they were (but for writes through ``.data``, which torch can't see either).
 
     Arguments:
-        path: the path, with a trunk and a head on it.
+        field: a field with a trunk.
+        divergence: a head on it.
+        times, weights: nodes and weights of the quadrature, ``(K,)``.
+        constant: the constant of the density.
     """
 
-    of_nodes: _Tables
-    of_few: dict[int, _Tables]
-    weights: _Weights
-    clock: Tensor
-    constant: Tensor
+    # Tables outlive the mode they are made in.
+    @torch.inference_mode(mode=False)
+    @torch.no_grad()
+    def __init__(
+        self,
+        field: PathField,
+        divergence: Stein,
+        times: Tensor,
+        weights: Tensor,
+        constant: float,
+    ) -> None:
+        trunk, head = field.trunk, cast(TrunkHead, divergence.network)
+        self.scale, self.gate, self.nodes = field.data_scale, field.gate, len(times)
+        self.seen = tuple(
+            _Seen(module._parameters, name, parameter, _version(parameter))
+            for module in (*field.modules(), *divergence.modules())
+            for name, parameter in module._parameters.items()
+            if parameter is not None
+        )
+        omega, root = weights[:, None], math.sqrt(field.features)
+        embedded = angle_features(times)
+        *turns, out = head.turning(embedded).split(trunk.width, dim=-1)
+        self.of_nodes = _Tables(
+            biases=trunk.biases(embedded),
+            gates=trunk.gates(embedded),
+            turning=torch.cat([*turns, root * omega * out], dim=-1),
+            weights=omega.clone(),
+            cotangents=1 / torch.tan(times)[:, None],
+        )
+        # A handful of points, as inside NUTS: repeated once.
+        self.of_few = {points: self.of_nodes.repeated(points) for points in range(1, ROWS + 1)}
+        self.weights = _weights(trunk, head)
+        self.clock = root * (weights * head.clock(embedded)).sum()
+        self.constant = torch.full_like(self.clock, constant)
 
-    def __init__(self, path: SteinPath) -> None:
-        self.path = path
-        self.parameters = tuple(path.parameters())
-        self.key: tuple[Any, ...] = ()
-
-    @staticmethod
-    def fits(field: AbstractField, divergence: AbstractDivergence) -> bool:
-        """Whether field and divergence are the very networks that are fused here."""
-        # Exact types: what a subclass computes otherwise would be passed over in silence.
-        fused = type(field) is PathField and type(divergence) is Stein
-        return fused and type(cast(Stein, divergence).network) is TrunkHead
-
-    def ready(self, x: Tensor) -> bool:
-        """Whether ``x`` can be evaluated here: all is frozen, and of one dtype."""
-        if torch.compiler.is_compiling() or x.dtype != self.path.times.dtype:
+    def serves(self, x: Tensor) -> bool:
+        """Whether ``x`` can be evaluated here: nothing has changed, and all is of one dtype."""
+        if torch.compiler.is_compiling() or x.dtype != self.constant.dtype:
             return False
-        if any(p.requires_grad for p in self.parameters):
-            return False
-        # Where the parameters lie, and how often they were written to: tables can't get stale.
-        path, written = self.path, ((p.data_ptr(), p._version) for p in self.parameters)
-        key = (path.times.data_ptr(), path.log_mass, *written)
-        if key != self.key:
-            self._tabulate()
-            self.key = key
-        return True
+        return all(
+            holder.get(name) is parameter
+            and _version(parameter) == version
+            and not parameter.requires_grad
+            and parameter.dtype == x.dtype
+            for holder, name, parameter, version in self.seen
+        )
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of data ``x``, shape ``(B, D)``."""
@@ -136,7 +175,7 @@ class Fused:
 
     def by_autograd(self, x: Tensor) -> Tensor:
         """Return the same as operations that can be traced, and differentiated again."""
-        y = x * self.path.field.data_scale
+        y = x * self.scale
         sums, _, _ = self.forward(y)
         return self.values(y, sums, self.gate_at(y))
 
@@ -145,7 +184,7 @@ class Fused:
 
         A trace knows nothing of a pass back by hand, and its own takes twice the time.
         """
-        scale = self.path.field.data_scale
+        scale = self.scale
         y = x.detach() * scale
         sums, velocity, layers = self.forward(y)
         gate = self.gate_at(y)
@@ -154,7 +193,7 @@ class Fused:
 
     def forward(self, y: Tensor) -> tuple[_Sums, Tensor, list[_Layer]]:
         """Return the sums over nodes of points ``(B, D)``, velocities ``(B K, D)``, and layers."""
-        tables, rows, shape = self.tables(y.shape[0]), self.rows(y), (-1, self.path.nodes)
+        tables, rows, shape = self.tables(y.shape[0]), self.rows(y), (-1, self.nodes)
         turned, velocity, layers = _forward(self.weights, tables, rows)
         weighted = tables.weights * velocity
         across = (weighted * rows).sum(-1)
@@ -164,7 +203,7 @@ class Fused:
 
     def gate_at(self, y: Tensor) -> GateValues | None:
         """Return the gate at points ``(B, D)``, or None where it is open for all of them."""
-        gate = self.path.field.gate
+        gate = self.gate
         if gate is None:
             return None
         squared = y.square().sum(-1)
@@ -193,11 +232,11 @@ class Fused:
     ) -> Tensor:
         """Return the derivatives of the log-density by ``y``, ``(B, D)``, after a pass forward."""
         by_row = gate and GateValues(
-            *(part.repeat_interleave(self.path.nodes)[:, None] for part in gate)
+            *(part.repeat_interleave(self.nodes)[:, None] for part in gate)
         )
         tables, rows = self.tables(len(y)), self.rows(y)
         of_rows = _backward(self.weights, tables, rows, velocity, layers, by_row)
-        of_points = of_rows.reshape(len(y), self.path.nodes, y.shape[1]).sum(1) - y
+        of_points = of_rows.reshape(len(y), self.nodes, y.shape[1]).sum(1) - y
         if gate is None:
             return of_points
         g, slope, bend = gate
@@ -210,45 +249,24 @@ class Fused:
 
     def tables(self, points: int) -> _Tables:
         """Return the tables for ``points`` points, whose nodes lie side by side."""
-        if points > ROWS:
-            return self.of_nodes.repeated(points)
-        # A handful of points, as inside NUTS: repeated once.
-        if points not in self.of_few:
-            self.of_few[points] = self.of_nodes.repeated(points)
-        return self.of_few[points]
+        return self.of_few[points] if points in self.of_few else self.of_nodes.repeated(points)
 
     def rows(self, y: Tensor) -> Tensor:
         """Repeat points ``(B, D)`` for their nodes: ``(B K, D)``."""
-        return y[:, None].expand(-1, self.path.nodes, -1).reshape(-1, y.shape[1])
+        return y[:, None].expand(-1, self.nodes, -1).reshape(-1, y.shape[1])
 
-    # Tables outlive the mode they are made in.
-    @torch.inference_mode(mode=False)
-    def _tabulate(self) -> None:
-        path = self.path
-        trunk = cast(AbstractTrunkField, path.field).trunk
-        head = cast(TrunkHead, cast(Stein, path.integrand).network)
-        omega, root = path.weights[:, None], math.sqrt(path.field.features)
-        embedded = angle_features(path.times)
-        *turns, out = head.turning(embedded).split(trunk.width, dim=-1)
-        self.of_nodes = _Tables(
-            biases=trunk.biases(embedded),
-            gates=trunk.gates(embedded),
-            turning=torch.cat([*turns, root * omega * out], dim=-1),
-            weights=omega,
-            cotangents=1 / torch.tan(path.times)[:, None],
-        )
-        self.of_few = {}
-        links, couplings = (
-            [cast(Tensor, link.weight).mT for link in layers]
-            for layers in (trunk.links, head.links)
-        )
-        enter, leave = trunk.enter.weight.mT, trunk.out.weight.mT
-        # A product with few columns, as they lie in memory, takes kernels whose rounding depends on
-        # a row's place in the batch; with columns that are contiguous it does not.
-        entering = enter.contiguous().mT
-        self.weights = _Weights(enter, entering, links, couplings, leave, trunk.out.bias)
-        self.clock = root * (path.weights * head.clock(embedded)).sum()
-        self.constant = torch.full_like(self.clock, path.constant())
+
+def _weights(trunk: Trunk, head: TrunkHead) -> _Weights:
+    """Return copies of the matrices: what is written to those of the networks is not in them."""
+    links, couplings = (
+        [cast(Tensor, link.weight).clone().mT for link in layers]
+        for layers in (trunk.links, head.links)
+    )
+    enter, leave = trunk.enter.weight.clone().mT, trunk.out.weight.clone().mT
+    # A product with few columns, as they lie in memory, takes kernels whose rounding depends on a
+    # row's place in the batch; with columns that are contiguous it does not.
+    entering = enter.contiguous().mT
+    return _Weights(enter, entering, links, couplings, leave, trunk.out.bias.clone())
 
 
 class _LogProb(torch.autograd.Function):
@@ -256,7 +274,7 @@ class _LogProb(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, fused: Fused) -> Tensor:
-        y = x * fused.path.field.data_scale
+        y = x * fused.scale
         sums, velocity, layers = fused.forward(y)
         ctx.fused, ctx.gate = fused, fused.gate_at(y)
         ctx.save_for_backward(x, y, *sums, velocity, *chain.from_iterable(layers))
@@ -273,7 +291,7 @@ class _LogProb(torch.autograd.Function):
         layers = [_Layer(*saved[i : i + 4]) for i in range(0, len(saved), 4)]
         sums = _Sums(inside, across, along)
         slopes = fused.slopes(y, sums, ctx.gate, velocity, layers)
-        return (fused.path.field.data_scale * grad)[:, None] * slopes, None
+        return (fused.scale * grad)[:, None] * slopes, None
 
 
 def _forward(weights: _Weights, tables: _Tables, y: Tensor) -> tuple[Tensor, Tensor, list[_Layer]]:

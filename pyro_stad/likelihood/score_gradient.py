@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from pyro_stad._chunks import in_chunks
+from pyro_stad.fields.base import AbstractAngularField
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.known_gradient import with_gradient
-from pyro_stad.teacher.base import AbstractAngularField
 
 __all__ = ["ScoreGradient"]
 
@@ -40,7 +40,7 @@ class ScoreGradient(AbstractLikelihood):
         >>> from pyro_stad.likelihood import FlowODE
         >>> from pyro_stad.ode import RK4
         >>> from pyro_stad.paths import VPCosine
-        >>> from pyro_stad.teacher import PathField
+        >>> from pyro_stad.fields import PathField
         >>> field = PathField(VPCosine(), features=2, width=8, depth=2)  # untrained: N(0, I)
         >>> ScoreGradient(FlowODE(field, Exact(), RK4(steps=4)))
         ScoreGradient(FlowODE(Exact(), RK4(steps=4)))

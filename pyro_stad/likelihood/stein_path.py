@@ -26,20 +26,21 @@ References:
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_stad._checks import check_count
+from pyro_stad._checks import check_count, is_transformed
 from pyro_stad._chunks import CHUNK_SIZE, in_chunks
 from pyro_stad._rows import ROWS
 from pyro_stad.divergence.base import AbstractDivergence
+from pyro_stad.fields.base import AbstractAngularField, AbstractField
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.curves import AbstractCurve, Constant
-from pyro_stad.likelihood.fused import Fused
+from pyro_stad.likelihood.fused import Fused, can_fuse
 from pyro_stad.ode import GRADING, AbstractSolver
-from pyro_stad.teacher.base import AbstractAngularField, AbstractField
 
 __all__ = ["SteinPath"]
 
@@ -100,8 +101,7 @@ class SteinPath(AbstractLikelihood):
         like = next(field.parameters(), times)
         self.register_buffer("times", times.to(like), persistent=False)
         self.register_buffer("weights", weights.to(like), persistent=False)
-        at_rest = isinstance(self.curve, Constant)
-        self.fused = Fused(self) if at_rest and Fused.fits(field, self.integrand) else None
+        self.fused: Fused | None = None
 
     def __repr__(self) -> str:
         trained = "" if self.consistent is None else ", made consistent"
@@ -119,12 +119,39 @@ class SteinPath(AbstractLikelihood):
         multiple = ROWS if solved else ROWS // math.gcd(ROWS, self.nodes)
         return in_chunks(x, self._log_prob, self.chunk_size, per_row=self.nodes, multiple=multiple)
 
+    def freeze(self) -> SteinPath:
+        """Return the same path, with its gradient by hand if the networks have one (``fused``).
+
+        For networks that are trained no more: should they change all the same, it is made anew.
+        """
+        frozen = self.replace()
+        frozen.fused = frozen._fused()
+        return frozen
+
+    def _fused(self) -> Fused | None:
+        field, integrand = self.field, self.integrand
+        if not (isinstance(self.curve, Constant) and can_fuse(field, integrand)):
+            return None
+        constant = self.constant()
+        return Fused(cast(Any, field), cast(Any, integrand), self.times, self.weights, constant)
+
+    def _current(self, x: Tensor) -> Fused | None:
+        """Return what evaluates ``x`` by hand, if anything does."""
+        if self.fused is None or self.fused.serves(x):
+            return self.fused
+        # Within a transform or a trace, tables would be part of it.
+        if is_transformed(x) or torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return None
+        self.fused = self._fused()
+        return self.fused if self.fused is not None and self.fused.serves(x) else None
+
     def sequential_calls(self) -> int:
         return self.curve.sequential_calls() + 1
 
     def _log_prob(self, x: Tensor) -> Tensor:
-        if self.fused is not None and self.fused.ready(x):
-            return self.fused.log_prob(x)
+        fused = self._current(x)
+        if fused is not None:
+            return fused.log_prob(x)
         return self._log_prob_at_end(*self._follow_and_integrate(x * self.field.data_scale))
 
     def _follow_and_integrate(self, start: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 r"""The flow of a field: the probability-flow ODE solved from noise to data, and back.
 
 A grid that draws truly may be coarser than one that a density needs: a draw is as good as the law
-of many of them, a density has to be right at every point (:mod:`pyro_stad.likelihood.draws`). The
+of many of them, a density has to be right at every point (:mod:`pyro_stad.calibrate.draws`). The
 way back is steeper: on a mixture in 16 dimensions, draws on four Runge-Kutta steps were 0.009
 standard deviations off, and their noise on the same grid 0.16. So it may have a solver of its own;
 ``push(pull(x))`` is x but for what both grids are off by.
@@ -16,8 +16,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from pyro_stad._chunks import CHUNK_SIZE, check_chunk_size, in_chunks
+from pyro_stad.fields.base import AbstractField
 from pyro_stad.ode import AbstractSolver
-from pyro_stad.teacher.base import AbstractField
 from pyro_stad.transport.base import AbstractInvertible
 
 __all__ = ["Flow"]
@@ -36,7 +36,7 @@ class Flow(AbstractInvertible):
         >>> import torch
         >>> from pyro_stad.ode import RK4
         >>> from pyro_stad.paths import VPCosine
-        >>> from pyro_stad.teacher import PathField
+        >>> from pyro_stad.fields import PathField
         >>> flow = Flow(PathField(VPCosine(), features=2, width=8, depth=2), RK4(steps=4))
         >>> flow.pull(flow.push(torch.ones(1, 2)))  # untrained: nothing moves
         tensor([[1., 1.]]...

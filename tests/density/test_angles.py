@@ -17,11 +17,12 @@ from torch.distributions import VonMises, biject_to, constraints
 
 import pyro_stad
 from pyro_stad.data import Angle, Layout, Periodic, Wrap, parse_bounds
-from pyro_stad.density import BUDGETS, FlowPrior
+from pyro_stad.density import FlowPrior
 from pyro_stad.divergence import Exact
+from pyro_stad.fitting import BUDGETS
+from pyro_stad.learn import TrainingSettings
 from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4
-from pyro_stad.training import TrainingSettings
 from tests.oracles import field_on
 
 LAYOUT = Layout(("phi", "x"), (("phi", ()), ("x", ())))

@@ -12,10 +12,10 @@ import pyro_stad
 from pyro_stad.data import Layout
 from pyro_stad.density import FlowPrior
 from pyro_stad.divergence import Exact
+from pyro_stad.fields import AbstractField, Gate, PathField
 from pyro_stad.likelihood import Correction, DistilledDensity, FlowODE, SteinPath
 from pyro_stad.ode import RK4, Dopri5
 from pyro_stad.paths import OptimalTransport
-from pyro_stad.teacher import AbstractField, Gate, PathField
 from tests.oracles import mixture_sample
 
 

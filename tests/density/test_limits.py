@@ -7,8 +7,8 @@ import torch
 
 import pyro_stad
 from pyro_stad import AccuracyWarning, TrainingWarning
-from pyro_stad.density.workshop import Workshop
-from pyro_stad.likelihood.audit import log_mass
+from pyro_stad.calibrate.audit import log_mass
+from pyro_stad.fitting.workshop import Workshop
 from tests.oracles import mixture_sample
 
 NOWHERE = [-1.0, -1e-300, 0.0, math.nan, math.inf, -math.inf]

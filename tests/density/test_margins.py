@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch.distributions import StudentT, VonMises
 
 import pyro_stad
-from pyro_stad.density.file_parts import take_margins
 from pyro_stad.errors import CheckpointError
+from pyro_stad.files.parts import take_margins
 from tests.density.test_files import rewrite
 
 

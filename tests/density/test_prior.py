@@ -12,9 +12,9 @@ from pyro.distributions.testing.gof import auto_goodness_of_fit
 from torch.distributions import constraints
 
 from pyro_stad.divergence import Exact
+from pyro_stad.fields import Gate
 from pyro_stad.likelihood import CURVES, Correction, DistilledDensity, FlowODE, SteinPath
 from pyro_stad.ode import RK4, Dopri5
-from pyro_stad.teacher import Gate
 
 
 @pytest.fixture(params=["bounded", "free", "constant path", "coarse path", "distilled"])

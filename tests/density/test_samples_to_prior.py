@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pyro_stad
-from pyro_stad.density.report import FitReport
+from pyro_stad.report.fit import FitReport
 from tests.oracles import mixture_sample
 
 QUIET = {"budget": "tiny", "progress": False}

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pyro_stad.data import Layout
+from pyro_stad.data.reference import Reference
 from pyro_stad.density import FLAGGED, FlowPrior, alarm_level, extrapolation, is_extrapolated
-from pyro_stad.density.reference import Reference
 from pyro_stad.divergence import Exact
 from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4

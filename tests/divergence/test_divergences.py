@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from pyro_stad.divergence import Exact, Hutchinson, HutchPlusPlus, XTrace
+from pyro_stad.fields import PathField
+from pyro_stad.fields.mixture import random_mixture, sample_mixture
 from pyro_stad.paths import OptimalTransport
-from pyro_stad.teacher import PathField
-from pyro_stad.teacher.analytic import random_mixture, sample_mixture
 from tests.oracles import field_on
 
 STOCHASTIC = {

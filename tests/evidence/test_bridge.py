@@ -12,11 +12,11 @@ from pyro.infer import MCMC, NUTS
 import pyro_stad
 from pyro_stad import EvidenceError, EvidenceWarning, log_evidence
 from pyro_stad.divergence import Exact
-from pyro_stad.evidence.analytic import PROBLEMS
 from pyro_stad.evidence.bridge import _sigmoid
-from pyro_stad.evidence.joint import JointDensity
-from pyro_stad.evidence.vectorised import VectorisedModel
 from pyro_stad.likelihood import FlowODE, SteinPath
+from pyro_stad.model.joint import JointDensity
+from pyro_stad.model.vectorised import VectorisedModel
+from pyro_stad.testing.evidence import PROBLEMS
 
 
 def posterior_of_normal(size, count, seed=0):

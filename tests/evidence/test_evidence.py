@@ -11,9 +11,10 @@ import torch
 
 import pyro_stad
 from pyro_stad.errors import EvidenceError, EvidenceWarning
-from pyro_stad.evidence import LatentProblem, log_evidence
-from pyro_stad.evidence.analytic import PROBLEMS
-from pyro_stad.evidence.maps import from_normal
+from pyro_stad.evidence import log_evidence
+from pyro_stad.model import LatentProblem
+from pyro_stad.model.maps import from_normal
+from pyro_stad.testing.evidence import PROBLEMS
 
 CHECKED = ("normal, D = 2", "normal, D = 10", "normal, D = 50", "mixture flow, D = 2",
            "mean and precision", "shells, D = 2", "funnel, D = 10", "proportion")  # fmt: skip

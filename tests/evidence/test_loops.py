@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pyro_stad import log_evidence
-from pyro_stad.evidence import LatentProblem
-from pyro_stad.evidence.joint import JointDensity
+from pyro_stad.model import LatentProblem
+from pyro_stad.model.joint import JointDensity
 
 Y = torch.tensor([0.3, -0.4], dtype=torch.float64)
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from pyro_stad import log_evidence
-from pyro_stad.evidence.analytic import PROBLEMS
+from pyro_stad.testing.evidence import PROBLEMS
 
 FEW = {"method": "nested", "particles": 100, "repeats": 2, "progress": False}
 

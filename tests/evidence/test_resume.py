@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pyro_stad import CheckpointError, log_evidence
-from pyro_stad.evidence import tempering
-from pyro_stad.evidence.analytic import PROBLEMS
+from pyro_stad.samplers import tempering
+from pyro_stad.testing.evidence import PROBLEMS
 
 QUIET = {"progress": False, "particles": 200}
 

@@ -11,8 +11,8 @@ import torch
 import pyro_stad
 from pyro_stad import EvidenceError, log_evidence, log_evidences, sample_support
 from pyro_stad.data import Layout
+from pyro_stad.data.reference import Reference
 from pyro_stad.density import FlowPrior
-from pyro_stad.density.reference import Reference
 from pyro_stad.density.typical import typical_error
 from pyro_stad.divergence import Exact
 from pyro_stad.likelihood import FlowODE

@@ -8,7 +8,7 @@ from torch.distributions.transforms import AffineTransform, ExpTransform
 
 from pyro_stad import EvidenceError, OutOfDistributionWarning, log_evidence, to_arviz
 from pyro_stad.density import find_flow, to_flow
-from pyro_stad.evidence import LatentProblem
+from pyro_stad.model import LatentProblem
 
 
 def bare(prior):

@@ -16,11 +16,11 @@ from pyro.optim import Adam
 from pyro_stad.data import Layout
 from pyro_stad.density import FlowPrior
 from pyro_stad.divergence import Exact, Stein, TrunkHead
+from pyro_stad.fields import PathField
+from pyro_stad.fields.mixture import random_mixture
 from pyro_stad.likelihood import CURVES, FlowODE, SteinPath
 from pyro_stad.ode import RK4, Midpoint
 from pyro_stad.paths import OptimalTransport
-from pyro_stad.teacher import PathField
-from pyro_stad.teacher.analytic import random_mixture
 from tests.oracles import field_on
 
 NOISE = 0.8

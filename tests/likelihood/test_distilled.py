@@ -10,10 +10,10 @@ from torch.distributions import Normal
 
 from pyro_stad.data import Standardise
 from pyro_stad.divergence import Exact
+from pyro_stad.fields import FreeFormField, Gate, PathField
 from pyro_stad.likelihood import Correction, DistilledDensity
 from pyro_stad.ode import RK4
 from pyro_stad.paths import OptimalTransport
-from pyro_stad.teacher import FreeFormField, Gate, PathField
 
 FEATURES = 3
 # Of points from N(0, I): all within, some in the rim and beyond, and most of them beyond.

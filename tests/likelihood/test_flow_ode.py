@@ -5,14 +5,15 @@ import math
 import pytest
 import torch
 
+from pyro_stad.calibrate import audit, choose_steps
 from pyro_stad.data import Batches
 from pyro_stad.divergence import Exact, Hutchinson, HutchPlusPlus, SeparateNetwork, Stein, XTrace
-from pyro_stad.divergence.distil import ConditionalCloud
-from pyro_stad.likelihood import FlowODE, audit, choose_steps
+from pyro_stad.fields import PathField
+from pyro_stad.fields.mixture import random_mixture, sample_mixture
+from pyro_stad.learn.clouds import ConditionalCloud
+from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4, Dopri5, Midpoint
 from pyro_stad.paths import PATHS, OptimalTransport
-from pyro_stad.teacher import PathField
-from pyro_stad.teacher.analytic import random_mixture, sample_mixture
 from tests.oracles import field_on, gaussian
 
 NAMES = sorted(PATHS)

@@ -1,15 +1,16 @@
 """The fused Stein integral is the plain one: values, first and second derivatives, never stale."""
 
 import copy
+import io
 
 import pytest
 import torch
 
 from pyro_stad.divergence import SeparateNetwork, Stein, TrunkHead
+from pyro_stad.fields import Gate, PathField
 from pyro_stad.likelihood import Coarse, SteinPath
 from pyro_stad.ode import RK4
 from pyro_stad.paths import OptimalTransport
-from pyro_stad.teacher import Gate, PathField
 
 FEATURES = 3
 GATES = {"open": None, "gated": Gate(1.0, 2.5)}
@@ -24,7 +25,7 @@ def path_of(depth=3, *, frozen=True, dtype=torch.float64, gate=GATES["open"], fe
     with torch.no_grad():
         for parameter in path.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
-    return path.to(dtype).requires_grad_(not frozen)
+    return path.to(dtype).requires_grad_(not frozen).freeze()
 
 
 def points(count, dtype=torch.float64, features=FEATURES):
@@ -41,7 +42,7 @@ def plain(path, x):
 @pytest.mark.parametrize("gate", GATES)
 def test_values_and_gradients_are_those_of_the_plain_way(depth, count, gate):
     path, x = path_of(depth, gate=GATES[gate]), points(count).requires_grad_()
-    assert path.fused.ready(x)
+    assert path.fused.serves(x)
     got, wanted = path.log_prob(x), plain(path, x)
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
     for value in (got, wanted):
@@ -98,18 +99,92 @@ def test_a_trace_is_right_on_new_points_and_its_curvature_is_no_number(dtype, ga
     assert curvature[0, 0].abs() > 1e30
 
 
-def test_tables_follow_the_parameters():
+def bias(path):
+    return path.field.trunk.biases.bias
+
+
+def written(path):
+    with torch.no_grad():
+        bias(path).add_(0.1)
+
+
+def loaded(path):
+    other = {name: value + 0.1 for name, value in path.state_dict().items()}
+    path.load_state_dict(other)
+
+
+def assigned(path):
+    other = {name: value + 0.1 for name, value in path.state_dict().items()}
+    path.load_state_dict(other, assign=True)
+    path.requires_grad_(False)
+
+
+def replaced(path):
+    value = torch.nn.Parameter(bias(path) + 0.1, requires_grad=False)
+    path.field.trunk.biases.bias = value
+
+
+CHANGES = {"written": written, "loaded": loaded, "assigned": assigned, "replaced": replaced}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_change_of_a_network_leaves_an_old_density(change):
     path, x = path_of(), points(4)
     before = path.log_prob(x)
-    with torch.no_grad():
-        path.field.trunk.biases.bias.add_(0.1)
+    CHANGES[change](path)
     after = path.log_prob(x)
     assert (after - before).abs().min() > 1e-6
     torch.testing.assert_close(after, plain(path, x), rtol=0, atol=1e-12)
-    heavier = path.replace(log_mass=0.5)
-    torch.testing.assert_close(heavier.log_prob(x), after - 0.5, rtol=0, atol=1e-12)
-    single = copy.deepcopy(path).float().log_prob(x.float())
-    torch.testing.assert_close(single.double(), after, rtol=0, atol=1e-4)
+    assert path.fused.serves(x)
+
+
+def test_parts_are_replaced_and_never_assigned():
+    path, x = path_of(), points(4)
+    before = path.log_prob(x)
+    other = Stein(TrunkHead.for_field(path.field)).requires_grad_(False)
+    for name, value in {"divergence": other, "log_mass": 0.5, "solver": RK4(3)}.items():
+        with pytest.raises(AttributeError, match=rf"likelihood.replace\({name}=...\)"):
+            setattr(path, name, value)
+    torch.testing.assert_close(path.log_prob(x), before, rtol=0, atol=0)
+    heavier = path.replace(log_mass=0.5).freeze()
+    torch.testing.assert_close(heavier.log_prob(x), before - 0.5, rtol=0, atol=1e-12)
+    another = path.replace(divergence=other).freeze()
+    torch.testing.assert_close(another.log_prob(x), plain(another, x), rtol=0, atol=1e-12)
+    assert (another.log_prob(x) - before).abs().min() > 1e-6
+
+
+def pickled(path):
+    buffer = io.BytesIO()
+    torch.save(path, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+COPIES = {
+    "copy": copy.deepcopy,
+    "pickle": pickled,
+    "float": lambda path: copy.deepcopy(path).float(),
+    "there and back": lambda path: copy.deepcopy(path).double().to("cpu"),
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_copies_are_whole_after_transforms_and_modes(how):
+    """Tables that a transform or a mode had made would go with it."""
+    path, x = path_of(), points(4)
+    wanted = path.log_prob(x)
+    torch.func.vmap(torch.func.grad(lambda row: path.log_prob(row[None])[0]))(x)
+    with torch.inference_mode():
+        path.log_prob(x)
+    other = COPIES[how](path)
+    dtype = next(other.parameters()).dtype
+    found = other.log_prob(x.to(dtype))
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-4
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=tolerance)
+    # A copy is another one.
+    written(other)
+    assert (other.log_prob(x.to(dtype)).double() - wanted).abs().min() > 1e-6
+    torch.testing.assert_close(path.log_prob(x), wanted, rtol=0, atol=0)
 
 
 def test_tables_made_in_inference_mode_serve_gradients():
@@ -124,7 +199,7 @@ def test_tables_made_in_inference_mode_serve_gradients():
 
 def test_training_takes_the_plain_way():
     path, x = path_of(frozen=False), points(2)
-    assert not path.fused.ready(x)
+    assert not path.fused.serves(x)
     path.log_prob(x).sum().backward()
     assert path.field.trunk.out.weight.grad.abs().sum() > 0
 
@@ -145,9 +220,9 @@ def test_rows_do_not_depend_on_their_mates(dtype, features):
 
 def test_other_curves_and_networks_are_not_fused():
     path = path_of()
-    assert SteinPath(path.field, path.divergence, RK4(2), Coarse(4)).fused is None
+    assert SteinPath(path.field, path.divergence, RK4(2), Coarse(4)).freeze().fused is None
     separate = Stein(SeparateNetwork(FEATURES, width=8, depth=1))
-    assert SteinPath(path.field, separate, RK4(2)).fused is None
+    assert SteinPath(path.field, separate, RK4(2)).freeze().fused is None
 
 
 def test_networks_of_other_kinds_are_not_fused():
@@ -160,4 +235,4 @@ def test_networks_of_other_kinds_are_not_fused():
     path = path_of()
     assert path.fused is not None
     field = Doubled(OptimalTransport(), FEATURES, width=16, depth=3)
-    assert SteinPath(field, path.divergence, RK4(2)).fused is None
+    assert SteinPath(field, path.divergence, RK4(2)).freeze().fused is None

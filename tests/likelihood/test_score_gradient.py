@@ -6,10 +6,10 @@ import torch
 from pyro.infer import MCMC, NUTS
 
 from pyro_stad.divergence import Exact
+from pyro_stad.fields import FreeFormField
+from pyro_stad.fields.mixture import random_mixture, sample_mixture
 from pyro_stad.likelihood import FlowODE, ScoreGradient, SteinPath
 from pyro_stad.ode import RK4
-from pyro_stad.teacher import FreeFormField
-from pyro_stad.teacher.analytic import random_mixture, sample_mixture
 from tests.oracles import field_on
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from pyro_stad.divergence import Exact, SeparateNetwork, Stein, TrunkHead
+from pyro_stad.fields import FreeFormField, PathField
+from pyro_stad.fields.mixture import random_mixture, sample_mixture
 from pyro_stad.likelihood import CURVES, Coarse, Constant, FlowODE, SteinPath
 from pyro_stad.ode import RK4
 from pyro_stad.paths import PATHS, OptimalTransport
-from pyro_stad.teacher import FreeFormField, PathField
-from pyro_stad.teacher.analytic import random_mixture, sample_mixture
 from tests.oracles import field_on, gaussian
 
 NAMES = sorted(PATHS)

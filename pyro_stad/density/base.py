@@ -1,0 +1,59 @@
+"""What a learned prior provides to those who cut, describe or calibrate it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_stad.calibrate import Calibration
+from pyro_stad.data import Bounds, Layout, Margins
+from pyro_stad.density.counts import Counts
+from pyro_stad.density.trust import Trusted
+from pyro_stad.files import StoredPrior
+from pyro_stad.likelihood import AbstractLikelihood
+from pyro_stad.report import FitReport
+from pyro_stad.transport import AbstractInvertible
+
+__all__ = ["AbstractFlowPrior"]
+
+
+class AbstractFlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
+    """The parts of ``FlowPrior``, and what can be asked of it."""
+
+    layout: Layout
+    bounds: Bounds | None
+    margins: Margins | None
+    report: FitReport | None
+    counts: Counts
+
+    # What the prior provides.
+    expand: Callable[..., Self]
+    to: Callable[[torch.device | str | torch.dtype], Self]
+    like_this: Callable[
+        [Callable[[Any], Any], AbstractLikelihood, AbstractInvertible, Calibration | None], Self
+    ]
+    unroll: Callable[[Tensor, torch.Generator], Tensor]
+    wrap: Callable[[Tensor], Tensor]
+    unpack: Callable[[Tensor], dict[str, Tensor]]
+    summary: Callable[[], str]
+    stored: Callable[[], StoredPrior]
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Where there is a density."""
+        raise NotImplementedError
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the coordinates."""
+        return self.layout.names
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the prior's dtype and device, one number for each coordinate."""
+        return self.transforms[1].loc

@@ -1,0 +1,79 @@
+"""Priors back from files."""
+
+from __future__ import annotations
+
+import os
+from typing import overload
+
+import torch
+
+from pyro_stad._checks import check_device
+from pyro_stad._context import own_context
+from pyro_stad.density.prior import FlowPrior
+from pyro_stad.density.truncated import Region, TruncatedPrior, contains
+from pyro_stad.errors import CheckpointError
+from pyro_stad.files import StoredRegion, read
+from pyro_stad.files.prior import MISTAKES
+
+__all__ = ["load"]
+
+
+@overload
+def load(
+    path: str | os.PathLike[str], *, device: torch.device | str = ..., region: None = ...
+) -> FlowPrior: ...
+@overload
+def load(
+    path: str | os.PathLike[str], *, device: torch.device | str = ..., region: Region
+) -> TruncatedPrior: ...
+@own_context()
+def load(
+    path: str | os.PathLike[str],
+    *,
+    device: torch.device | str = "cpu",
+    region: Region | None = None,
+) -> FlowPrior | TruncatedPrior:
+    """Read a prior that ``save`` wrote. No code in the file can run.
+
+    Arguments:
+        path: the file.
+        device: where to put the prior.
+        region: the function that the prior was cut by, which no file can hold, if it was.
+
+    Raises:
+        ValueError: if the prior was cut and there is no ``region``, or another one; or the other
+            way round.
+        FileNotFoundError: if there is no such file.
+        CheckpointError: if the file is damaged, truncated, of another format or version, or does
+            not hold exactly the tensors that its description asks for, all finite.
+    """
+    where = check_device(device)
+    stored, known = read(path)
+    try:
+        prior = FlowPrior(**stored._asdict()).to(where)
+    except MISTAKES as error:
+        raise CheckpointError(f"{path} does not describe a prior: {error}") from error
+    if known is None and region is None:
+        return prior
+    if known is None:
+        raise ValueError(f"`region` is not for {path}, a prior without a cut")
+    if region is None:
+        raise ValueError(
+            f"{path} is cut to a region, which is a function that no file can hold: say "
+            "load(..., region=f) with the f that it was cut by"
+        )
+    return _cut(prior, region, known, path)
+
+
+def _cut(
+    prior: FlowPrior, region: Region, known: StoredRegion, path: str | os.PathLike[str]
+) -> TruncatedPrior:
+    """Cut a prior by the region that its file knows."""
+    probes = known.probes.to(prior.transforms[1].loc)
+    differs = contains(region, prior.layout, probes) != known.inside.to(probes.device)
+    if differs.any():
+        raise ValueError(
+            f"`region` is not the one that {path} was cut by: they differ at {int(differs.sum())} "
+            f"of {len(differs)} points that the file holds"
+        )
+    return TruncatedPrior(prior, region, known.mass, probes)

@@ -1,0 +1,129 @@
+r"""Fields: what a teacher is to the rest of the package.
+
+A field is a velocity :math:`v(t, x)` in its own time and coordinates, whose flow carries standard
+normal noise at ``t_max`` into scaled data at ``t_min``. Divergences, solvers and likelihoods see
+nothing else.
+
+For a field on a Gaussian path the own time is the angle and the own coordinates are
+:math:`y = x_t / c(t)` (:mod:`pyro_stad.paths.base`): its velocity there is the angular velocity w,
+bounded at both ends and zero for standardised Gaussian data. The path itself, clock and scale, is
+needed only to show the field's four faces in path time, and to read foreign networks.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from pyro_stad.fields.gate import Gate
+from pyro_stad.fields.networks.perceptron import Hidden, Trunk
+from pyro_stad.paths import AbstractPath, convert
+
+__all__ = ["AbstractAngularField", "AbstractField", "AbstractTrunkField"]
+
+
+class AbstractField(nn.Module, ABC):
+    """A velocity field between data at ``t_min`` and N(0, I) at ``t_max``.
+
+    Attributes every leaf provides:
+        features: the dimension D of a point.
+        t_min, t_max: the data end and the noise end, in the field's own time.
+        data_scale: the field's variable at ``t_min`` is ``data_scale`` times the data.
+        gate: what holds the field to zero far out, or None.
+    """
+
+    features: int
+    t_min: float
+    t_max: float
+    data_scale: float
+    gate: Gate | None = None
+
+    @abstractmethod
+    def velocity(self, t: Tensor, x: Tensor) -> Tensor:
+        """Return :math:`v(t, x)` for ``t``, ``()`` or ``(B,)``, and ``x``, ``(B, D)``."""
+
+    def ungated(self) -> AbstractField:
+        """Return the field without its gate, with the same network: what networks learn from."""
+        if self.gate is None:
+            return self
+        field = copy.copy(self)
+        field.gate = None
+        return field
+
+    def gated(self, x: Tensor, velocity: Tensor, divergence: Tensor) -> tuple[Tensor, Tensor]:
+        """Return velocity ``(B, D)`` and divergence ``(B,)`` of the field from those without."""
+        if self.gate is None:
+            return velocity, divergence
+        gate = self.gate.at(x.square().sum(-1))
+        across = (x * velocity).sum(-1)
+        return gate.value[..., None] * velocity, gate.value * divergence + 2 * gate.slope * across
+
+    def at_fraction(self, fraction: Tensor) -> Tensor:
+        """Return the times that lie at ``fraction`` of the way from data to noise."""
+        return self.t_min + (self.t_max - self.t_min) * fraction
+
+
+class AbstractAngularField(AbstractField):
+    """A field on a Gaussian path: own time is the angle, the velocity is the angular velocity.
+
+    Leaves define ``velocity(angle, y)``; the four faces below take *path* time and *path*
+    coordinates, ``t`` with shape ``()`` or ``(B,)`` and ``x`` with shape ``(B, D)``.
+    """
+
+    path: AbstractPath
+
+    def path_velocity(self, t: Tensor, x: Tensor) -> Tensor:
+        """Return the probability-flow velocity :math:`dx/dt` along the path."""
+        return convert.angular_to_velocity(self.path, t, x, self._angular(t, x))
+
+    def score(self, t: Tensor, x: Tensor) -> Tensor:
+        r"""Return :math:`\nabla \log p_t(x)`."""
+        return convert.angular_to_score(self.path, t, x, self._angular(t, x))
+
+    def noise(self, t: Tensor, x: Tensor) -> Tensor:
+        r"""Return :math:`E[\epsilon | x_t = x]`."""
+        return convert.angular_to_noise(self.path, t, x, self._angular(t, x))
+
+    def denoised(self, t: Tensor, x: Tensor) -> Tensor:
+        """Return :math:`E[x_0 | x_t = x]`."""
+        return convert.angular_to_denoised(self.path, t, x, self._angular(t, x))
+
+    def own_score(self, angle: Tensor, y: Tensor, velocity: Tensor) -> Tensor:
+        r"""Return the score in own time and coordinates, :math:`-(y + \cot\varphi\, w)`.
+
+        Arguments:
+            angle: angles with shape ``(B,)``.
+            y: points with shape ``(B, D)``.
+            velocity: the angular velocity there.
+        """
+        return -(y + velocity / torch.tan(angle)[..., None])
+
+    def _angular(self, t: Tensor, x: Tensor) -> Tensor:
+        p = self.path.polar(t)
+        return self.velocity(p.angle, x / p.scale[..., None])
+
+    def _set_path(self, path: AbstractPath, features: int) -> None:
+        """Fill in what the path determines."""
+        self.path, self.features = path, features
+        self.t_min, self.t_max = path.angles()
+        self.data_scale = math.cos(self.t_min)
+
+
+class AbstractTrunkField(AbstractField):
+    """A field that is one network, so that a divergence head can share its hidden layers."""
+
+    trunk: Trunk
+
+    def velocity(self, t: Tensor, x: Tensor) -> Tensor:
+        velocity = self.trunk(t, x)
+        if self.gate is None:
+            return velocity
+        return self.gate.at(x.square().sum(-1)).value[..., None] * velocity
+
+    def velocity_and_hidden(self, t: Tensor, x: Tensor) -> tuple[Tensor, Hidden]:
+        """Return the velocity without a gate, shape ``(B, D)``, and the trunk's hidden layers."""
+        return self.trunk.with_hidden(t, x)

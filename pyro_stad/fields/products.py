@@ -1,0 +1,92 @@
+r"""Jacobian-vector products of any field: by hand, or by two passes back instead of one forward.
+
+The pass back, :math:`w \mapsto J^T w`, is linear in w, and the pass back of *that* is
+:math:`u \mapsto J u`. Forward mode would do it in one pass, but torch keeps its level in one place
+for the whole process: two threads that use it at once, be they ours or the caller's, break each
+other. Two passes back keep to their own thread, ask no more of a network than a second derivative
+does, and are the faster ones here: 59 milliseconds for the trace of a mixture in 16 dimensions at
+1,024 points, where forward mode under ``torch.vmap`` takes 101. A trunk goes forward by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.func import vjp
+
+from pyro_stad.fields.base import AbstractField, AbstractTrunkField
+
+__all__ = ["jacobian_products"]
+
+
+def jacobian_products(
+    field: AbstractField, t: Tensor, x: Tensor, tangents: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the velocity ``(B, D)`` and ``J u`` for each tangent ``u``.
+
+    Arguments:
+        field: the field whose Jacobian in x is meant.
+        t: times with shape ``()`` or ``(B,)``.
+        x: points with shape ``(B, D)``.
+        tangents: directions with shape ``(K, B, D)`` or ``(K, 1, D)``.
+
+    Returns:
+        The velocity, and products with shape ``(K, B, D)``.
+    """
+    # A subclass with another velocity must not get the trunk's derivatives.
+    by_trunk = isinstance(field, AbstractTrunkField)
+    if by_trunk and type(field).velocity is AbstractTrunkField.velocity:
+        value, products = cast(AbstractTrunkField, field).trunk.with_tangents(t, x, tangents)
+        return _gated(field, x, tangents, value, products)
+
+    def velocity(y: Tensor) -> Tensor:
+        return field.velocity(t, y)
+
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return _by_autograd(velocity, x, tangents)
+    # Inside vmap or grad, only torch's own transforms compose. Elsewhere they don't: they refuse
+    # to be recomputed by a checkpoint.
+    value, pull = vjp(velocity, x)[:2]
+    push = vjp(lambda w: pull(w)[0], torch.zeros_like(value))[1]
+    return value, torch.stack([push(u.expand_as(x))[0] for u in tangents])
+
+
+def _gated(
+    field: AbstractField, x: Tensor, tangents: Tensor, velocity: Tensor, products: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return velocity and products of a field from those without its gate."""
+    if field.gate is None:
+        return velocity, products
+    gate = field.gate.at(x.square().sum(-1))
+    outward = (tangents * x).sum(-1, keepdim=True)
+    products = gate.value[..., None] * products + 2 * outward * (gate.slope[..., None] * velocity)
+    return gate.value[..., None] * velocity, products
+
+
+def _by_autograd(
+    velocity: Callable[[Tensor], Tensor], x: Tensor, tangents: Tensor
+) -> tuple[Tensor, Tensor]:
+    # Whether somebody differentiates on from here. The leaf below always asks for a gradient, and
+    # without this look a solve would keep the graph of all its steps.
+    wanted = torch.is_grad_enabled() and (x.requires_grad or velocity(x).requires_grad)
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        # A clone, because an inference tensor can't have a gradient.
+        start = x if x.requires_grad and wanted else x.detach().clone().requires_grad_()
+        value = velocity(start)
+        weight = torch.zeros_like(value, requires_grad=True)
+        (pulled,) = torch.autograd.grad(
+            value, start, weight, create_graph=True, materialize_grads=True
+        )
+        products = [
+            torch.autograd.grad(
+                pulled, weight, u.expand_as(x), create_graph=wanted, retain_graph=True,
+                materialize_grads=True,
+            )[0]
+            for u in tangents
+        ]  # fmt: skip
+    if wanted:
+        return value, torch.stack(products)
+    return value.detach(), torch.stack(products).detach()

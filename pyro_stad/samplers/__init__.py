@@ -1,0 +1,6 @@
+"""Particles on their way from one law to another."""
+
+from pyro_stad.samplers.problem import Problem
+from pyro_stad.samplers.tempering import Runs, temper
+
+__all__ = ["Problem", "Runs", "temper"]

@@ -1,0 +1,276 @@
+r"""Tempered sequential Monte Carlo in the noise of a model: from the prior to the posterior.
+
+Particles go from :math:`N(0, I)` to the posterior through the laws
+:math:`\pi_\beta(u) \propto N(u; 0, I)\, L(u)^\beta`, with :math:`\beta` from 0 to 1 in steps that
+keep half of the effective sample size. At every step
+
+.. math:: \log Z \mathrel{+}= \log \tfrac1N \sum_i L(u_i)^{\Delta\beta} ,
+
+particles are resampled and moved by the preconditioned Crank-Nicolson kernel about a mean m and
+covariance C,
+
+.. math:: u' = m + \sqrt{1 - s^2}\,(u - m) + s\,\xi, \qquad \xi \sim N(0, C),
+
+which leaves N(m, C) as it is, so that only the ratio of the target to that normal law is accepted
+or rejected: at s = 1 an independent proposal, at small s a local one. s follows the acceptance, and
+moves go on until particles have forgotten where they were resampled, or never will.
+
+All runs go through the same temperatures at the same time, in one batch, and every run is moved by
+m and C of the *other* runs: particles that make their own proposals are pulled together, which in
+50 dimensions cost 0.2 nat of log Z. C is a little too wide, by :math:`1 + 1 / (2 \sqrt D)`:
+reweighted particles lack the tails of their law, and proposals that lack them too draw it together,
+temperature by temperature, until log Z is wrong by any number of nats (a thousand, for 100
+particles and a datum a hundred widths away). So each run is unbiased but for the common choice of
+temperatures and s, and runs are independent to first order.
+
+Many objects, data sets of one model, go side by side, each with temperatures and s of its own; an
+object that has arrived, or whose particles have forgotten, costs nothing more.
+
+References:
+    Del Moral, Doucet and Jasra (2006), Sequential Monte Carlo samplers; Cotter, Roberts, Stuart and
+    White (2013), MCMC methods for functions.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyro_stad.errors import EvidenceError
+from pyro_stad.samplers.normal import Normal
+from pyro_stad.samplers.problem import Problem
+from pyro_stad.samplers.resume import probe, restore, store
+
+__all__ = ["Runs", "temper"]
+
+_ESS = 0.5
+_ACCEPTANCE = 0.35
+_FORGOTTEN = 0.1  # correlation with the start that counts as none
+_MOST_MOVES = 100
+_PATIENCE, _FADES = 10, 0.85
+_MOST_TEMPERATURES = 1000
+_RESOLUTION = 0.1  # nat
+
+
+def temper(
+    problem: Problem,
+    particles: int,
+    repeats: int,
+    generator: torch.Generator,
+    *,
+    progress: bool = False,
+    checkpoint: Path | None = None,
+) -> Runs:
+    """Return R runs of N particles of every object that have gone from prior to posterior.
+
+    Arguments:
+        problem: likelihoods of standard normal noise.
+        particles, repeats: N and R.
+        generator: source of randomness.
+        progress: whether to show a bar.
+        checkpoint: file that is written at every temperature, and resumed from if it is there.
+
+    Raises:
+        CheckpointError: if the file belongs to another problem.
+        EvidenceError: if the likelihood is too narrow to get there, or too large for its dtype.
+        ValueError: if the likelihood of an object is zero at all draws from the prior.
+    """
+    with torch.no_grad():
+        runs = Runs(problem, particles, repeats, generator)
+        if checkpoint is None or not restore(checkpoint, runs):
+            runs.start()
+        title = {"desc": "SMC", "disable": not progress, "leave": False}
+        with tqdm(total=problem.objects, initial=runs.beta.sum().item(), **title) as bar:
+            for _ in range(_MOST_TEMPERATURES):
+                if bool((runs.beta >= 1).all()):
+                    runs.check_resolution()
+                    return runs
+                bar.update(runs.advance())
+                if checkpoint is not None:
+                    store(checkpoint, runs)
+    raise EvidenceError(
+        f"{_MOST_TEMPERATURES} temperatures did not lead from the prior to the posterior: the "
+        "likelihood is too narrow. Let the prior be nearer to what the data say, or use float64"
+    )
+
+
+class Runs:
+    """B objects times R runs of N particles, on their way from prior to posterior.
+
+    Attributes:
+        u: particles ``(B, R, N, D)``.
+        fit: their log-likelihoods, ``(B, R, N)``.
+        beta, scale: inverse temperature and step s of every object, ``(B,)``.
+        stuck: whether particles still remembered their start when their moves ended, ``(B,)``.
+        log_z, variance: log Z so far, and its variance by the single-run formula, ``(B, R)``.
+        effective: effective sample size of the last weights, ``(B,)``.
+        calls: likelihoods that these runs took, ``(B,)``.
+    """
+
+    STATE: tuple[str, ...] = (
+        "u",
+        "fit",
+        "beta",
+        "scale",
+        "stuck",
+        "log_z",
+        "variance",
+        "effective",
+        "calls",
+    )
+
+    def __init__(
+        self, problem: Problem, particles: int, repeats: int, generator: torch.Generator
+    ) -> None:
+        self.problem, self.generator = problem, generator
+        self.particles, self.repeats = particles, repeats
+        objects, double = problem.objects, {"dtype": torch.float64, "device": problem.like.device}
+        self.u = problem.like.new_zeros(objects, repeats, particles, problem.size)
+        self.fit = problem.like.new_zeros(objects, repeats, particles)
+        self.beta = torch.zeros(objects, **double)  # type: ignore[call-overload]
+        self.scale = torch.full_like(self.beta, 0.7)
+        self.stuck = torch.zeros_like(self.beta, dtype=torch.bool)
+        self.effective = torch.zeros_like(self.beta)
+        self.calls = torch.zeros_like(self.beta, dtype=torch.int64)
+        self.log_z = torch.zeros(objects, repeats, **double)  # type: ignore[call-overload]
+        self.variance = torch.zeros_like(self.log_z)
+
+    @cached_property
+    def probe(self) -> Tensor:
+        """Log-likelihoods that mark the model in a file, evaluated once."""
+        return probe(self.problem)
+
+    def start(self) -> None:
+        """Draw from the prior."""
+        self.u = self._normal(self.u.shape)
+        everything = torch.arange(self.problem.objects, device=self.u.device)
+        self.fit = self._log_likelihood(everything, self.u)
+        dead = ~torch.isfinite(self.fit).any(-1).all(-1)
+        if dead.any():
+            where = f" of object {int(dead.nonzero()[0])}" if len(dead) > 1 else ""
+            raise ValueError(
+                f"the likelihood{where} is zero at all of {self.particles} draws from the prior; "
+                "check the model, or use more particles"
+            )
+
+    def check_resolution(self) -> None:
+        """Refuse log-likelihoods so large that their own dtype does not know them to a tenth."""
+        largest = self.fit[torch.isfinite(self.fit)].abs().max().item()
+        resolution = largest * torch.finfo(self.fit.dtype).eps
+        if resolution > _RESOLUTION:
+            raise EvidenceError(
+                f"log-likelihoods of the posterior are of size {largest:.2g}, which "
+                f"{self.fit.dtype} knows to {resolution:.2g} nat only; give the model data and "
+                "priors in float64"
+            )
+
+    def advance(self) -> float:
+        """Take all objects that have not arrived to their next temperature; return the sum."""
+        at = (self.beta < 1).nonzero()[:, 0]
+        fit, left = self.fit[at], 1 - self.beta[at]
+        step = _next_steps(fit, left)
+        weights = step[:, None, None] * fit.double()
+        self.log_z[at] += torch.logsumexp(weights, -1) - math.log(self.particles)
+        share = torch.softmax(weights, -1)
+        squares = share.square().sum(-1)
+        self.variance[at] += squares - 1 / self.particles
+        self.effective[at] = (1 / squares).sum(-1)
+        self.beta[at] = torch.where(step >= left, 1.0, self.beta[at] + step)
+        normal = Normal.of_others(self.u[at], share).widened(self.u.shape[-1])
+        chosen = _systematic(share, self.generator)
+        self.u[at] = self.u[at].gather(2, chosen[..., None].expand_as(self.u[at]))
+        self.fit[at] = fit.gather(2, chosen)
+        self._move(at, normal)
+        return step.sum().item()
+
+    def _move(self, at: Tensor, normal: Normal) -> None:
+        """Move particles of objects ``at`` until they have forgotten their start."""
+        z = normal.to_unit(self.u[at])
+        start = z - z.mean(2, keepdim=True)
+        enough = max(_FORGOTTEN, 4 / math.sqrt(self.particles))
+        self.stuck[at] = True
+        known = torch.ones_like(self.beta[at])
+        for move in range(1, _MOST_MOVES + 1):
+            z = self._step(at, z, normal)
+            memory = _memory(start, z)
+            remembers = memory >= enough
+            self.stuck[at[~remembers]] = False
+            if move % _PATIENCE == 0:
+                # What fades more slowly than this, as the memory of a mode, never would in time.
+                remembers &= memory < _FADES * known
+                known = memory
+            if not remembers.any():
+                return
+            at, z, start, known = at[remembers], z[remembers], start[remembers], known[remembers]
+            normal = normal.of_objects(remembers)
+
+    def _step(self, at: Tensor, z: Tensor, normal: Normal) -> Tensor:
+        """Move particles once, and adapt the step; return where they are about ``normal``."""
+        u, fit, scale = self.u[at], self.fit[at], self.scale[at, None, None, None].to(z)
+        z_new = (1 - scale.square()).sqrt() * z + scale * self._normal(z.shape)
+        u_new = normal.from_unit(z_new)
+        fit_new = self._log_likelihood(at, u_new)
+        beta = self.beta[at, None, None].to(z)
+        now, new = (
+            beta * log_l + 0.5 * (a.square().sum(-1) - b.square().sum(-1))
+            for log_l, a, b in ((fit, z, u), (fit_new, z_new, u_new))
+        )
+        taken = self._uniform(now.shape).log() < new - now
+        self.u[at] = torch.where(taken[..., None], u_new, u)
+        self.fit[at] = torch.where(taken, fit_new, fit)
+        rate = taken.double().mean((1, 2))
+        self.scale[at] = (self.scale[at] * (rate - _ACCEPTANCE).exp()).clamp(1e-3, 1.0)
+        return torch.where(taken[..., None], z_new, z)
+
+    def _log_likelihood(self, which: Tensor, u: Tensor) -> Tensor:
+        rows = self.problem.of_objects(which, u.flatten(1, 2)).reshape(u.shape[:-1])
+        self.calls[which] += rows[0].numel()
+        return rows
+
+    def _normal(self, shape: torch.Size) -> Tensor:
+        like = self.problem.like
+        return torch.randn(shape, generator=self.generator, dtype=like.dtype, device=like.device)
+
+    def _uniform(self, shape: torch.Size) -> Tensor:
+        like = self.problem.like
+        return torch.rand(shape, generator=self.generator, dtype=like.dtype, device=like.device)
+
+
+def _memory(start: Tensor, z: Tensor) -> Tensor:
+    """Return the largest correlation of a coordinate with its start, ``(B, R, N, D)``: ``(B,)``."""
+    now = z - z.mean(2, keepdim=True)
+    product = (start * now).sum(2) / start.square().sum(2).clamp_min(1e-30)
+    return product.abs().amax((1, 2))
+
+
+def _next_steps(fit: Tensor, left: Tensor) -> Tensor:
+    """Return the steps of the temperatures, ``(B,)``, that keep the effective sample size."""
+    # Points without a likelihood go in the first step, however small.
+    target = _ESS * torch.isfinite(fit).sum(-1)
+
+    def keeps(step: Tensor) -> Tensor:
+        share = torch.softmax(step[:, None, None] * fit.double(), -1)
+        return (1 / share.square().sum(-1) / target).mean(-1) >= 1
+
+    # By bisection of the logarithm: a narrow likelihood starts with a tiny step.
+    high = left.log()
+    low = high - 200.0
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        enough = keeps(middle.exp())
+        low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
+    return torch.where(keeps(left), left, low.exp())
+
+
+def _systematic(share: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the indices of a systematic resampling of every run, ``(B, R, N)``."""
+    count = share.shape[-1]
+    shape = (*share.shape[:-1], 1)
+    offset = torch.rand(shape, generator=generator, dtype=share.dtype, device=share.device)
+    places = (torch.arange(count, dtype=share.dtype, device=share.device) + offset) / count
+    return torch.searchsorted(share.cumsum(-1), places).clamp_max(count - 1)
