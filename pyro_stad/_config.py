@@ -1,51 +1,21 @@
-"""Objects as JSON and back: a registry maps names to dataclasses, a config holds their fields.
+"""Records as JSON and back: what was found, and what was measured.
 
-Records, which say what was found, may hold numbers that JSON has no name for: a calibration that
-failed is still to be kept. ``encode`` writes those as strings, and ``decode`` reads a record by the
-annotations of its fields, so that a file can't put a word where a number belongs.
+They may hold numbers that JSON has no name for: a calibration that failed is still to be kept.
+``encode`` writes those as strings, and ``decode`` reads a record by the annotations of its fields,
+so that a file can't put a word where a number belongs.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
-__all__ = ["build", "decode", "describe", "encode"]
-
-T = TypeVar("T")
+__all__ = ["decode", "encode"]
 
 _NOT_FINITE = ("nan", "inf", "-inf")
-
-
-def describe(value: object, registry: Mapping[str, type], argument: str) -> dict[str, Any]:
-    """Return ``{"name": ..., **fields}`` for a registered dataclass instance.
-
-    Raises:
-        TypeError: if the type of ``value`` is not in ``registry``.
-    """
-    for name, kind in registry.items():
-        if type(value) is kind:
-            return {"name": name, **asdict(value)}  # type: ignore[call-overload]
-    raise TypeError(
-        f"`{argument}` of type {type(value).__name__} can't be stored; expected one of "
-        f"{sorted(registry)}"
-    )
-
-
-def build(value: str | Mapping[str, Any], registry: Mapping[str, type[T]], argument: str) -> T:
-    """Return the object that a name or a description stands for.
-
-    Raises:
-        ValueError: for a name that is not in ``registry``.
-    """
-    settings = {"name": value} if isinstance(value, str) else dict(value)
-    name = settings.pop("name", None)
-    if not isinstance(name, str) or name not in registry:
-        raise ValueError(f"`{argument}` must be one of {sorted(registry)}; got {name!r}")
-    return registry[name](**settings)
 
 
 def encode(value: Any) -> Any:

@@ -2,16 +2,21 @@ r"""The trace of the Jacobian, by one product per dimension."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.fields.base import AbstractField
 from pyro_stad.fields.products import jacobian_products
+from pyro_stad.registry import storable
 
 __all__ = ["Exact"]
 
 
+@storable("divergence", "exact")
+@dataclass(frozen=True)
 class Exact(AbstractDivergence):
     """The exact divergence: D Jacobian-vector products, vectorised.
 
@@ -35,6 +40,3 @@ class Exact(AbstractDivergence):
         basis = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
         velocity, products = jacobian_products(field, t, x, basis[:, None, :])
         return velocity, torch.diagonal(products, dim1=0, dim2=2).sum(-1)
-
-    def __repr__(self) -> str:
-        return "Exact()"

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +26,18 @@ from torch.nn import functional
 
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.fields.base import AbstractField, AbstractTrunkField
-from pyro_stad.fields.networks.perceptron import ANGLE_FEATURES, Trunk, linear
+from pyro_stad.fields.networks.perceptron import ANGLE_FEATURES, Trunk, linear, trunk_sizes
+from pyro_stad.registry import Source, build, describe, storable
 
 __all__ = ["AbstractDivergenceNetwork", "SeparateNetwork", "Stein", "TrunkHead"]
 
 
 class AbstractDivergenceNetwork(nn.Module, ABC):
     r"""A scalar network for the divergence over :math:`\sqrt D`."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return what builds a network of this size again, for a field that is there."""
+        return {}
 
     @abstractmethod
     def velocity_and_residual(
@@ -47,6 +52,7 @@ class AbstractDivergenceNetwork(nn.Module, ABC):
         """Return r and its derivative along ``tangent``, a direction of x; both ``(B,)``."""
 
 
+@storable("divergence network", "head")
 class TrunkHead(AbstractDivergenceNetwork):
     r"""A head on the hidden layers of the teacher's trunk: a chain of their derivatives.
 
@@ -87,6 +93,10 @@ class TrunkHead(AbstractDivergenceNetwork):
         """Return an untrained head that fits the trunk of ``field``."""
         trunk = _with_trunk(field).trunk
         return TrunkHead(trunk.width, trunk.depth, generator)
+
+    @classmethod
+    def from_settings(cls, name: str, settings: dict[str, Any], source: Source) -> TrunkHead:
+        return cls.for_field(source.given["field"], torch.Generator(), **settings)
 
     def _at(self, embedded: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor]:
         """Return transposed matrix and bias of every link, o, and the clock, at an angle."""
@@ -153,6 +163,7 @@ def _with_trunk(field: AbstractField) -> AbstractTrunkField:
     return field
 
 
+@storable("divergence network", "separate")
 class SeparateNetwork(AbstractDivergenceNetwork):
     """A network of its own, for fields that show no layers.
 
@@ -170,6 +181,14 @@ class SeparateNetwork(AbstractDivergenceNetwork):
         self.features, self.width, self.depth = features, width, depth
         self.trunk = Trunk(features, width, depth, 1, generator)
 
+    def settings(self) -> dict[str, Any]:
+        return {"width": self.width, "depth": self.depth}
+
+    @classmethod
+    def from_settings(cls, name: str, settings: dict[str, Any], source: Source) -> SeparateNetwork:
+        sizes = trunk_sizes(settings, source.under("trunk"))
+        return cls(source.given["field"].features, **sizes, generator=torch.Generator())
+
     def velocity_and_residual(
         self, field: AbstractField, t: Tensor, x: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -182,6 +201,7 @@ class SeparateNetwork(AbstractDivergenceNetwork):
         return residual[..., 0], slope[..., 0]
 
 
+@storable("divergence", "stein-head", "stein-separate")
 class Stein(AbstractDivergence, nn.Module):
     """The divergence distilled into a network: deterministic, approximate, no Jacobian.
 
@@ -198,6 +218,17 @@ class Stein(AbstractDivergence, nn.Module):
 
     def passes(self, features: int) -> int:
         return 0
+
+    def stored_name(self) -> str:
+        return f"stein-{describe(self.network, 'divergence network')['name']}"
+
+    def settings(self) -> dict[str, Any]:
+        return self.network.settings()
+
+    @classmethod
+    def from_settings(cls, name: str, settings: dict[str, Any], source: Source) -> Stein:
+        config = {"name": name.removeprefix("stein-"), **settings}
+        return cls(build(config, "divergence network", source.under("network")))
 
     def __repr__(self) -> str:
         return f"Stein({type(self.network).__name__})"

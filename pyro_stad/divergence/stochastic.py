@@ -23,6 +23,7 @@ from pyro_stad.divergence.base import AbstractProbedDivergence
 from pyro_stad.divergence.exact import Exact
 from pyro_stad.fields.base import AbstractField
 from pyro_stad.fields.products import jacobian_products
+from pyro_stad.registry import storable
 
 __all__ = ["HutchPlusPlus", "Hutchinson", "XTrace"]
 
@@ -36,6 +37,7 @@ def _check_probes(divergence: AbstractProbedDivergence, least: int) -> None:
     object.__setattr__(divergence, "seed", check_seed(divergence.seed))
 
 
+@storable("divergence", "hutchinson")
 @dataclass(frozen=True)
 class Hutchinson(AbstractProbedDivergence):
     """Mean of ``num_probes`` quadratic forms; unbiased over seeds.
@@ -62,6 +64,7 @@ class Hutchinson(AbstractProbedDivergence):
         return velocity, (probes * products).sum(-1).mean(0)
 
 
+@storable("divergence", "hutch++")
 @dataclass(frozen=True)
 class HutchPlusPlus(AbstractProbedDivergence):
     """Hutch++: exact on a sketched range, Hutchinson on the rest.
@@ -98,6 +101,7 @@ class HutchPlusPlus(AbstractProbedDivergence):
         return velocity, forms[:k].sum(0) + forms[k:].mean(0)
 
 
+@storable("divergence", "xtrace")
 @dataclass(frozen=True)
 class XTrace(AbstractProbedDivergence):
     """XTrace: the exchangeable, leave-one-out form of Hutch++.

@@ -15,13 +15,17 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pyro_stad._config import decode
 from pyro_stad.fields.gate import Gate
-from pyro_stad.fields.networks.perceptron import Hidden, Trunk
+from pyro_stad.fields.networks.perceptron import Hidden, Trunk, trunk_sizes
 from pyro_stad.paths import AbstractPath, convert
+from pyro_stad.registry import Source
 
 __all__ = ["AbstractAngularField", "AbstractField", "AbstractTrunkField"]
 
@@ -117,6 +121,22 @@ class AbstractTrunkField(AbstractField):
     """A field that is one network, so that a divergence head can share its hidden layers."""
 
     trunk: Trunk
+
+    def sizes(self) -> dict[str, Any]:
+        """Return what a file says of the network and its gate."""
+        gate = self.gate and asdict(self.gate)
+        return {"width": self.trunk.width, "depth": self.trunk.depth, "gate": gate}
+
+    @staticmethod
+    def parts_from(settings: dict[str, Any], source: Source) -> dict[str, Any]:
+        """Return the arguments of a constructor that ``sizes`` has described."""
+        return {
+            "features": source.given["features"],
+            **trunk_sizes(settings, source.under("trunk")),
+            # A file brings its own weights: none are to be drawn from the global generator.
+            "generator": torch.Generator(),
+            "gate": decode(Gate | None, settings.get("gate"), "gate"),
+        }
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
         velocity = self.trunk(t, x)

@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from pyro_stad._config import build
 from pyro_stad.fields.base import AbstractAngularField
-from pyro_stad.paths import PATHS, AbstractPath, convert
+from pyro_stad.paths import AbstractPath, convert
+from pyro_stad.registry import build
 
 __all__ = ["ForeignField", "from_denoiser", "from_noise", "from_score", "from_velocity"]
 
@@ -49,9 +49,8 @@ class ForeignField(AbstractAngularField):
 def _wrap(function: Face, face: str, path: str | AbstractPath, features: int) -> ForeignField:
     if not callable(function):
         raise TypeError(f"`function` must be a callable (t, x) -> {face}; got {function!r}")
-    if isinstance(path, str):
-        path = build(path, PATHS, "path")
-    return ForeignField(function, face, path, features)
+    known = build(path, "path") if isinstance(path, str) else path
+    return ForeignField(function, face, known, features)
 
 
 def from_velocity(function: Face, *, path: str | AbstractPath, features: int) -> ForeignField:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
 from pyro_stad.fields.base import AbstractTrunkField
 from pyro_stad.fields.gate import Gate
 from pyro_stad.fields.networks.perceptron import Trunk
+from pyro_stad.registry import Source, storable
 
 __all__ = ["FreeFormField"]
 
 
+@storable("field", "free-form")
 class FreeFormField(AbstractTrunkField):
     """A free-form velocity: a continuous normalising flow without a path or a known score.
 
@@ -37,3 +40,10 @@ class FreeFormField(AbstractTrunkField):
         super().__init__()
         self.features, self.gate = features, gate
         self.trunk = Trunk(features, width, depth, features, generator)
+
+    def settings(self) -> dict[str, Any]:
+        return self.sizes()
+
+    @classmethod
+    def from_settings(cls, name: str, settings: dict[str, Any], source: Source) -> FreeFormField:
+        return cls(**cls.parts_from(settings, source))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from pyro_stad.fields.base import AbstractAngularField, AbstractTrunkField
 from pyro_stad.fields.gate import Gate
 from pyro_stad.fields.networks.perceptron import Trunk
 from pyro_stad.paths import AbstractPath
+from pyro_stad.registry import Source, build, describe, storable
 
 __all__ = ["PathField"]
 
 
+@storable("field", "path")
 class PathField(AbstractTrunkField, AbstractAngularField):
     """A network for the angular velocity on a Gaussian path.
 
@@ -44,3 +48,10 @@ class PathField(AbstractTrunkField, AbstractAngularField):
         self._set_path(path, features)
         self.gate = gate
         self.trunk = Trunk(features, width, depth, features, generator)
+
+    def settings(self) -> dict[str, Any]:
+        return {"path": describe(self.path, "path"), **self.sizes()}
+
+    @classmethod
+    def from_settings(cls, name: str, settings: dict[str, Any], source: Source) -> PathField:
+        return cls(build(settings["path"], "path"), **cls.parts_from(settings, source))

@@ -15,20 +15,15 @@ import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_count
-from pyro_stad._config import build, decode, describe
+from pyro_stad._config import decode
 from pyro_stad.data import Margins, Splines
 from pyro_stad.data.reference import Reference
 from pyro_stad.learn.spread import Spread
-from pyro_stad.likelihood import AbstractLikelihood
-from pyro_stad.ode import SOLVERS
-from pyro_stad.transport import AbstractTransport, Flow
 
 __all__ = [
-    "build_transport",
     "check_finite",
     "check_tensors",
     "describe_parts",
-    "describe_transport",
     "part_tensors",
     "take_margins",
     "take_reference",
@@ -65,30 +60,6 @@ def part_tensors(
     if spread is not None:
         found |= {_SPREAD + name: part for name, part in spread.state_dict().items()}
     return found
-
-
-def describe_transport(transport: AbstractTransport) -> dict[str, Any]:
-    """Return what a description says of how draws are made."""
-    if not isinstance(transport, Flow):
-        raise TypeError(f"a transport of type {type(transport).__name__} can't be saved")
-    return {
-        "name": "flow",
-        "solver": describe(transport.solver, SOLVERS, "solver"),
-        "back": describe(transport.back, SOLVERS, "back"),
-        "chunk_size": transport.chunk_size,
-    }
-
-
-def build_transport(document: dict[str, Any], likelihood: AbstractLikelihood) -> Flow:
-    """Return the transport of a file, whose density is given."""
-    config = document.get("transport")
-    if config is None:
-        # Of before draws had a grid of their own.
-        return likelihood.transport()
-    if config["name"] != "flow":
-        raise ValueError(f"unknown transport {config['name']!r}")
-    solver, back = (build(config[name], SOLVERS, name) for name in ("solver", "back"))
-    return Flow(likelihood.field, solver, back, config["chunk_size"])
 
 
 def take_margins(

@@ -14,33 +14,24 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_stad._checks import check_count
-from pyro_stad._config import build, decode, describe, encode
+from pyro_stad._config import decode, encode
 from pyro_stad._files import read_tensors, write_tensors
 from pyro_stad.calibrate import Calibration
 from pyro_stad.data import Angle, Bounds, Layout, Margins, box
 from pyro_stad.data.reference import Reference
 from pyro_stad.divergence import (
-    AbstractDivergence,
-    AbstractDivergenceNetwork,
-    Exact,
     Hutchinson,
     HutchPlusPlus,
-    SeparateNetwork,
-    Stein,
-    TrunkHead,
     XTrace,
 )
 from pyro_stad.errors import CheckpointError
-from pyro_stad.fields import AbstractField, AbstractTrunkField, FreeFormField, Gate, PathField
 from pyro_stad.files.parts import (
-    build_transport,
     check_finite,
     check_tensors,
     describe_parts,
-    describe_transport,
     part_tensors,
     take_margins,
     take_reference,
@@ -49,15 +40,9 @@ from pyro_stad.files.parts import (
 from pyro_stad.files.region import StoredRegion, region_tensors, take_region
 from pyro_stad.learn.spread import Spread
 from pyro_stad.likelihood import (
-    CURVES,
     AbstractLikelihood,
-    Correction,
-    DistilledDensity,
-    FlowODE,
-    SteinPath,
 )
-from pyro_stad.ode import SOLVERS, AbstractSolver
-from pyro_stad.paths import PATHS
+from pyro_stad.registry import Source, build, describe
 from pyro_stad.report.fit import FitReport
 from pyro_stad.transport import AbstractTransport
 
@@ -117,11 +102,11 @@ def _describe_prior(prior: StoredPrior) -> tuple[dict[str, Any], dict[str, Tenso
     document = {
         "format": _FORMAT,
         "version": _VERSION,
-        "field": _describe_field(likelihood.field),
-        "divergence": _describe_divergence(likelihood.divergence),
-        "likelihood": _describe_likelihood(likelihood),
-        "solver": describe(likelihood.solver, SOLVERS, "solver"),
-        "transport": describe_transport(prior.transport),
+        "field": describe(likelihood.field, "field"),
+        "divergence": describe(likelihood.divergence, "divergence"),
+        "likelihood": describe(likelihood, "likelihood"),
+        "solver": describe(likelihood.solver, "solver"),
+        "transport": describe(prior.transport, "transport"),
         "chunk_size": likelihood.chunk_size,
         "log_mass": likelihood.log_mass,
         "names": prior.layout.names,
@@ -169,11 +154,7 @@ def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> Stored
     margins = take_margins(document, tensors, size, dtype)
     reference = take_reference(document, tensors, size, dtype)
     spread = take_spread(document, tensors, size, dtype)
-    # In its final precision: a likelihood makes its nodes in that of its field.
-    field = _build_field(document["field"], size, tensors).to(dtype)
-    divergence = _build_divergence(document["divergence"], field, tensors, "divergence")
-    solver = build(document["solver"], SOLVERS, "solver")
-    likelihood = _build_likelihood(document, field, divergence, solver, tensors).to(dtype)
+    likelihood = _build_likelihood(document, Source(tensors, given={"features": size}), dtype)
     expected = {name: tensor.shape for name, tensor in likelihood.state_dict().items()}
     expected |= {"loc": torch.Size([size]), "scale_tril": torch.Size([size, size])}
     check_tensors(tensors, expected, dtype)
@@ -181,11 +162,30 @@ def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> Stored
     likelihood.load_state_dict(tensors)
     report = decode(FitReport | None, document["report"], "report")
     calibration = decode(Calibration | None, document["calibration"], "calibration")
-    transport = build_transport(document, likelihood)
+    # Of before draws had a grid of their own, there is none.
+    config, parts = document.get("transport"), Source({}, given={"field": likelihood.field})
+    transport = likelihood.transport() if config is None else build(config, "transport", parts)
     return StoredPrior(
         likelihood, loc, scale_tril, layout, bounds, report, calibration, transport, margins,
         reference, spread,
     )  # fmt: skip
+
+
+def _build_likelihood(
+    document: dict[str, Any], source: Source, dtype: torch.dtype
+) -> AbstractLikelihood:
+    """Return the likelihood without its numbers, in its final precision."""
+    # At once: a likelihood makes its nodes in the precision of its field.
+    field = build(document["field"], "field", source.under("field")).to(dtype)
+    source = source.with_parts(
+        field=field,
+        solver=build(document["solver"], "solver"),
+        chunk_size=document["chunk_size"],
+        log_mass=decode(float, document["log_mass"], "log_mass"),
+    )
+    divergence = build(document["divergence"], "divergence", source.under("divergence"))
+    source = source.with_parts(divergence=divergence)
+    return build(document["likelihood"], "likelihood", source).to(dtype)
 
 
 def _read_layout(document: dict[str, Any]) -> Layout:
@@ -228,154 +228,3 @@ def _build_bound(config: Any) -> tuple[float, float] | Angle:
         return Angle(*(float(config[key]) for key in ("low", "high", "centre", "overlap")))
     low, high = config
     return float(low), float(high)
-
-
-def _describe_likelihood(likelihood: AbstractLikelihood) -> dict[str, Any]:
-    if isinstance(likelihood, SteinPath):
-        curve = describe(likelihood.curve, CURVES, "curve")
-        consistent = likelihood.consistent and _describe_divergence(likelihood.consistent)
-        return {
-            "name": "stein-path",
-            "curve": curve,
-            "nodes": likelihood.nodes,
-            "consistent": consistent,
-        }
-    if isinstance(likelihood, FlowODE):
-        return {"name": "flow-ode"}
-    if isinstance(likelihood, DistilledDensity):
-        correction = likelihood.correction
-        sizes = {"width": correction.width, "depth": correction.depth}
-        return {"name": "distilled", **sizes, "gate": asdict(likelihood.gate)}
-    raise TypeError(f"a likelihood of type {type(likelihood).__name__} can't be saved")
-
-
-def _build_likelihood(
-    document: dict[str, Any],
-    field: AbstractField,
-    divergence: AbstractDivergence,
-    solver: AbstractSolver,
-    tensors: dict[str, Tensor],
-) -> AbstractLikelihood:
-    config = document["likelihood"]
-    numbers: dict[str, Any] = {
-        "chunk_size": document["chunk_size"],
-        "log_mass": decode(float, document["log_mass"], "log_mass"),
-    }
-    if config["name"] == "flow-ode":
-        return FlowODE(field, divergence, solver, **numbers)
-    if config["name"] == "stein-path":
-        curve = build(config["curve"], CURVES, "curve")
-        consistent = config["consistent"]
-        if consistent is not None:
-            consistent = _build_divergence(consistent, field, tensors, "consistent")
-        return SteinPath(
-            field, divergence, solver, curve, config["nodes"],
-            consistent=consistent, **numbers,
-        )  # fmt: skip
-    if config["name"] == "distilled":
-        correction = _build_correction(config, field.features, tensors)
-        gate = decode(Gate, config["gate"], "gate")
-        return DistilledDensity(field, divergence, solver, correction, gate, **numbers)
-    raise ValueError(f"unknown likelihood {config['name']!r}")
-
-
-def _build_correction(
-    config: dict[str, Any], features: int, tensors: dict[str, Tensor]
-) -> Correction:
-    """Return a correction of the sizes of its tensors: others could fill the memory."""
-    width, depth = config["width"], config["depth"]
-    check_count(width, "width")
-    check_count(depth, "depth", most=len(tensors))
-    shapes = [(width, features), *[(width, width)] * (depth - 1), (1, width)]
-    names = [*(f"layers.{index}" for index in range(depth)), "out"]
-    for name, shape in zip(names, shapes):
-        tensor = tensors.get(f"correction.{name}.weight")
-        if tensor is None or tensor.shape != shape:
-            found = "missing" if tensor is None else f"of shape {tuple(tensor.shape)}"
-            raise ValueError(
-                f"`width` {width} and `depth` {depth} do not fit correction.{name}.weight, {found}"
-            )
-    return Correction(features, width, depth, torch.Generator())
-
-
-def _describe_field(field: AbstractField) -> dict[str, Any]:
-    if type(field) is PathField:
-        return {"name": "path", "path": describe(field.path, PATHS, "path"), **_of_trunk(field)}
-    if type(field) is FreeFormField:
-        return {"name": "free-form", **_of_trunk(field)}
-    raise TypeError(
-        f"a prior with a {type(field).__name__} can't be saved, only one with a network of this "
-        "package; save the foreign network by its own means and wrap it again"
-    )
-
-
-def _of_trunk(field: AbstractTrunkField) -> dict[str, Any]:
-    sizes = {"width": field.trunk.width, "depth": field.trunk.depth}
-    return {**sizes, "gate": field.gate and asdict(field.gate)}
-
-
-def _build_field(
-    config: dict[str, Any], features: int, tensors: dict[str, Tensor]
-) -> AbstractField:
-    sizes = {"features": features, **_sizes(config, tensors, "field.trunk")}
-    # A file brings its own weights: none are to be drawn from the global generator.
-    parts: dict[str, Any] = {
-        **sizes,
-        "generator": torch.Generator(),
-        "gate": decode(Gate | None, config.get("gate"), "gate"),
-    }
-    if config["name"] == "path":
-        return PathField(build(config["path"], PATHS, "path"), **parts)
-    if config["name"] == "free-form":
-        return FreeFormField(**parts)
-    raise ValueError(f"unknown field {config['name']!r}")
-
-
-def _describe_divergence(divergence: AbstractDivergence) -> dict[str, Any]:
-    if type(divergence) is Exact:
-        return {"name": "exact"}
-    if not isinstance(divergence, Stein):
-        return describe(divergence, _PROBED, "divergence")
-    network: nn.Module = divergence.network
-    if type(network) is TrunkHead:
-        return {"name": "stein-head"}
-    if type(network) is SeparateNetwork:
-        return {"name": "stein-separate", "width": network.width, "depth": network.depth}
-    raise TypeError(f"a divergence network of type {type(network).__name__} can't be saved")
-
-
-def _sizes(config: dict[str, Any], tensors: dict[str, Tensor], trunk: str) -> dict[str, int]:
-    """Return width and depth of a trunk, if they are those of its tensors.
-
-    Before it is built: a network of a size that somebody made up would fill the memory.
-    """
-    width, depth = config["width"], config["depth"]
-    check_count(width, "width")
-    # Each layer but the first has a tensor of its own.
-    check_count(depth, "depth", most=len(tensors))
-    rows, columns = (len(tensors[f"{trunk}.enter.weight"]), tensors[f"{trunk}.out.weight"].shape[1])
-    if (rows, columns) != (width * depth, width):
-        raise ValueError(
-            f"`width` {width} and `depth` {depth} do not fit the tensors of {trunk}, of {rows} "
-            f"units in all and {columns} in the last layer"
-        )
-    return {"width": width, "depth": depth}
-
-
-def _build_divergence(
-    config: dict[str, Any], field: AbstractField, tensors: dict[str, Tensor], place: str
-) -> AbstractDivergence:
-    if config["name"] == "exact":
-        return Exact()
-    if config["name"] in _PROBED:
-        return build(config, _PROBED, "divergence")
-    network: AbstractDivergenceNetwork
-    weights = torch.Generator()
-    if config["name"] == "stein-head":
-        network = TrunkHead.for_field(field, weights)
-    elif config["name"] == "stein-separate":
-        sizes = _sizes(config, tensors, f"{place}.network.trunk")
-        network = SeparateNetwork(field.features, **sizes, generator=weights)
-    else:
-        raise ValueError(f"unknown divergence {config['name']!r}")
-    return Stein(network)

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_count, check_device, check_seed
-from pyro_stad._config import build
 from pyro_stad._context import own_context
 from pyro_stad._random import generator
 from pyro_stad.data import (
@@ -45,7 +44,8 @@ from pyro_stad.errors import AccuracyWarning
 from pyro_stad.fitting.settings import BUDGETS, FitSettings
 from pyro_stad.fitting.workshop import Workshop
 from pyro_stad.learn.members import Resampler
-from pyro_stad.paths import PATHS, AbstractPath
+from pyro_stad.paths import AbstractPath
+from pyro_stad.registry import build
 from pyro_stad.report.fit import FitReport
 from pyro_stad.report.goodness import goodness
 
@@ -216,7 +216,7 @@ def _check_options(path: Any, members: Any, seed: Any, dtype: Any) -> int:
     if not isinstance(path, AbstractPath) and path != "cnf":
         if not isinstance(path, str):
             raise TypeError(f"`path` must be a name or a path object; got {path!r}")
-        build(path, PATHS, "path")
+        build(path, "path")
     check_count(members, "members", least=0, most=_MOST_MEMBERS)
     if members == 1:
         raise ValueError("`members` must be 0, or at least 2: one has no spread; got 1")

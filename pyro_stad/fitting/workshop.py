@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_stad._config import build, describe
 from pyro_stad._random import generator
 from pyro_stad.calibrate import Calibration, calibrate, choose_grid, choose_steps
 from pyro_stad.data import Batches, Bounds, Margins, Samples
@@ -41,7 +40,8 @@ from pyro_stad.learn.objectives import AbstractObjective, HutchinsonLabels, Stei
 from pyro_stad.learn.spread import Labels, Spread, distil_spread
 from pyro_stad.likelihood import AbstractLikelihood, Correction, DistilledDensity, FlowODE
 from pyro_stad.ode import RK4
-from pyro_stad.paths import PATHS, AbstractPath
+from pyro_stad.paths import AbstractPath
+from pyro_stad.registry import build, describe
 from pyro_stad.report.fit import MEMBER, Stage
 from pyro_stad.transport import AbstractTransport, Flow
 
@@ -82,7 +82,7 @@ class Workshop:
         All that the whitened rows and their split follow from is in it, rather than those rows:
         they differ in the last digit with the number of threads.
         """
-        name = path if isinstance(path, str) else describe(path, PATHS, "path")
+        name = path if isinstance(path, str) else describe(path, "path")
         mapped = margins and margins.columns
         known = (name, asdict(self.settings), self.seed, samples.layout, limits, mapped, dtype)
         digest = hashlib.sha256(repr((*known, version("pyro-stad"))).encode())
@@ -118,7 +118,7 @@ class Workshop:
         if path == "cnf":
             field = FreeFormField(**parts)
         else:
-            chosen = build(path, PATHS, "path") if isinstance(path, str) else path
+            chosen = build(path, "path") if isinstance(path, str) else path
             field = PathField(chosen, **parts)
         field = field.to(like)
         self.train("teacher", field, kept, held, settings.teacher)

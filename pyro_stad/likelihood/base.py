@@ -18,6 +18,7 @@ from pyro_stad.data.standardise import Standardise
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.fields.base import AbstractField
 from pyro_stad.ode import AbstractSolver
+from pyro_stad.registry import Source
 from pyro_stad.transport import Flow
 
 __all__ = ["AbstractLikelihood"]
@@ -90,6 +91,15 @@ class AbstractLikelihood(nn.Module, ABC):
         It is that of the whitened points: what the whitening adds is a constant.
         """
         return self.log_prob(whitening.inv(v))
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a file says of this way, besides what all ways have."""
+        return {}
+
+    @classmethod
+    def from_settings(cls, name: str, settings: dict[str, Any], source: Source) -> Self:
+        """Return the likelihood that ``settings`` has described, of the given ``_PARTS``."""
+        return cls(**{part: source.given[part] for part in _PARTS}, **settings)
 
     def freeze(self) -> AbstractLikelihood:
         """Return the same density, as fast as it gets for networks that are trained no more."""

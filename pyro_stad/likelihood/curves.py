@@ -12,6 +12,7 @@ flow gives it with the least of the network's own inconsistency.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from pyro_stad._checks import check_count
 from pyro_stad.fields.base import AbstractField
 from pyro_stad.ode import Midpoint
+from pyro_stad.registry import registered, storable
 
 __all__ = ["CURVES", "AbstractCurve", "Coarse", "Constant", "Followed"]
 
@@ -55,6 +57,7 @@ class AbstractCurve(ABC):
         """Return the network calls, one after the other, that following takes."""
 
 
+@storable("curve", "constant")
 @dataclass(frozen=True)
 class Constant(AbstractCurve):
     """The curve that stays in its starting point."""
@@ -67,6 +70,7 @@ class Constant(AbstractCurve):
         return 0
 
 
+@storable("curve", "coarse")
 @dataclass(frozen=True)
 class Coarse(AbstractCurve):
     """A coarse solve of the flow by the midpoint rule, joined by cubic Hermite polynomials.
@@ -106,4 +110,4 @@ class Coarse(AbstractCurve):
         return Midpoint(self.steps).sequential_calls() + 1  # and the slope at the last knot
 
 
-CURVES: dict[str, type[AbstractCurve]] = {"constant": Constant, "coarse": Coarse}
+CURVES: Mapping[str, type[AbstractCurve]] = registered("curve")

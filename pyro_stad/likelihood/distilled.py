@@ -24,6 +24,7 @@ References:
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -32,6 +33,7 @@ from torch.nn import functional
 
 from pyro_stad._checks import check_count, is_transformed
 from pyro_stad._chunks import CHUNK_SIZE, in_chunks, padded
+from pyro_stad._config import decode
 from pyro_stad._context import full_precision
 from pyro_stad._rows import COLUMNS, ROWS
 from pyro_stad.data import Standardise
@@ -42,6 +44,7 @@ from pyro_stad.fields.networks.perceptron import linear
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.known_gradient import with_gradient
 from pyro_stad.ode import AbstractSolver
+from pyro_stad.registry import Source, storable
 
 __all__ = ["Correction", "DistilledDensity"]
 
@@ -193,6 +196,23 @@ class Correction(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
+    @classmethod
+    def from_settings(cls, features: int, settings: dict[str, Any], source: Source) -> Correction:
+        """Return a correction of the sizes of its tensors: others could fill the memory."""
+        width, depth = settings["width"], settings["depth"]
+        check_count(width, "width")
+        check_count(depth, "depth", most=len(source.tensors))
+        shapes = [(width, features), *[(width, width)] * (depth - 1), (1, width)]
+        names = [*(f"layers.{index}.weight" for index in range(depth)), "out.weight"]
+        for name, shape in zip(names, shapes):
+            tensor = source.tensors.get(source.place + name)
+            if tensor is None or tensor.shape != shape:
+                found = "missing" if tensor is None else f"of shape {tuple(tensor.shape)}"
+                raise ValueError(
+                    f"`width` {width} and `depth` {depth} do not fit {source.place}{name}, {found}"
+                )
+        return cls(features, width, depth, torch.Generator())
+
     def forward(self, y: Tensor) -> Tensor:
         """Return h at points ``(B, D)``: ``(B,)``."""
         return _forward(self.weights(), y)[0]
@@ -205,6 +225,7 @@ class Correction(nn.Module):
         return [p for layer in layers for p in cast("list[Tensor]", layer._parameters.values())]
 
 
+@storable("likelihood", "distilled")
 class DistilledDensity(AbstractLikelihood):
     """The log-density by a network of its own; the flow itself is solved by ``solver``.
 
@@ -253,6 +274,19 @@ class DistilledDensity(AbstractLikelihood):
     def __repr__(self) -> str:
         width, depth = self.correction.width, self.correction.depth
         return f"DistilledDensity({self.divergence!r}, {self.solver!r}, {depth} x {width} units)"
+
+    def settings(self) -> dict[str, Any]:
+        sizes = {"width": self.correction.width, "depth": self.correction.depth}
+        return {**sizes, "gate": asdict(self.gate)}
+
+    @classmethod
+    def from_settings(cls, name: str, settings: dict[str, Any], source: Source) -> DistilledDensity:
+        features = source.given["field"].features
+        parts = {
+            "correction": Correction.from_settings(features, settings, source.under("correction")),
+            "gate": decode(Gate, settings["gate"], "gate"),
+        }
+        return super().from_settings(name, parts, source)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of data ``x``, shape ``(B, D)``."""

@@ -25,10 +25,12 @@ from torch import Tensor
 from pyro_stad._chunks import in_chunks
 from pyro_stad.divergence import Exact
 from pyro_stad.likelihood.base import AbstractLikelihood
+from pyro_stad.registry import storable
 
 __all__ = ["FlowODE", "exact_twin"]
 
 
+@storable("likelihood", "flow-ode")
 class FlowODE(AbstractLikelihood):
     r"""The log-density of a field's flow with a chosen divergence and solver: the reference.
 

@@ -41,6 +41,7 @@ from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.curves import AbstractCurve, Constant
 from pyro_stad.likelihood.fused import Fused, can_fuse
 from pyro_stad.ode import GRADING, AbstractSolver
+from pyro_stad.registry import Source, build, describe, storable
 
 __all__ = ["SteinPath"]
 
@@ -48,6 +49,7 @@ __all__ = ["SteinPath"]
 _MOST_NODES = 1024
 
 
+@storable("likelihood", "stein-path")
 class SteinPath(AbstractLikelihood):
     """The log-density by the Stein path; the flow itself is solved by ``solver``.
 
@@ -118,6 +120,23 @@ class SteinPath(AbstractLikelihood):
         solved = self.sequential_calls() > 1
         multiple = ROWS if solved else ROWS // math.gcd(ROWS, self.nodes)
         return in_chunks(x, self._log_prob, self.chunk_size, per_row=self.nodes, multiple=multiple)
+
+    def settings(self) -> dict[str, Any]:
+        consistent = self.consistent and describe(self.consistent, "divergence")
+        curve = describe(self.curve, "curve")
+        return {"curve": curve, "nodes": self.nodes, "consistent": consistent}
+
+    @classmethod
+    def from_settings(cls, name: str, settings: dict[str, Any], source: Source) -> SteinPath:
+        consistent = settings["consistent"]
+        if consistent is not None:
+            consistent = build(consistent, "divergence", source.under("consistent"))
+        parts = {
+            "curve": build(settings["curve"], "curve"),
+            "nodes": settings["nodes"],
+            "consistent": consistent,
+        }
+        return super().from_settings(name, parts, source)
 
     def freeze(self) -> SteinPath:
         """Return the same path, with its gradient by hand if the networks have one (``fused``).

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,6 +24,7 @@ from torchdiffeq import odeint
 from torchdiffeq._impl import fixed_grid
 
 from pyro_stad._checks import check_count, check_positive
+from pyro_stad.registry import registered, storable
 
 __all__ = [
     "GRADING",
@@ -131,6 +132,7 @@ class AbstractFixedGrid(AbstractSolver):
             yield state
 
 
+@storable("solver", "midpoint")
 @dataclass(frozen=True)
 class Midpoint(AbstractFixedGrid):
     """The explicit midpoint rule on a fixed grid: order 2, two field calls a step."""
@@ -140,6 +142,7 @@ class Midpoint(AbstractFixedGrid):
     stages = 2
 
 
+@storable("solver", "rk4")
 @dataclass(frozen=True)
 class RK4(AbstractFixedGrid):
     """The fourth-order Runge-Kutta (3/8) rule on a fixed grid: four field calls a step."""
@@ -149,6 +152,7 @@ class RK4(AbstractFixedGrid):
     stages = 4
 
 
+@storable("solver", "dopri5")
 @dataclass(frozen=True)
 class Dopri5(AbstractSolver):
     """Dormand-Prince 5(4) with adaptive steps: a reference, not for use inside NUTS.
@@ -194,4 +198,4 @@ class Dopri5(AbstractSolver):
             return state * torch.nan
 
 
-SOLVERS: dict[str, type[AbstractSolver]] = {"midpoint": Midpoint, "rk4": RK4, "dopri5": Dopri5}
+SOLVERS: Mapping[str, type[AbstractSolver]] = registered("solver")

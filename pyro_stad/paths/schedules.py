@@ -9,12 +9,14 @@ same, slightly smoothed, density.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pyro_stad.paths.base import AbstractPath
+from pyro_stad.registry import registered, storable
 
 __all__ = [
     "EDM",
@@ -38,6 +40,7 @@ def _linear_beta_time(integral: Tensor, low: float, high: float) -> Tensor:
     return 2 * integral / (low + torch.sqrt(low * low + 2 * (high - low) * integral))
 
 
+@storable("path", "vp")
 @dataclass(frozen=True)
 class VPLinear(AbstractPath):
     """Variance preserving with linear beta: :math:`a = e^{-B/2}, s^2 = 1 - e^{-B}`.
@@ -61,6 +64,7 @@ class VPLinear(AbstractPath):
         return _linear_beta_time(torch.log1p(ratio * ratio), self.beta_min, self.beta_max)
 
 
+@storable("path", "cosine")
 @dataclass(frozen=True)
 class VPCosine(AbstractPath):
     r"""Variance preserving with a cosine: :math:`a = \cos(\pi t / 2), s = \sin(\pi t / 2)`.
@@ -84,6 +88,7 @@ class VPCosine(AbstractPath):
         return torch.atan(ratio) * (2 / math.pi)
 
 
+@storable("path", "subvp")
 @dataclass(frozen=True)
 class SubVP(AbstractPath):
     """Sub-variance preserving: :math:`a = e^{-B/2}, s = 1 - a^2`.
@@ -109,6 +114,7 @@ class SubVP(AbstractPath):
         return _linear_beta_time(-2 * torch.log(a), self.beta_min, self.beta_max)
 
 
+@storable("path", "ve")
 @dataclass(frozen=True)
 class VarianceExploding(AbstractPath):
     """Variance exploding: :math:`a = 1`, geometric :math:`s`.
@@ -134,6 +140,7 @@ class VarianceExploding(AbstractPath):
         return torch.log(ratio / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
 
 
+@storable("path", "edm")
 @dataclass(frozen=True)
 class EDM(AbstractPath):
     r"""Karras et al.: :math:`a = 1`, :math:`s^{1/\rho}` linear in time.
@@ -162,6 +169,7 @@ class EDM(AbstractPath):
         return (ratio ** (1 / self.rho) - low) / (high - low)
 
 
+@storable("path", "ot")
 @dataclass(frozen=True)
 class OptimalTransport(AbstractPath):
     """Conditional optimal transport, as in flow matching: :math:`a = 1 - t, s = t`.
@@ -184,11 +192,4 @@ class OptimalTransport(AbstractPath):
         return 1 / (1 + 1 / ratio)
 
 
-PATHS: dict[str, type[AbstractPath]] = {
-    "ot": OptimalTransport,
-    "vp": VPLinear,
-    "cosine": VPCosine,
-    "subvp": SubVP,
-    "ve": VarianceExploding,
-    "edm": EDM,
-}
+PATHS: Mapping[str, type[AbstractPath]] = registered("path")

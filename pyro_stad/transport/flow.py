@@ -13,16 +13,20 @@ References:
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from pyro_stad._chunks import CHUNK_SIZE, check_chunk_size, in_chunks
 from pyro_stad.fields.base import AbstractField
 from pyro_stad.ode import AbstractSolver
+from pyro_stad.registry import Source, build, describe, storable
 from pyro_stad.transport.base import AbstractInvertible
 
 __all__ = ["Flow"]
 
 
+@storable("transport", "flow")
 class Flow(AbstractInvertible):
     """The flow of a field.
 
@@ -58,6 +62,15 @@ class Flow(AbstractInvertible):
 
     def __repr__(self) -> str:
         return f"Flow({type(self.field).__name__}, {self.solver!r})"
+
+    def settings(self) -> dict[str, Any]:
+        solvers = {name: describe(getattr(self, name), "solver") for name in ("solver", "back")}
+        return {**solvers, "chunk_size": self.chunk_size}
+
+    @classmethod
+    def from_settings(cls, name: str, settings: dict[str, Any], source: Source) -> Flow:
+        solvers = (build(settings.pop(name), "solver") for name in ("solver", "back"))
+        return cls(source.given["field"], *solvers, **settings)
 
     def push(self, z: Tensor) -> Tensor:
         """Carry standard normal ``z``, shape ``(B, D)``, to data, shape ``(B, D)``."""

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from pyro_stad._config import build, describe
 from pyro_stad.paths import PATHS, convert
+from pyro_stad.registry import build, describe
 
 NAMES = sorted(PATHS)
 
@@ -66,9 +66,9 @@ def test_faces_round_trip(name, face):
 @pytest.mark.parametrize("name", NAMES)
 def test_description_builds_the_same_path(name):
     path = PATHS[name]()
-    assert build(describe(path, PATHS, "path"), PATHS, "path") == path
+    assert build(describe(path, "path"), "path") == path
 
 
 def test_unknown_name_is_named():
     with pytest.raises(ValueError, match=r"`path` must be one of \['cosine', .*got 'cubic'"):
-        build("cubic", PATHS, "path")
+        build("cubic", "path")

@@ -22,8 +22,8 @@ and, with the training of :mod:`pyro_stad.learn.matching`, the inputs from 0.36 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple, cast
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,17 @@ from torch.nn import functional
 from torch.nn.utils import skip_init
 
 from pyro_stad._checks import check_count
+from pyro_stad.registry import Source
 
-__all__ = ["ANGLE_FEATURES", "Hidden", "Trunk", "angle_features", "gated_silu", "linear"]
+__all__ = [
+    "ANGLE_FEATURES",
+    "Hidden",
+    "Trunk",
+    "angle_features",
+    "gated_silu",
+    "linear",
+    "trunk_sizes",
+]
 
 _FREQUENCIES = 4
 ANGLE_FEATURES = 2 + 2 * _FREQUENCIES
@@ -82,6 +91,25 @@ def gated_silu(pre: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     value = pre * (gate * sigmoid)
     # g s (1 + x (1 - s)), in one pass over memory.
     return value, torch.lerp(value, gate, sigmoid), sigmoid
+
+
+def trunk_sizes(settings: Mapping[str, Any], source: Source) -> dict[str, int]:
+    """Return width and depth of a trunk, if they are those of its tensors in a file.
+
+    Raises:
+        LookupError, TypeError, ValueError: if they are not.
+    """
+    width, depth = settings["width"], settings["depth"]
+    check_count(width, "width")
+    # Each layer but the first has a tensor of its own.
+    check_count(depth, "depth", most=len(source.tensors))
+    rows, columns = len(source["enter.weight"]), source["out.weight"].shape[1]
+    if (rows, columns) != (width * depth, width):
+        raise ValueError(
+            f"`width` {width} and `depth` {depth} do not fit the tensors of "
+            f"{source.place.rstrip('.')}, of {rows} units in all and {columns} in the last layer"
+        )
+    return {"width": width, "depth": depth}
 
 
 class _Layer(NamedTuple):
