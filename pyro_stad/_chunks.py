@@ -9,16 +9,17 @@ chunks are computed again in the backward pass rather than stored.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pyro_stad._checks import check_count
 from pyro_stad._context import full_precision
 from pyro_stad._rows import ROWS
 
-__all__ = ["CHUNK_SIZE", "check_chunk_size", "in_chunks", "padded"]
+__all__ = ["CHUNK_SIZE", "check_chunk_size", "in_chunks", "padded", "rows_of"]
 
 # Two thousand network rows stay in a processor's cache: eight thousand took up to half as long
 # again (``benchmarks/batched.py``).
@@ -33,50 +34,102 @@ def check_chunk_size(chunk_size: object) -> None:
 
 @full_precision
 def in_chunks(
+    module: nn.Module,
     x: Tensor,
-    function: Callable[[Tensor], Tensor],
+    function: Callable[..., Tensor],
     chunk_size: int,
     *,
+    context: Tensor | None = None,
     per_row: int = 1,
     multiple: int = ROWS,
 ) -> Tensor:
     """Apply a row-wise ``function`` to ``x``, shape ``(B, ...)``, in padded chunks of rows.
 
     Arguments:
+        module: whose parameters the function uses.
         x: the rows.
-        function: from rows to as many values, of any shape each.
+        function: from rows, and their context if there is one, to as many values of any shape.
         chunk_size: network rows worked on at a time.
+        context: a row for each of ``x``, shape ``(B, ...)``, or None.
         per_row: network rows that the function makes of each row.
         multiple: number of rows of which the function takes whole batches.
     """
     rows = max(chunk_size // per_row, multiple)
+    parts = (x,) if context is None else (x, context)
     if len(x) <= rows:
-        return padded(function, x, multiple)
-    chunks = x.split(rows)
-    if torch.is_grad_enabled() and x.requires_grad:
-        return torch.cat([
-            checkpoint(
-                padded, function, chunk, multiple,
-                use_reentrant=False, preserve_rng_state=False,
-            )
-            for chunk in chunks
-        ])  # fmt: skip
+        return padded(function, multiple, *parts)
+    chunks = list(zip(*(part.split(rows) for part in parts)))
+    if torch.is_grad_enabled() and any(part.requires_grad for part in parts):
+        trained = any(parameter.requires_grad for parameter in module.parameters())
+        again = _by_checkpoint if trained else _Again.apply
+        return torch.cat([again(function, multiple, *chunk) for chunk in chunks])
     # Into one tensor, made before the chunks' own large ones: thousands of small results between
     # those would keep the allocator from giving anything back.
-    first = padded(function, chunks[0], multiple)
+    first = padded(function, multiple, *chunks[0])
     values = first.new_empty(len(x), *first.shape[1:])
     values[: len(first)] = first
     del first
     for index, chunk in enumerate(chunks[1:], start=1):
         at = index * rows
-        values[at : at + len(chunk)] = padded(function, chunk, multiple)
+        values[at : at + len(chunk[0])] = padded(function, multiple, *chunk)
     return values
 
 
-def padded(function: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> Tensor:
-    """Apply a row-wise ``function`` to ``x``, shape ``(B, ...)``, and rows of zeros."""
-    missing = -len(x) % multiple
-    if missing:
-        x = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
-    values = function(x)
-    return values[: len(values) - missing] if missing else values
+def _by_checkpoint(function: Callable[..., Tensor], multiple: int, *parts: Tensor) -> Tensor:
+    return checkpoint(
+        padded, function, multiple, *parts, use_reentrant=False, preserve_rng_state=False
+    )
+
+
+class _Again(torch.autograd.Function):
+    """A chunk that is computed again in the pass back, of a function of its rows alone.
+
+    torch's checkpoint would compute it again for every gradient that is taken *within* it, and an
+    exact trace takes D of them for each call of the field: minutes instead of a second.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Tensor], multiple: int, *parts: Tensor) -> Tensor:
+        ctx.function, ctx.multiple = function, multiple
+        ctx.save_for_backward(*parts)
+        return padded(function, multiple, *parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        wanted = ctx.needs_input_grad[2:]
+        twice = torch.is_grad_enabled()
+        with torch.enable_grad():
+            parts = [
+                part if twice or not needed else part.detach().requires_grad_()
+                for part, needed in zip(ctx.saved_tensors, wanted)
+            ]
+            value = padded(ctx.function, ctx.multiple, *parts)
+            asked = [part for part, needed in zip(parts, wanted) if needed]
+            found = iter(torch.autograd.grad(value, asked, grad, create_graph=twice))
+        return None, None, *(next(found) if needed else None for needed in wanted)
+
+
+def padded(function: Callable[..., Tensor], multiple: int, *parts: Tensor) -> Tensor:
+    """Apply a row-wise ``function`` to rows, and to the last of them again and again."""
+    count = len(parts[0])
+    missing = -count % multiple
+    if missing and count:
+        parts = tuple(torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) for x in parts)
+    values = function(*parts)
+    return values[:count] if missing else values
+
+
+def rows_of(context: Tensor, context_shape: torch.Size, count: int) -> Tensor:
+    """Return a context as ``count`` rows: it may be one row for all.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if context.shape == context_shape:
+        context = context[None]
+    if context.shape[1:] != context_shape or len(context) not in (1, count):
+        raise ValueError(
+            f"`context` must have shape {tuple(context_shape)}, or a row of it for each of {count} "
+            f"points; got {tuple(context.shape)}"
+        )
+    return context.expand(count, *context_shape)

@@ -16,7 +16,7 @@ With :math:`e = \log\hat p - \log p_{exact}` on the same solver's grid:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,7 +28,6 @@ from pyro_stad.calibrate.suspects import suspects
 from pyro_stad.learn.clouds import AbstractCloud, stein_residual
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.flow_ode import FlowODE, exact_twin
-from pyro_stad.ode import RK4, AbstractFixedGrid
 
 __all__ = ["Audit", "SteinResidual", "audit", "exact_log_prob", "log_mass", "own_noise"]
 
@@ -171,7 +170,7 @@ def audit(
     """
     reference = exact_log_prob(likelihood, held_out) if exact is None else exact
     grid = FlowODE.of(likelihood)
-    finer = grid.replace(solver=_refined(likelihood.solver))
+    finer = grid.replace(solver=likelihood.solver.finer())
     noise = own_noise(held_out, generator)
     with torch.no_grad():
         grid_error = grid.log_prob(held_out) - finer.log_prob(held_out)
@@ -210,13 +209,6 @@ def _suspect_error(
         points = torch.cat([data, likelihood.transport().push(noise)])
         found = suspects(likelihood, points, _SUSPECTS)
         return likelihood.log_prob(found) - exact_log_prob(likelihood, found), len(points)
-
-
-def _refined(solver: object) -> AbstractFixedGrid:
-    """Return the solver with half its steps' length; an adaptive one is checked by a fine grid."""
-    if isinstance(solver, AbstractFixedGrid):
-        return replace(solver, steps=2 * solver.steps)  # type: ignore[type-var]
-    return RK4(steps=64)
 
 
 def _stein_residuals(

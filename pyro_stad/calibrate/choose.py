@@ -46,7 +46,6 @@ from pyro_stad.calibrate.record import REFERENCES, Calibration, ErrorBound, Tria
 from pyro_stad.calibrate.standard import Standard
 from pyro_stad.calibrate.suspects import disagreement
 from pyro_stad.errors import TrainingError, TrainingWarning
-from pyro_stad.fields.base import AbstractAngularField
 from pyro_stad.learn.clouds import AbstractCloud
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.curves import Coarse, Constant
@@ -157,7 +156,7 @@ def _ways(
     """Yield the ways to the density, from the cheapest on; the last is the flow itself."""
     parts = likelihood.field, likelihood.divergence, likelihood.solver
     kept: dict[str, Any] = {"chunk_size": likelihood.chunk_size}
-    if isinstance(likelihood, DistilledDensity):
+    if not likelihood.integrates:
         yield likelihood.replace(log_mass=0.0)
     elif train is not None:
         try:
@@ -168,10 +167,10 @@ def _ways(
             warnings.warn(f"{error}. It is left out", TrainingWarning, stacklevel=4)
         else:
             yield distilled
-    if isinstance(likelihood.field, AbstractAngularField):
+    if likelihood.field.has_score:
         for nodes in _NODES:
             yield SteinPath(*parts, Constant(), nodes, **kept).freeze()
-        known = likelihood.consistent if isinstance(likelihood, SteinPath) else None
+        known = getattr(likelihood, "consistent", None)
         if known is not None:
             # Of files alone: such heads were trained before there was a distilled density.
             yield SteinPath(*parts, Constant(), 16, consistent=known, **kept).freeze()

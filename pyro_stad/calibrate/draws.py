@@ -18,14 +18,14 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_count
 from pyro_stad.calibrate.two_sample import TwoSample, two_sample
-from pyro_stad.ode import RK4, AbstractFixedGrid, AbstractSolver
+from pyro_stad.ode import RK4, AbstractSolver
 from pyro_stad.transport import Flow
 
 __all__ = ["GridTrial", "choose_grid"]
@@ -82,7 +82,7 @@ def choose_grid(
         generator: source of randomness.
     """
     solver, finest = flow.solver, flow.sequential_calls()
-    if not isinstance(solver, AbstractFixedGrid) or finest is None:
+    if finest is None:
         return flow, None
     shape = (_DRAWS, *like.shape[1:])
     noise, other = (
@@ -90,7 +90,7 @@ def choose_grid(
         for _ in range(2)
     )
     with torch.no_grad():
-        fine = _on(flow, replace(solver, steps=2 * solver.steps))  # type: ignore[type-var]
+        fine = _on(flow, solver.finer())
         truth, others = fine.push(noise), fine.push(other)
         for grid in (*map(RK4, _STEPS), solver):
             tried = _on(flow, grid)

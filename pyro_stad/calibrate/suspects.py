@@ -18,10 +18,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyro_stad.fields.base import AbstractAngularField
+from pyro_stad._events import event_sum
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.curves import Coarse, Constant
-from pyro_stad.likelihood.distilled import DistilledDensity
 from pyro_stad.likelihood.flow_ode import FlowODE
 from pyro_stad.likelihood.stein_path import SteinPath
 
@@ -46,7 +45,7 @@ def disagreement(likelihood: AbstractLikelihood, x: Tensor) -> Tensor:
 def suspects(likelihood: AbstractLikelihood, x: Tensor, count: int) -> Tensor:
     """Return the most suspect of points ``(B, D)``, whitened: at most ``2 * count`` rows."""
     log_prob, other = likelihood.log_prob(x), _second_opinion(likelihood)
-    excess = log_prob + 0.5 * x.square().sum(-1)
+    excess = log_prob + 0.5 * event_sum(x.square())
     reasons = [excess] if other is None else [(log_prob - other.log_prob(x)).abs(), excess]
     count = min(count, len(x))
     # As infinities, or a NaN would be no reason.
@@ -81,16 +80,14 @@ def climbed(height: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def _second_opinion(likelihood: AbstractLikelihood) -> AbstractLikelihood | None:
-    distilled = isinstance(likelihood, DistilledDensity)
-    if not isinstance(likelihood.field, AbstractAngularField):
-        if not distilled:
-            return None
-        return FlowODE.of(likelihood)
-    rests = isinstance(likelihood, SteinPath) and isinstance(likelihood.curve, Constant)
-    curve = Coarse(4) if rests or distilled else Constant()
+    if not likelihood.field.has_score:
+        return None if likelihood.integrates else FlowODE.of(likelihood)
+    # One call: the curve of a point that rests, or no curve at all.
+    curve = Coarse(4) if likelihood.sequential_calls() == 1 else Constant()
     # A way of the same divergence has a mass that is off alike.
-    log_mass = 0.0 if distilled else likelihood.log_mass
-    return SteinPath(
+    log_mass = likelihood.log_mass if likelihood.integrates else 0.0
+    other = SteinPath(
         likelihood.field, likelihood.divergence, likelihood.solver, curve, nodes=16,
         chunk_size=likelihood.chunk_size, log_mass=log_mass,
     )  # fmt: skip
+    return other if likelihood.context is None else other.given(likelihood.context)

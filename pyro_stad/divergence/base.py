@@ -42,7 +42,7 @@ class AbstractDivergence(ABC):
     def velocity_and_divergence(
         self, field: AbstractField, t: Tensor, x: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return velocity ``(B, D)`` and divergence ``(B,)`` at ``t`` (scalar or ``(B,)``)."""
+        """Return velocity ``(B, *event_shape)`` and divergence ``(B,)`` at ``t``."""
 
     def __call__(self, field: AbstractField, t: Tensor, x: Tensor) -> Tensor:
         """Return the divergence of ``field`` at ``(t, x)``, shape ``(B,)``."""
@@ -60,7 +60,7 @@ class AbstractProbedDivergence(AbstractDivergence):
     def _signs(self, count: int, like: Tensor) -> Tensor:
         """Return ``count`` sign vectors ``(count, D)``; the same for every call and every point."""
         signs = torch.randint(
-            0, 2, (count, like.shape[-1]), generator=self._generator(0), device="cpu"
+            0, 2, (count, like[0].numel()), generator=self._generator(0), device="cpu"
         )
         return (2 * signs - 1).to(like)
 
@@ -70,7 +70,7 @@ class AbstractProbedDivergence(AbstractDivergence):
         For sketches: sign vectors in few dimensions are often parallel, and the range of a
         rank-deficient sketch jumps from point to point.
         """
-        size = like.shape[-1]
+        size = like[0].numel()
         draws = torch.randn(
             count, size, generator=self._generator(1), dtype=torch.float64, device="cpu"
         )

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.fields.base import AbstractField
-from pyro_stad.fields.products import jacobian_products
 from pyro_stad.registry import storable
 
 __all__ = ["Exact"]
@@ -18,7 +17,7 @@ __all__ = ["Exact"]
 @storable("divergence", "exact")
 @dataclass(frozen=True)
 class Exact(AbstractDivergence):
-    """The exact divergence: D Jacobian-vector products, vectorised.
+    """The exact divergence: D Jacobian-vector products for D coordinates, vectorised.
 
     Example:
         >>> from pyro_stad.paths import OptimalTransport
@@ -37,6 +36,7 @@ class Exact(AbstractDivergence):
     def velocity_and_divergence(
         self, field: AbstractField, t: Tensor, x: Tensor
     ) -> tuple[Tensor, Tensor]:
-        basis = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-        velocity, products = jacobian_products(field, t, x, basis[:, None, :])
-        return velocity, torch.diagonal(products, dim1=0, dim2=2).sum(-1)
+        size = field.features
+        basis = torch.eye(size, dtype=x.dtype, device=x.device)
+        velocity, products = field.jacobian_products(t, x, basis.reshape(size, 1, *x.shape[1:]))
+        return velocity, torch.diagonal(products.flatten(2), dim1=0, dim2=2).sum(-1)

@@ -22,7 +22,6 @@ from pyro_stad._checks import check_count, check_seed
 from pyro_stad.divergence.base import AbstractProbedDivergence
 from pyro_stad.divergence.exact import Exact
 from pyro_stad.fields.base import AbstractField
-from pyro_stad.fields.products import jacobian_products
 from pyro_stad.registry import storable
 
 __all__ = ["HutchPlusPlus", "Hutchinson", "XTrace"]
@@ -35,6 +34,15 @@ def _check_probes(divergence: AbstractProbedDivergence, least: int) -> None:
     check_count(divergence.num_probes, "num_probes", least=least, most=_MOST_PROBES)
     # Stored as an int: files can't hold those of numpy.
     object.__setattr__(divergence, "seed", check_seed(divergence.seed))
+
+
+def _flat_products(
+    field: AbstractField, t: Tensor, x: Tensor, tangents: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return velocity and products of directions, ``(K, B or 1, D)``: as many, ``(K, B, D)``."""
+    shaped = tangents.reshape(*tangents.shape[:2], *x.shape[1:])
+    velocity, products = field.jacobian_products(t, x, shaped)
+    return velocity, products.flatten(2)
 
 
 @storable("divergence", "hutchinson")
@@ -60,7 +68,7 @@ class Hutchinson(AbstractProbedDivergence):
         self, field: AbstractField, t: Tensor, x: Tensor
     ) -> tuple[Tensor, Tensor]:
         probes = self._signs(self.num_probes, x)[:, None, :]
-        velocity, products = jacobian_products(field, t, x, probes)
+        velocity, products = _flat_products(field, t, x, probes)
         return velocity, (probes * products).sum(-1).mean(0)
 
 
@@ -89,14 +97,14 @@ class HutchPlusPlus(AbstractProbedDivergence):
         self, field: AbstractField, t: Tensor, x: Tensor
     ) -> tuple[Tensor, Tensor]:
         k = self.num_probes // 3
-        if k >= x.shape[-1]:
+        if k >= field.features:
             return Exact().velocity_and_divergence(field, t, x)
-        velocity, sketch = jacobian_products(field, t, x, self._sphere(k, x)[:, None, :])
+        velocity, sketch = _flat_products(field, t, x, self._sphere(k, x)[:, None, :])
         basis, _ = torch.linalg.qr(sketch.permute(1, 2, 0))  # (B, D, k)
-        rest = self._signs(k, x)[:, None, :].expand(k, *x.shape).permute(1, 2, 0)
+        rest = self._signs(k, x)[:, None, :].expand(k, len(x), -1).permute(1, 2, 0)
         rest = rest - basis @ (basis.mT @ rest)
         directions = torch.cat([basis, rest], dim=-1)
-        _, products = jacobian_products(field, t, x, directions.permute(2, 0, 1))
+        _, products = _flat_products(field, t, x, directions.permute(2, 0, 1))
         forms = (directions.permute(2, 0, 1) * products).sum(-1)
         return velocity, forms[:k].sum(0) + forms[k:].mean(0)
 
@@ -125,13 +133,13 @@ class XTrace(AbstractProbedDivergence):
         self, field: AbstractField, t: Tensor, x: Tensor
     ) -> tuple[Tensor, Tensor]:
         k = self.num_probes // 2
-        if k >= x.shape[-1]:
+        if k >= field.features:
             return Exact().velocity_and_divergence(field, t, x)
         probes = self._sphere(k, x)[:, None, :]
-        velocity, sketch = jacobian_products(field, t, x, probes)
+        velocity, sketch = _flat_products(field, t, x, probes)
         sketch = sketch.permute(1, 2, 0)  # (B, D, k), columns J omega_i
         basis, triangle = torch.linalg.qr(sketch)
-        _, projected = jacobian_products(field, t, x, basis.permute(2, 0, 1))
+        _, projected = _flat_products(field, t, x, basis.permute(2, 0, 1))
         projected = projected.permute(1, 2, 0)  # J Q
         # Column i of R^{-T}, normalised, is the direction (in the basis) that only probe i
         # contributes; leaving the probe out removes that direction from the range.

@@ -25,8 +25,6 @@ from torch import Tensor
 from pyro_stad._arviz import psislw
 from pyro_stad.data.effective import ess
 from pyro_stad.density import FlowPrior
-from pyro_stad.divergence import Exact
-from pyro_stad.likelihood import FlowODE
 
 __all__ = ["Correction", "correct", "distilled"]
 
@@ -52,7 +50,7 @@ class Correction(NamedTuple):
 
 def distilled(flows: dict[str, tuple[FlowPrior, Tensor]]) -> list[tuple[FlowPrior, Tensor]]:
     """Return those of the learned priors whose density is not by the exact trace."""
-    return [(prior, draws) for prior, draws in flows.values() if not _is_exact(prior)]
+    return [(prior, draws) for prior, draws in flows.values() if not prior.likelihood.is_exact]
 
 
 def correct(flows: list[tuple[FlowPrior, Tensor]], count: int, length: int) -> Correction:
@@ -90,8 +88,3 @@ def _exact_less_distilled(prior: FlowPrior, values: Tensor) -> Tensor:
     with torch.no_grad():
         difference = exact.log_prob(values) - alone.log_prob(values)
     return difference.reshape(len(values), -1).sum(-1)
-
-
-def _is_exact(prior: FlowPrior) -> bool:
-    likelihood = prior.likelihood
-    return isinstance(likelihood, FlowODE) and isinstance(likelihood.divergence, Exact)

@@ -1,6 +1,7 @@
-"""The learned field: what a teacher is, the networks, the oracle, and foreign networks."""
+"""Velocity fields: learned ones, foreign networks, and the oracles in closed form."""
 
 from pyro_stad.fields.base import AbstractAngularField, AbstractField, AbstractTrunkField
+from pyro_stad.fields.conditional import ConditionalGaussianField
 from pyro_stad.fields.foreign import (
     ForeignField,
     from_denoiser,
@@ -18,6 +19,7 @@ __all__ = [
     "AbstractAngularField",
     "AbstractField",
     "AbstractTrunkField",
+    "ConditionalGaussianField",
     "ForeignField",
     "FreeFormField",
     "Gate",

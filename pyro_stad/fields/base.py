@@ -15,15 +15,18 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from pyro_stad._config import decode
+from pyro_stad._events import beside, event_sum
 from pyro_stad.fields.gate import Gate
 from pyro_stad.fields.networks.perceptron import Hidden, Trunk, trunk_sizes
+from pyro_stad.fields.products import jacobian_products
 from pyro_stad.paths import AbstractPath, convert
 from pyro_stad.registry import Source
 
@@ -33,14 +36,21 @@ __all__ = ["AbstractAngularField", "AbstractField", "AbstractTrunkField"]
 class AbstractField(nn.Module, ABC):
     """A velocity field between data at ``t_min`` and N(0, I) at ``t_max``.
 
+    Class attributes:
+        has_score: whether the score of the law at every time follows from the velocity.
+
     Attributes every leaf provides:
-        features: the dimension D of a point.
+        event_shape: shape of a point.
+        context_shape: shape of what a point depends on besides, empty for nothing.
         t_min, t_max: the data end and the noise end, in the field's own time.
         data_scale: the field's variable at ``t_min`` is ``data_scale`` times the data.
         gate: what holds the field to zero far out, or None.
     """
 
-    features: int
+    has_score: ClassVar[bool] = False
+
+    event_shape: torch.Size
+    context_shape: torch.Size = torch.Size()
     t_min: float
     t_max: float
     data_scale: float
@@ -48,7 +58,41 @@ class AbstractField(nn.Module, ABC):
 
     @abstractmethod
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
-        """Return :math:`v(t, x)` for ``t``, ``()`` or ``(B,)``, and ``x``, ``(B, D)``."""
+        """Return :math:`v(t, x)`: ``t`` is ``()`` or ``(B,)``, ``x`` is ``(B, *state_shape)``."""
+
+    @property
+    def state_shape(self) -> torch.Size:
+        """Shape of what moves: that of a point, or of a point and what is put beside it."""
+        return self.event_shape
+
+    @property
+    def features(self) -> int:
+        """The dimension D of a point: the number of its coordinates."""
+        return self.event_shape.numel()
+
+    def given(self, context: Tensor) -> AbstractField:
+        """Return the field that has closed over rows of a context.
+
+        Arguments:
+            context: a row for each point, shape ``(B, *context_shape)``, or one for all.
+
+        Raises:
+            TypeError: if the field takes no context.
+        """
+        raise TypeError(f"a {type(self).__name__} takes no context")
+
+    def jacobian_products(self, t: Tensor, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the velocity ``(B, *event_shape)`` and ``J u`` for each tangent ``u``.
+
+        Arguments:
+            t: times with shape ``()`` or ``(B,)``.
+            x: points with shape ``(B, *event_shape)``.
+            tangents: directions with shape ``(K, B, *event_shape)`` or ``(K, 1, *event_shape)``.
+
+        Returns:
+            The velocity, and products with shape ``(K, B, *event_shape)``.
+        """
+        return jacobian_products(lambda y: self.velocity(t, y), x, tangents)
 
     def ungated(self) -> AbstractField:
         """Return the field without its gate, with the same network: what networks learn from."""
@@ -59,12 +103,12 @@ class AbstractField(nn.Module, ABC):
         return field
 
     def gated(self, x: Tensor, velocity: Tensor, divergence: Tensor) -> tuple[Tensor, Tensor]:
-        """Return velocity ``(B, D)`` and divergence ``(B,)`` of the field from those without."""
+        """Return velocity and divergence, ``(B,)``, of the field from those without its gate."""
         if self.gate is None:
             return velocity, divergence
-        gate = self.gate.at(x.square().sum(-1))
-        across = (x * velocity).sum(-1)
-        return gate.value[..., None] * velocity, gate.value * divergence + 2 * gate.slope * across
+        gate = self.gate.at(event_sum(x.square()))
+        across = event_sum(x * velocity)
+        return beside(gate.value, x) * velocity, gate.value * divergence + 2 * gate.slope * across
 
     def at_fraction(self, fraction: Tensor) -> Tensor:
         """Return the times that lie at ``fraction`` of the way from data to noise."""
@@ -75,9 +119,10 @@ class AbstractAngularField(AbstractField):
     """A field on a Gaussian path: own time is the angle, the velocity is the angular velocity.
 
     Leaves define ``velocity(angle, y)``; the four faces below take *path* time and *path*
-    coordinates, ``t`` with shape ``()`` or ``(B,)`` and ``x`` with shape ``(B, D)``.
+    coordinates, ``t`` with shape ``()`` or ``(B,)`` and ``x`` with shape ``(B, *event_shape)``.
     """
 
+    has_score = True
     path: AbstractPath
 
     def path_velocity(self, t: Tensor, x: Tensor) -> Tensor:
@@ -101,18 +146,18 @@ class AbstractAngularField(AbstractField):
 
         Arguments:
             angle: angles with shape ``(B,)``.
-            y: points with shape ``(B, D)``.
+            y: points with shape ``(B, *event_shape)``.
             velocity: the angular velocity there.
         """
-        return -(y + velocity / torch.tan(angle)[..., None])
+        return -(y + velocity / beside(torch.tan(angle), y))
 
     def _angular(self, t: Tensor, x: Tensor) -> Tensor:
         p = self.path.polar(t)
-        return self.velocity(p.angle, x / p.scale[..., None])
+        return self.velocity(p.angle, x / beside(p.scale, x))
 
-    def _set_path(self, path: AbstractPath, features: int) -> None:
+    def _set_path(self, path: AbstractPath, event_shape: Sequence[int]) -> None:
         """Fill in what the path determines."""
-        self.path, self.features = path, features
+        self.path, self.event_shape = path, torch.Size(event_shape)
         self.t_min, self.t_max = path.angles()
         self.data_scale = math.cos(self.t_min)
 
@@ -142,7 +187,19 @@ class AbstractTrunkField(AbstractField):
         velocity = self.trunk(t, x)
         if self.gate is None:
             return velocity
-        return self.gate.at(x.square().sum(-1)).value[..., None] * velocity
+        return beside(self.gate.at(event_sum(x.square())).value, x) * velocity
+
+    def jacobian_products(self, t: Tensor, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        # A subclass with another velocity must not get the trunk's derivatives.
+        if type(self).velocity is not AbstractTrunkField.velocity:
+            return super().jacobian_products(t, x, tangents)
+        velocity, products = self.trunk.with_tangents(t, x, tangents)
+        if self.gate is None:
+            return velocity, products
+        gate = self.gate.at(event_sum(x.square()))
+        outward = (tangents * x).sum(-1, keepdim=True)
+        slope = 2 * outward * (beside(gate.slope, x) * velocity)
+        return beside(gate.value, x) * velocity, beside(gate.value, x) * products + slope
 
     def velocity_and_hidden(self, t: Tensor, x: Tensor) -> tuple[Tensor, Hidden]:
         """Return the velocity without a gate, shape ``(B, D)``, and the trunk's hidden layers."""

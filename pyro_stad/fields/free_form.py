@@ -38,7 +38,7 @@ class FreeFormField(AbstractTrunkField):
         gate: Gate | None = None,
     ) -> None:
         super().__init__()
-        self.features, self.gate = features, gate
+        self.event_shape, self.gate = torch.Size([features]), gate
         self.trunk = Trunk(features, width, depth, features, generator)
 
     def settings(self) -> dict[str, Any]:

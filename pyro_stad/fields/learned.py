@@ -45,7 +45,7 @@ class PathField(AbstractTrunkField, AbstractAngularField):
         gate: Gate | None = None,
     ) -> None:
         super().__init__()
-        self._set_path(path, features)
+        self._set_path(path, (features,))
         self.gate = gate
         self.trunk = Trunk(features, width, depth, features, generator)
 

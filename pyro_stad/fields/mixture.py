@@ -18,10 +18,12 @@ forms that stay finite at the noise end. One component is the Gaussian oracle.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from pyro_stad._events import beside
 from pyro_stad.fields.base import AbstractAngularField
 from pyro_stad.paths import AbstractPath
 
@@ -80,6 +82,7 @@ class GaussianMixtureField(AbstractAngularField):
         weights: mixture weights with shape ``(K,)``, summing to one.
         means: component means with shape ``(K, D)``.
         covariances: component covariances with shape ``(K, D, D)``.
+        event_shape: shape of a point, of D coordinates in all; None for vectors.
 
     The flow ends in N(0, I), so the mixture should be standardised (mean zero, covariance the
     identity) when its flow density is to equal ``log_density``.
@@ -91,10 +94,15 @@ class GaussianMixtureField(AbstractAngularField):
     _axes: Tensor
 
     def __init__(
-        self, path: AbstractPath, weights: Tensor, means: Tensor, covariances: Tensor
+        self,
+        path: AbstractPath,
+        weights: Tensor,
+        means: Tensor,
+        covariances: Tensor,
+        event_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self._set_path(path, means.shape[-1])
+        self._set_path(path, means.shape[-1:] if event_shape is None else event_shape)
         spectrum, axes = torch.linalg.eigh(covariances)
         self.register_buffer("weights", weights)
         self.register_buffer("means", means)
@@ -125,14 +133,14 @@ class GaussianMixtureField(AbstractAngularField):
 
     def log_density(self, angle: Tensor, y: Tensor) -> Tensor:
         """Return the log-density of y at ``angle``, shape ``(B,)``."""
-        return self._components(angle, y)[0].logsumexp(-1)
+        return self._components(angle, y.flatten(1))[0].logsumexp(-1)
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
-        mean, _ = self._posterior(t, x)
-        return (torch.cos(t)[..., None] * x - mean) / torch.sin(t)[..., None]
+        mean, _ = self._posterior(t, x.flatten(1))
+        return (beside(torch.cos(t), x) * x - mean.view_as(x)) / beside(torch.sin(t), x)
 
     def divergence(self, t: Tensor, x: Tensor) -> Tensor:
         """Return the divergence of the velocity in closed form, shape ``(B,)``."""
-        _, spread = self._posterior(t, x)
+        _, spread = self._posterior(t, x.flatten(1))
         cos, sin = torch.cos(t), torch.sin(t)
         return self.features * cos / sin - cos / sin**3 * spread

@@ -11,40 +11,24 @@ does, and are the faster ones here: 59 milliseconds for the trace of a mixture i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor
 from torch.func import vjp
 
-from pyro_stad.fields.base import AbstractField, AbstractTrunkField
-
 __all__ = ["jacobian_products"]
 
 
 def jacobian_products(
-    field: AbstractField, t: Tensor, x: Tensor, tangents: Tensor
+    velocity: Callable[[Tensor], Tensor], x: Tensor, tangents: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the velocity ``(B, D)`` and ``J u`` for each tangent ``u``.
+    """Return the velocity and ``J u`` for each tangent ``u``; see ``AbstractField``.
 
     Arguments:
-        field: the field whose Jacobian in x is meant.
-        t: times with shape ``()`` or ``(B,)``.
-        x: points with shape ``(B, D)``.
-        tangents: directions with shape ``(K, B, D)`` or ``(K, 1, D)``.
-
-    Returns:
-        The velocity, and products with shape ``(K, B, D)``.
+        velocity: a function of points ``(B, *event_shape)``.
+        x: points.
+        tangents: directions with shape ``(K, B, *event_shape)`` or ``(K, 1, *event_shape)``.
     """
-    # A subclass with another velocity must not get the trunk's derivatives.
-    by_trunk = isinstance(field, AbstractTrunkField)
-    if by_trunk and type(field).velocity is AbstractTrunkField.velocity:
-        value, products = cast(AbstractTrunkField, field).trunk.with_tangents(t, x, tangents)
-        return _gated(field, x, tangents, value, products)
-
-    def velocity(y: Tensor) -> Tensor:
-        return field.velocity(t, y)
-
     if torch._C._functorch.peek_interpreter_stack() is None:
         return _by_autograd(velocity, x, tangents)
     # Inside vmap or grad, only torch's own transforms compose. Elsewhere they don't: they refuse
@@ -52,18 +36,6 @@ def jacobian_products(
     value, pull = vjp(velocity, x)[:2]
     push = vjp(lambda w: pull(w)[0], torch.zeros_like(value))[1]
     return value, torch.stack([push(u.expand_as(x))[0] for u in tangents])
-
-
-def _gated(
-    field: AbstractField, x: Tensor, tangents: Tensor, velocity: Tensor, products: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return velocity and products of a field from those without its gate."""
-    if field.gate is None:
-        return velocity, products
-    gate = field.gate.at(x.square().sum(-1))
-    outward = (tangents * x).sum(-1, keepdim=True)
-    products = gate.value[..., None] * products + 2 * outward * (gate.slope[..., None] * velocity)
-    return gate.value[..., None] * velocity, products
 
 
 def _by_autograd(

@@ -23,11 +23,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from pyro_stad._events import event_sum
 from pyro_stad.data.batches import Batches, balanced_noise, stratified
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.fields.base import AbstractAngularField, AbstractField
@@ -158,8 +159,8 @@ class PerturbedCloud(AbstractCloud):
 
 def cloud_for(field: AbstractField, batches: Batches, generator: torch.Generator) -> AbstractCloud:
     """Return the cloud of ``field`` whose score is known without error."""
-    if isinstance(field, AbstractAngularField):
-        return ConditionalCloud(field, batches)
+    if field.has_score:
+        return ConditionalCloud(cast(AbstractAngularField, field), batches)
     return PerturbedCloud(field, batches, RK4(16), generator=generator)
 
 
@@ -180,7 +181,7 @@ def stein_residual(
     t, x, score = points
     with torch.no_grad():
         velocity, values = divergence.velocity_and_divergence(field, t, x)
-        values = (values + (velocity * score).sum(-1)) / math.sqrt(field.features)
+        values = (values + event_sum(velocity * score)) / math.sqrt(field.features)
         # Antithetic halves are dependent; their means are not.
         values = values.reshape(2, -1).mean(0)
     return values.mean(), values.std() / math.sqrt(len(values))

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from pyro_stad.data import Batches
 from pyro_stad.fields import FreeFormField
-from pyro_stad.fields.products import jacobian_products
 from pyro_stad.learn.loop import History, train
 from pyro_stad.learn.settings import TrainingSettings
 from pyro_stad.ode import RK4
@@ -70,7 +69,7 @@ def _penalised(field: FreeFormField, x: Tensor, probes: Tensor) -> Tensor:
     features = x.shape[-1]
 
     def augmented(t: Tensor, state: Tensor) -> Tensor:
-        velocity, products = jacobian_products(field, t, state[:, :features], probes[None])
+        velocity, products = field.jacobian_products(t, state[:, :features], probes[None])
         divergence = (probes * products[0]).sum(-1)
         energy = velocity.square().sum(-1)
         return torch.cat([velocity, divergence[:, None], energy[:, None]], dim=-1)

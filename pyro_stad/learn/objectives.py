@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_count
+from pyro_stad._events import event_sum
 from pyro_stad.divergence.exact import Exact
 from pyro_stad.divergence.stein import AbstractDivergenceNetwork
 from pyro_stad.fields.base import AbstractField
-from pyro_stad.fields.products import jacobian_products
 from pyro_stad.learn.clouds import Points
 
 __all__ = ["AbstractObjective", "ExactLabels", "HutchinsonLabels", "SteinObjective"]
@@ -76,7 +76,7 @@ class SteinObjective(AbstractObjective):
         with torch.no_grad():
             u = field.velocity(t, x) / math.sqrt(field.features)
         residual, slope = network.residual_and_slope(field, t, x, u)
-        return 0.5 * residual**2 + slope + residual * (u * score).sum(-1)
+        return 0.5 * residual**2 + slope + residual * event_sum(u * score)
 
 
 class ExactLabels(AbstractObjective):
@@ -128,7 +128,7 @@ class HutchinsonLabels(AbstractObjective):
         mine = share == torch.arange(self.probes, device=x.device)[:, None, None]
         probes = (mine * (2 * torch.randint(0, 2, x.shape, **options) - 1)).to(x)
         with torch.no_grad():
-            _, products = jacobian_products(field, t, x, probes)
+            _, products = field.jacobian_products(t, x, probes)
             label = (probes * products).sum((0, -1)) / math.sqrt(features)
         residual = network.velocity_and_residual(field, t, x)[1]
         return 0.5 * (residual - label) ** 2

@@ -6,14 +6,16 @@ A likelihood is a density, and not a way to draw from it: that is a transport
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from pyro_stad._chunks import CHUNK_SIZE, check_chunk_size
+from pyro_stad._chunks import CHUNK_SIZE, check_chunk_size, rows_of
+from pyro_stad._events import event_sum
 from pyro_stad.data.standardise import Standardise
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.fields.base import AbstractField
@@ -38,8 +40,12 @@ class AbstractLikelihood(nn.Module, ABC):
             :mod:`pyro_stad.calibrate.choose`.
     """
 
+    # Whether log p is the integral of the divergence, so that the mass of every way is off alike.
+    integrates: ClassVar[bool] = True
+
     field: AbstractField
     divergence: AbstractDivergence
+    context: Tensor | None = None
 
     def __init__(
         self,
@@ -79,7 +85,23 @@ class AbstractLikelihood(nn.Module, ABC):
         unknown = sorted(changes.keys() - parts.keys())
         if unknown:
             raise TypeError(f"{type(self).__name__} has no {unknown}; it has {list(parts)}")
-        return type(self)(**{**parts, **changes})
+        new = type(self)(**{**parts, **changes})
+        return new if self.context is None else new.given(self.context)
+
+    def given(self, context: Tensor) -> Self:
+        """Return the density of points given a context, of the same networks.
+
+        Arguments:
+            context: a row for each point, shape ``(B, *context_shape)``, or one for all.
+
+        Raises:
+            TypeError: if the field takes no context.
+        """
+        if not self.field.context_shape:
+            raise TypeError(f"a {type(self.field).__name__} takes no context")
+        new = copy.copy(self)
+        new.context = context
+        return new
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
@@ -107,7 +129,23 @@ class AbstractLikelihood(nn.Module, ABC):
 
     def transport(self) -> Flow:
         """Return the flow that this is the density of."""
-        return Flow(self.field, self.solver, chunk_size=self.chunk_size)
+        flow = Flow(self.field, self.solver, chunk_size=self.chunk_size)
+        return flow if self.context is None else flow.given(self.context)
+
+    def _rows(self, count: int) -> Tensor | None:
+        """Return the context of so many points."""
+        if self.context is None:
+            return None
+        return rows_of(self.context, self.field.context_shape, count)
+
+    def _field_given(self, context: Tensor | None) -> Any:
+        """Return the field that has closed over the context of some rows."""
+        return self.field if context is None else self.field.given(context)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether this is the density of the flow itself, but for its time grid."""
+        return False
 
     @abstractmethod
     def sequential_calls(self) -> int | None:
@@ -115,7 +153,7 @@ class AbstractLikelihood(nn.Module, ABC):
 
     def _log_prob_at_end(self, z: Tensor, integral: Tensor) -> Tensor:
         """Return the log-density of data that ended in ``z`` and met ``integral`` on the way."""
-        return self.constant() - 0.5 * z.square().sum(-1) + integral
+        return self.constant() - 0.5 * event_sum(z.square()) + integral
 
     def constant(self) -> float:
         """Return the constant of the density: noise's, the data's scale, and the mass."""

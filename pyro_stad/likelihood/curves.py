@@ -14,12 +14,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_count
+from pyro_stad._events import beside
 from pyro_stad.fields.base import AbstractField
 from pyro_stad.ode import Midpoint
 from pyro_stad.registry import registered, storable
@@ -32,7 +34,7 @@ _MOST_STEPS = 1024
 
 
 class Followed(NamedTuple):
-    """A curve at K times: points and slopes ``(B, K, D)`` (no slopes: at rest), end ``(B, D)``."""
+    """Curves at K times: points, and slopes (none: at rest), ``(B, K, ...)``; ends ``(B, ...)``."""
 
     points: Tensor
     slopes: Tensor | None
@@ -50,7 +52,7 @@ class AbstractCurve(ABC):
 
     @abstractmethod
     def follow(self, field: AbstractField, start: Tensor, times: Tensor) -> Followed:
-        """Follow the curves of ``start``, shape ``(B, D)``, to ``times``, shape ``(K,)``."""
+        """Follow the curves of ``start``, ``(B, *event_shape)``, to ``times``, ``(K,)``."""
 
     @abstractmethod
     def sequential_calls(self) -> int:
@@ -63,7 +65,7 @@ class Constant(AbstractCurve):
     """The curve that stays in its starting point."""
 
     def follow(self, field: AbstractField, start: Tensor, times: Tensor) -> Followed:
-        points = start[:, None].expand(-1, len(times), -1)
+        points = start[:, None].expand(-1, len(times), *start.shape[1:])
         return Followed(points, None, start)
 
     def sequential_calls(self) -> int:
@@ -89,14 +91,10 @@ class Coarse(AbstractCurve):
         return self.steps
 
     def follow(self, field: AbstractField, start: Tensor, times: Tensor) -> Followed:
-        solver = Midpoint(self.steps)
-        knots, states = solver.trajectory(field.velocity, start, field.t_min, field.t_max)
-        at, rows, features = states.shape
-        slopes = field.velocity(knots.repeat_interleave(rows), states.reshape(-1, features))
-        slopes = slopes.reshape(at, rows, features)
+        knots, states, slopes = self._solve(field, start)
         left = (torch.searchsorted(knots, times, right=True) - 1).clamp(0, self.steps - 1)
-        length = (knots[left + 1] - knots[left])[:, None, None]
-        s = (times - knots[left])[:, None, None] / length
+        length = beside(knots[left + 1] - knots[left], states)
+        s = beside(times - knots[left], states) / length
         # Cubic Hermite polynomials on each interval, and their derivatives.
         a, b = states[left], states[left + 1]
         da, db = length * slopes[left], length * slopes[left + 1]
@@ -106,8 +104,22 @@ class Coarse(AbstractCurve):
         rise = chord + (1 - s) * (1 - 3 * s) * bow + s * (2 - 3 * s) * skew
         return Followed(points.transpose(0, 1), (rise / length).transpose(0, 1), states[-1])
 
+    def _solve(self, field: AbstractField, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return knots ``(K,)``, states and slopes there, ``(K, B, ...)``, by the midpoint rule."""
+        ends = Midpoint(self.steps).knots(field.t_min, field.t_max)
+        knots = [start.new_full((), end) for end in ends]
+        states, slopes = [start], []
+        for knot, (low, high) in zip(knots, pairwise(ends)):
+            x, step = states[-1], high - low
+            slopes.append(field.velocity(knot, x))
+            middle = torch.add(x, slopes[-1], alpha=0.5 * step)
+            rate = field.velocity(x.new_full((), low + 0.5 * step), middle)
+            states.append(torch.add(x, rate, alpha=step))
+        slopes.append(field.velocity(knots[-1], states[-1]))
+        return torch.stack(knots), torch.stack(states), torch.stack(slopes)
+
     def sequential_calls(self) -> int:
-        return Midpoint(self.steps).sequential_calls() + 1  # and the slope at the last knot
+        return 2 * self.steps + 1
 
 
 CURVES: Mapping[str, type[AbstractCurve]] = registered("curve")

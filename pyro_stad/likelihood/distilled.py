@@ -155,7 +155,7 @@ def _in_a_trace(
 ) -> Tensor:
     """Return what ``_Law.side_by_side`` does."""
     law = _Law(scale, constant, Gate(inner, outer), weights)
-    return torch.cat([padded(law.side_by_side, rows, ROWS) for rows in x.split(CHUNK_SIZE)])
+    return torch.cat([padded(law.side_by_side, ROWS, rows) for rows in x.split(CHUNK_SIZE)])
 
 
 # As one operation of a trace, which then has the look at the gate in it, and none of the ninety
@@ -249,6 +249,8 @@ class DistilledDensity(AbstractLikelihood):
         -1.83...
     """
 
+    integrates = False
+
     def __init__(
         self,
         field: AbstractField,
@@ -270,6 +272,9 @@ class DistilledDensity(AbstractLikelihood):
                 f"`correction` takes points of {entering} features, the field has {field.features}"
             )
         self.correction, self.gate = correction, gate
+
+    def given(self, context: Tensor) -> DistilledDensity:
+        raise TypeError("a distilled density takes no context: use another way to the density")
 
     def __repr__(self) -> str:
         width, depth = self.correction.width, self.correction.depth
@@ -313,7 +318,7 @@ class DistilledDensity(AbstractLikelihood):
     def by_autograd(self, x: Tensor) -> Tensor:
         """Return the log-density as operations that can be differentiated again."""
         law = self.law
-        return in_chunks(x, lambda rows: law.value(law.met(rows)), self.chunk_size)
+        return in_chunks(self, x, lambda rows: law.value(law.met(rows)), self.chunk_size)
 
     @property
     def law(self) -> _Law:
@@ -337,7 +342,8 @@ class _LogProb(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             return density.by_autograd(_whitened(v, whitening))
         # In chunks too, of which only this is kept: nothing has to be computed again.
-        found = in_chunks(v, lambda rows: law.side_by_side(rows, whitening), density.chunk_size)
+        size = density.chunk_size
+        found = in_chunks(density, v, lambda rows: law.side_by_side(rows, whitening), size)
         ctx.save_for_backward(v, found[:, 1:])
         # A copy: what is returned may be written to.
         return found[:, 0].clone()

@@ -17,6 +17,7 @@ References:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from pyro_stad._chunks import in_chunks
 from pyro_stad.divergence import Exact
+from pyro_stad.fields.base import AbstractField
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.registry import storable
 
@@ -62,24 +64,37 @@ class FlowODE(AbstractLikelihood):
             changes: parts that are to be others, such as ``divergence``.
         """
         parts = ("field", "divergence", "solver", "chunk_size")
-        return cls(**{**{name: getattr(likelihood, name) for name in parts}, **changes})
+        flow = cls(**{**{name: getattr(likelihood, name) for name in parts}, **changes})
+        return flow if likelihood.context is None else flow.given(likelihood.context)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of data ``x``, shape ``(B, D)``; NaN where the solve failed."""
-        return in_chunks(x, self._log_prob, self.chunk_size)
+        # An exact trace makes as many rows of each as there are coordinates.
+        per_row = max(1, self.divergence.passes(self.field.features))
+        return in_chunks(
+            self, x, self._log_prob, self.chunk_size, context=self._rows(len(x)), per_row=per_row
+        )
+
+    @property
+    def is_exact(self) -> bool:
+        return self.divergence.is_exact
 
     def sequential_calls(self) -> int | None:
         return self.solver.sequential_calls()
 
-    def _log_prob(self, x: Tensor) -> Tensor:
-        field = self.field
-        start = torch.cat([x * field.data_scale, torch.zeros_like(x[:, :1])], dim=-1)
-        end = self.solver.integrate(self._augmented, start, field.t_min, field.t_max)
+    def _log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        field = self._field_given(context)
+        flat = x.flatten(1) * field.data_scale
+        start = torch.cat([flat, torch.zeros_like(flat[:, :1])], dim=-1)
+        end = self.solver.integrate(
+            partial(self._augmented, field), start, field.t_min, field.t_max
+        )
         return self._log_prob_at_end(end[:, :-1], end[:, -1])
 
-    def _augmented(self, t: Tensor, state: Tensor) -> Tensor:
-        velocity, divergence = self.divergence.velocity_and_divergence(self.field, t, state[:, :-1])
-        return torch.cat([velocity, divergence[:, None]], dim=-1)
+    def _augmented(self, field: AbstractField, t: Tensor, state: Tensor) -> Tensor:
+        x = state[:, :-1].unflatten(1, field.event_shape)
+        velocity, divergence = self.divergence.velocity_and_divergence(field, t, x)
+        return torch.cat([velocity.flatten(1), divergence[:, None]], dim=-1)
 
 
 def exact_twin(likelihood: AbstractLikelihood) -> FlowODE:

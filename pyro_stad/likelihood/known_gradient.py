@@ -13,19 +13,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_stad._events import event_sum
+
 __all__ = ["with_gradient"]
 
 
 def with_gradient(x: Tensor, value: Tensor, slopes: Tensor) -> Tensor:
-    """Return ``value``, shape ``(B,)``, whose derivatives by points ``x``, ``(B, D)``, are given.
+    """Return ``value``, shape ``(B,)``, whose derivatives by points ``x`` are given.
 
     Second derivatives are not known. Who asks for them gets the largest number there is, or
     infinity, instead of a zero that could pass for a curvature.
 
     Arguments:
-        x: points with shape ``(B, D)``, in the graph.
-        value, slopes: what was computed at ``x.detach()``, ``(B,)`` and ``(B, D)``.
+        x: points with shape ``(B, *event_shape)``, in the graph.
+        value, slopes: what was computed at ``x.detach()``, ``(B,)`` and the shape of x.
     """
     nothing = x - x.detach()
     slopes = torch.add(slopes, nothing, alpha=torch.finfo(x.dtype).max)
-    return value + (nothing * slopes).sum(-1)
+    return value + event_sum(nothing * slopes)

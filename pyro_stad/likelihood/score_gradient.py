@@ -12,7 +12,6 @@ References:
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from pyro_stad._chunks import in_chunks
@@ -53,7 +52,7 @@ class ScoreGradient(AbstractLikelihood):
             raise TypeError(
                 f"`inner` must be a likelihood, such as prior.likelihood; got {inner!r}"
             )
-        if not isinstance(inner.field, AbstractAngularField):
+        if not inner.field.has_score:
             raise TypeError(
                 f"ScoreGradient needs a field with a score, that is, on a Gaussian path; got "
                 f"{type(inner.field).__name__}"
@@ -69,7 +68,7 @@ class ScoreGradient(AbstractLikelihood):
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of data ``x``, shape ``(B, D)``."""
         constant = x.detach()
-        slopes = in_chunks(constant, self._slopes, self.chunk_size)
+        slopes = in_chunks(self, constant, self._slopes, self.chunk_size)
         return with_gradient(x, self.inner.log_prob(constant), slopes)
 
     def sequential_calls(self) -> int | None:
@@ -78,5 +77,5 @@ class ScoreGradient(AbstractLikelihood):
     def _slopes(self, x: Tensor) -> Tensor:
         """Return the score of data, shape ``(B, D)``."""
         field, y = self.field, x * self.field.data_scale
-        angle = torch.full_like(y[:, 0], field.t_min)
+        angle = y.new_full((len(y),), field.t_min)
         return field.data_scale * field.own_score(angle, y, field.velocity(angle, y))

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from pyro_stad._checks import check_count, is_transformed
 from pyro_stad._chunks import CHUNK_SIZE, in_chunks
+from pyro_stad._events import event_sum
 from pyro_stad._rows import ROWS
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.fields.base import AbstractAngularField, AbstractField
@@ -83,7 +84,7 @@ class SteinPath(AbstractLikelihood):
         log_mass: float = 0.0,
     ) -> None:
         super().__init__(field, divergence, solver, chunk_size, log_mass)
-        if not isinstance(field, AbstractAngularField):
+        if not field.has_score:
             raise TypeError(
                 f"SteinPath needs a field with a score, that is, on a Gaussian path; got "
                 f"{type(field).__name__}. Use FlowODE"
@@ -119,7 +120,11 @@ class SteinPath(AbstractLikelihood):
         # The nodes of a point fill rows already; a curve that is solved for needs more points.
         solved = self.sequential_calls() > 1
         multiple = ROWS if solved else ROWS // math.gcd(ROWS, self.nodes)
-        return in_chunks(x, self._log_prob, self.chunk_size, per_row=self.nodes, multiple=multiple)
+        per_row = self.nodes * max(1, self.integrand.passes(self.field.features))
+        return in_chunks(
+            self, x, self._log_prob, self.chunk_size, context=self._rows(len(x)), per_row=per_row,
+            multiple=multiple,
+        )  # fmt: skip
 
     def settings(self) -> dict[str, Any]:
         consistent = self.consistent and describe(self.consistent, "divergence")
@@ -167,22 +172,28 @@ class SteinPath(AbstractLikelihood):
     def sequential_calls(self) -> int:
         return self.curve.sequential_calls() + 1
 
-    def _log_prob(self, x: Tensor) -> Tensor:
-        fused = self._current(x)
+    def _log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        fused = self._current(x) if context is None else None
         if fused is not None:
             return fused.log_prob(x)
-        return self._log_prob_at_end(*self._follow_and_integrate(x * self.field.data_scale))
+        start = x * self.field.data_scale
+        return self._log_prob_at_end(*self._follow_and_integrate(start, context))
 
-    def _follow_and_integrate(self, start: Tensor) -> tuple[Tensor, Tensor]:
+    def _follow_and_integrate(
+        self, start: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the ends ``(B, D)`` of the curves, and the integrals along them, ``(B,)``."""
-        field, times = self.field, self.times.to(start)
-        points, slopes, end = self.curve.follow(field, start, times)
+        times = self.times.to(start)
+        points, slopes, end = self.curve.follow(self._field_given(context), start, times)
+        field = self._field_given(
+            None if context is None else context.repeat_interleave(self.nodes, 0)
+        )
         # Point by point, its nodes side by side: then a sum over nodes never depends on the batch.
-        y, t = points.reshape(-1, start.shape[-1]), times.repeat(len(start))
+        y, t = points.flatten(0, 1), times.repeat(len(start))
         velocity, divergence = self.integrand.velocity_and_divergence(field, t, y)
-        relative = velocity if slopes is None else velocity - slopes.reshape(y.shape)
+        relative = velocity if slopes is None else velocity - slopes.flatten(0, 1)
         score = field.own_score(t, y, velocity)
-        integrand = (divergence + (relative * score).sum(-1)).reshape(len(start), self.nodes)
+        integrand = (divergence + event_sum(relative * score)).reshape(len(start), self.nodes)
         return end, (integrand * self.weights.to(start)).sum(-1)
 
 

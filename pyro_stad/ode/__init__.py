@@ -8,6 +8,16 @@ from pyro_stad.ode.solvers import (
     AbstractSolver,
     Dopri5,
     Midpoint,
+    Tableau,
 )
 
-__all__ = ["GRADING", "RK4", "SOLVERS", "AbstractFixedGrid", "AbstractSolver", "Dopri5", "Midpoint"]
+__all__ = [
+    "GRADING",
+    "RK4",
+    "SOLVERS",
+    "AbstractFixedGrid",
+    "AbstractSolver",
+    "Dopri5",
+    "Midpoint",
+    "Tableau",
+]

@@ -1,4 +1,4 @@
-r"""Solvers on torchdiffeq: fixed grids for inference, dopri5 as the reference.
+r"""Solvers: Runge-Kutta rules on fixed grids for inference, torchdiffeq's dopri5 as the reference.
 
 A fixed grid evaluates every point at the same times whatever its batch mates are, so the result is
 a smooth, deterministic function of the point alone, and it can be traced. An adaptive solver steps
@@ -6,8 +6,12 @@ on the joint error norm of the batch: one outlier moves its neighbours, and a tr
 silently wrong on new inputs. Hence adaptive solvers refuse to be traced, and the likelihoods use
 them one-off, as references.
 
+The loop over steps of a fixed grid is not torchdiffeq's: ``odeint`` writes its result in place,
+which ``torch.vmap`` refuses, and compares times, which a trace can't follow.
+
 References:
-    Chen (2018), torchdiffeq; Dormand and Prince (1980), A Family of Embedded Runge-Kutta Formulae.
+    Butcher (2016), Numerical Methods for Ordinary Differential Equations; Chen (2018),
+    torchdiffeq; Dormand and Prince (1980), A Family of Embedded Runge-Kutta Formulae.
 """
 
 from __future__ import annotations
@@ -15,13 +19,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torchdiffeq import odeint
-from torchdiffeq._impl import fixed_grid
 
 from pyro_stad._checks import check_count, check_positive
 from pyro_stad.registry import registered, storable
@@ -34,6 +38,7 @@ __all__ = [
     "AbstractSolver",
     "Dopri5",
     "Midpoint",
+    "Tableau",
 ]
 
 # Knots at low + (high - low) u^1.5, denser towards the data end, which is the lower end of time.
@@ -63,11 +68,11 @@ class AbstractSolver(ABC):
 
         Arguments:
             field: right-hand side ``(t, state) -> d state / dt``, with scalar ``t``.
-            state: initial state with shape ``(B, S)``.
+            state: initial state with shape ``(B, ...)``.
             start, end: times; ``end`` may lie before ``start``.
 
         Returns:
-            The final state with shape ``(B, S)``. Rows that could not be solved hold NaN; nothing
+            The final state, of the same shape. Rows that could not be solved hold NaN; nothing
             is raised for them.
         """
 
@@ -75,28 +80,51 @@ class AbstractSolver(ABC):
     def sequential_calls(self) -> int | None:
         """Return the field calls of one solve; None if they depend on the batch."""
 
+    @abstractmethod
+    def finer(self) -> AbstractSolver:
+        """Return the same solver, more exact: what its error is measured against."""
+
+
+class Tableau(NamedTuple):
+    """An explicit Runge-Kutta rule, as Butcher writes it.
+
+    Attributes:
+        nodes: where in a step its stages are, c.
+        matrix: what each stage takes of the slopes before it, a.
+        weights: what the step takes of all slopes, b.
+    """
+
+    nodes: tuple[float, ...]
+    matrix: tuple[tuple[float, ...], ...]
+    weights: tuple[float, ...]
+
 
 class AbstractFixedGrid(AbstractSolver):
-    """A Runge-Kutta rule of torchdiffeq on ``steps`` steps, denser towards the lower time.
-
-    The rule is torchdiffeq's, the loop over steps is not: ``odeint`` writes its result in place,
-    which ``torch.vmap`` refuses, and compares times, which a trace can't follow.
+    """An explicit Runge-Kutta rule on ``steps`` steps, denser towards the lower time.
 
     Class attributes:
-        rule: torchdiffeq's solver, of which one step is used.
-        stages: field calls a step.
+        tableau: the rule.
     """
 
     is_adaptive = False
-    rule: ClassVar[type[fixed_grid.FixedGridODESolver]]
-    stages: ClassVar[int]
+    tableau: ClassVar[Tableau]
     steps: int
 
     def __post_init__(self) -> None:
         check_count(self.steps, "steps", most=_MOST_STEPS)
 
     def sequential_calls(self) -> int:
-        return self.steps * self.stages
+        return self.steps * len(self.tableau.nodes)
+
+    def finer(self) -> AbstractFixedGrid:
+        return replace(self, steps=2 * self.steps)  # type: ignore[type-var]
+
+    def knots(self, start: float, end: float) -> list[float]:
+        """Return the times between steps, ``steps + 1`` of them."""
+        low, high = min(start, end), max(start, end)
+        places = (index / self.steps for index in range(self.steps + 1))
+        knots = [low + (high - low) * place**GRADING for place in places]
+        return knots if start < end else knots[::-1]
 
     def integrate(self, field: VectorField, state: Tensor, start: float, end: float) -> Tensor:
         # A queue of one: the states before the last are not kept.
@@ -105,31 +133,33 @@ class AbstractFixedGrid(AbstractSolver):
     def trajectory(
         self, field: VectorField, state: Tensor, start: float, end: float
     ) -> tuple[Tensor, Tensor]:
-        """Return the knots, ``(steps + 1,)``, and the states there, ``(steps + 1, B, S)``."""
+        """Return the knots, ``(steps + 1,)``, and the states there, ``(steps + 1, *state)``."""
         states = [state, *self._states(field, state, start, end)]
-        return self._knots(state, start, end), torch.stack(states)
-
-    def _knots(self, state: Tensor, start: float, end: float) -> Tensor:
-        # Float64: in float32 the first steps would be rounded.
-        places = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64, device=state.device)
-        low, high = min(start, end), max(start, end)
-        knots = (low + (high - low) * places**GRADING).to(state.dtype)
-        return knots if start < end else knots.flip(0)
+        knots = [state.new_full((), knot) for knot in self.knots(start, end)]
+        return torch.stack(knots), torch.stack(states)
 
     def _states(
         self, field: VectorField, state: Tensor, start: float, end: float
     ) -> Iterator[Tensor]:
         """Yield the state after each step."""
-
-        def unperturbed(t: Tensor, x: Tensor, perturb: object = None) -> Tensor:
-            return field(t, x)
-
-        rule = self.rule(unperturbed, state, atol=0.0)
-        knots = self._knots(state, start, end).unbind()
-        for t0, t1 in zip(knots, knots[1:]):
-            change, _ = rule._step_func(unperturbed, t0, t1 - t0, t1, state)
-            state = state + change
+        knots, nodes = self.knots(start, end), self.tableau.nodes
+        steps = [(low, high - low) for low, high in pairwise(knots)]
+        for low, step in steps:
+            slopes: list[Tensor] = []
+            for node, row in zip(nodes, self.tableau.matrix):
+                # Filled: a trace warns of every tensor that is made of numbers otherwise.
+                time = state.new_full((), low + node * step)
+                slopes.append(field(time, _moved(state, slopes, row, step)))
+            state = _moved(state, slopes, self.tableau.weights, step)
             yield state
+
+
+def _moved(state: Tensor, slopes: list[Tensor], shares: tuple[float, ...], step: float) -> Tensor:
+    """Return the state, moved along shares of the slopes."""
+    for slope, share in zip(slopes, shares):
+        if share:
+            state = torch.add(state, slope, alpha=step * share)
+    return state
 
 
 @storable("solver", "midpoint")
@@ -138,8 +168,7 @@ class Midpoint(AbstractFixedGrid):
     """The explicit midpoint rule on a fixed grid: order 2, two field calls a step."""
 
     steps: int = 32
-    rule = fixed_grid.Midpoint
-    stages = 2
+    tableau = Tableau((0.0, 0.5), ((), (0.5,)), (0.0, 1.0))
 
 
 @storable("solver", "rk4")
@@ -148,8 +177,11 @@ class RK4(AbstractFixedGrid):
     """The fourth-order Runge-Kutta (3/8) rule on a fixed grid: four field calls a step."""
 
     steps: int = 16
-    rule = fixed_grid.RK4
-    stages = 4
+    tableau = Tableau(
+        (0.0, 1 / 3, 2 / 3, 1.0),
+        ((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0)),
+        (1 / 8, 3 / 8, 3 / 8, 1 / 8),
+    )
 
 
 @storable("solver", "dopri5")
@@ -174,6 +206,9 @@ class Dopri5(AbstractSolver):
 
     def sequential_calls(self) -> None:
         return None
+
+    def finer(self) -> Dopri5:
+        return replace(self, rtol=0.1 * self.rtol, atol=0.1 * self.atol)
 
     def integrate(self, field: VectorField, state: Tensor, start: float, end: float) -> Tensor:
         if torch.jit.is_tracing():

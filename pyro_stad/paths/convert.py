@@ -12,7 +12,7 @@ and each of them gives :math:`w` back. Score and noise say nothing about the dat
 :math:`a = 0`; the paths end before that, or (``OptimalTransport``) the two raise there.
 
 All functions take ``t`` of shape ``()`` or ``batch_shape`` and ``x`` of shape
-``batch_shape + (D,)``, and return the shape of ``x``.
+``batch_shape + event_shape``, and return the shape of ``x``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pyro_stad._events import beside
 from pyro_stad.paths.base import AbstractPath
 
 __all__ = [
@@ -40,51 +41,51 @@ __all__ = [
 def angular_to_velocity(path: AbstractPath, t: Tensor, x: Tensor, w: Tensor) -> Tensor:
     """Return the probability-flow velocity :math:`dx/dt`."""
     p = path.polar(t)
-    return p.log_scale_rate[..., None] * x + (p.scale * p.angle_rate)[..., None] * w
+    return beside(p.log_scale_rate, x) * x + beside(p.scale * p.angle_rate, x) * w
 
 
 def angular_to_denoised(path: AbstractPath, t: Tensor, x: Tensor, w: Tensor) -> Tensor:
     """Return the posterior mean of the data, :math:`E[x_0 | x_t]`."""
     p = path.polar(t)
-    return (torch.cos(p.angle) / p.scale)[..., None] * x - torch.sin(p.angle)[..., None] * w
+    return beside(torch.cos(p.angle) / p.scale, x) * x - beside(torch.sin(p.angle), x) * w
 
 
 def angular_to_noise(path: AbstractPath, t: Tensor, x: Tensor, w: Tensor) -> Tensor:
     r"""Return the posterior mean of the noise, :math:`E[\epsilon | x_t]`."""
     p = path.polar(t)
-    return (torch.sin(p.angle) / p.scale)[..., None] * x + torch.cos(p.angle)[..., None] * w
+    return beside(torch.sin(p.angle) / p.scale, x) * x + beside(torch.cos(p.angle), x) * w
 
 
 def angular_to_score(path: AbstractPath, t: Tensor, x: Tensor, w: Tensor) -> Tensor:
     r"""Return the score :math:`\nabla \log p_t(x)`."""
     p = path.polar(t)
-    return -angular_to_noise(path, t, x, w) / (p.scale * torch.sin(p.angle))[..., None]
+    return -angular_to_noise(path, t, x, w) / beside(p.scale * torch.sin(p.angle), x)
 
 
 def velocity_to_angular(path: AbstractPath, t: Tensor, x: Tensor, velocity: Tensor) -> Tensor:
     """Return the angular velocity of a field given by its velocity."""
     p = path.polar(t)
-    return (velocity - p.log_scale_rate[..., None] * x) / (p.scale * p.angle_rate)[..., None]
+    return (velocity - beside(p.log_scale_rate, x) * x) / beside(p.scale * p.angle_rate, x)
 
 
 def denoised_to_angular(path: AbstractPath, t: Tensor, x: Tensor, denoised: Tensor) -> Tensor:
     """Return the angular velocity of a field given by its denoised data."""
     p = path.polar(t)
-    cos_y = (torch.cos(p.angle) / p.scale)[..., None] * x
-    return (cos_y - denoised) / torch.sin(p.angle)[..., None]
+    cos_y = beside(torch.cos(p.angle) / p.scale, x) * x
+    return (cos_y - denoised) / beside(torch.sin(p.angle), x)
 
 
 def noise_to_angular(path: AbstractPath, t: Tensor, x: Tensor, noise: Tensor) -> Tensor:
     """Return the angular velocity of a field given by its noise prediction."""
     p = path.polar(t)
-    sin_y = (torch.sin(p.angle) / p.scale)[..., None] * x
-    return (noise - sin_y) / torch.cos(p.angle)[..., None]
+    sin_y = beside(torch.sin(p.angle) / p.scale, x) * x
+    return (noise - sin_y) / beside(torch.cos(p.angle), x)
 
 
 def score_to_angular(path: AbstractPath, t: Tensor, x: Tensor, score: Tensor) -> Tensor:
     """Return the angular velocity of a field given by its score."""
     p = path.polar(t)
-    noise = -(p.scale * torch.sin(p.angle))[..., None] * score
+    noise = -beside(p.scale * torch.sin(p.angle), x) * score
     return noise_to_angular(path, t, x, noise)
 
 

@@ -13,11 +13,12 @@ References:
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import Tensor
 
-from pyro_stad._chunks import CHUNK_SIZE, check_chunk_size, in_chunks
+from pyro_stad._chunks import CHUNK_SIZE, check_chunk_size, in_chunks, rows_of
 from pyro_stad.fields.base import AbstractField
 from pyro_stad.ode import AbstractSolver
 from pyro_stad.registry import Source, build, describe, storable
@@ -47,6 +48,7 @@ class Flow(AbstractInvertible):
     """
 
     field: AbstractField
+    context: Tensor | None = None
 
     def __init__(
         self,
@@ -73,22 +75,38 @@ class Flow(AbstractInvertible):
         return cls(source.given["field"], *solvers, **settings)
 
     def push(self, z: Tensor) -> Tensor:
-        """Carry standard normal ``z``, shape ``(B, D)``, to data, shape ``(B, D)``."""
-        return in_chunks(z, self._push, self.chunk_size)
+        """Carry standard normal ``z``, shape ``(B, *event_shape)``, to data."""
+        return in_chunks(self, z, self._push, self.chunk_size, context=self._rows(len(z)))
 
     def pull(self, x: Tensor) -> Tensor:
-        """Carry data ``x``, shape ``(B, D)``, to standard normal, shape ``(B, D)``."""
-        return in_chunks(x, self._pull, self.chunk_size)
+        """Carry data ``x``, shape ``(B, *event_shape)``, to standard normal."""
+        return in_chunks(self, x, self._pull, self.chunk_size, context=self._rows(len(x)))
 
     def sequential_calls(self) -> int | None:
         return self.solver.sequential_calls()
 
-    def _push(self, z: Tensor) -> Tensor:
-        field = self.field
+    def given(self, context: Tensor) -> Flow:
+        """Return the flow given a context, of the same networks; see ``AbstractLikelihood``."""
+        if not self.field.context_shape:
+            raise TypeError(f"a {type(self.field).__name__} takes no context")
+        new = copy.copy(self)
+        new.context = context
+        return new
+
+    def _rows(self, count: int) -> Tensor | None:
+        if self.context is None:
+            return None
+        return rows_of(self.context, self.field.context_shape, count)
+
+    def _field_given(self, context: Tensor | None) -> AbstractField:
+        return self.field if context is None else self.field.given(context)
+
+    def _push(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        field = self._field_given(context)
         x = self.solver.integrate(field.velocity, z, field.t_max, field.t_min)
         return x / field.data_scale
 
-    def _pull(self, x: Tensor) -> Tensor:
-        field = self.field
+    def _pull(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        field = self._field_given(context)
         start = x * field.data_scale
         return self.back.integrate(field.velocity, start, field.t_min, field.t_max)

@@ -17,7 +17,7 @@ from torch.distributions import StudentT, VonMises
 import pyro_stad
 from pyro_stad.errors import CheckpointError
 from pyro_stad.files.parts import take_margins
-from tests.density.test_files import rewrite
+from tests.files.test_files import rewrite
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from pyro_stad.data.reference import Reference
 from pyro_stad.density import FlowPrior
 from pyro_stad.density.typical import typical_error
 from pyro_stad.divergence import Exact
+from pyro_stad.learn import Spread
 from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4
 from tests.oracles import field_on, gaussian
@@ -101,7 +102,7 @@ def test_samples_are_believed_rather_than_members():
     rows = samples()[samples()[:, 0].argsort()]
     left = torch.cat([rows[:5000], rows[5000::2]])  # twice as many left of the middle
     prior = prior_with(left)
-    known = pyro_stad.density.Spread(SIZE, 3, 4, torch.Generator()).double()
+    known = Spread(SIZE, 3, 4, torch.Generator()).double()
     known.unit.fill_(1e-6)
     known.factor.fill_(1.0)
     sure = FlowPrior(

@@ -63,7 +63,7 @@ def test_what_is_no_likelihood_is_refused():
 def test_a_prior_with_it_says_so_samples_and_is_not_saved(tiny_prior, tmp_path):
     prior = tiny_prior.with_likelihood(ScoreGradient(tiny_prior.likelihood))
     assert "ScoreGradient(" in repr(prior)
-    with pytest.raises(TypeError, match="ScoreGradient can't be saved"):
+    with pytest.raises(TypeError, match="ScoreGradient can't be stored"):
         prior.save(tmp_path / "prior.safetensors")
     pyro.set_rng_seed(0)
     mcmc = MCMC(NUTS(lambda: pyro.sample("theta", prior)), 5, 5, disable_progbar=True)

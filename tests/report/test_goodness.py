@@ -15,6 +15,7 @@ from pyro_stad.divergence import Exact
 from pyro_stad.fields.mixture import random_mixture, sample_mixture
 from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4
+from pyro_stad.report import FitReport
 from pyro_stad.report.gaussians import best_mixture
 from pyro_stad.report.goodness import Gain, Goodness, goodness
 from tests.oracles import field_on, gaussian, mixture_sample
@@ -187,7 +188,7 @@ def test_a_fit_keeps_it_and_a_bad_one_warns(tmp_path):
 
 def test_a_file_of_before_has_none():
     old = {"seed": 0, "rows": 100, "stages": []}
-    assert pyro_stad.density.FitReport.from_dict(old).goodness is None
+    assert FitReport.from_dict(old).goodness is None
     with pytest.raises(ValueError, match="`rows` must be an integer of at least 1"):
         TwoSample(0, 0.5, 0.5, 0.1)
 

@@ -1,0 +1,134 @@
+"""A context goes through field, divergence, likelihood and transport, row by row."""
+
+import pytest
+import torch
+
+from pyro_stad.divergence import Exact, Hutchinson
+from pyro_stad.fields import ConditionalGaussianField, Gate
+from pyro_stad.likelihood import Coarse, Constant, Correction, DistilledDensity, FlowODE, SteinPath
+from pyro_stad.ode import RK4
+from pyro_stad.paths import OptimalTransport
+from tests.oracles import field_on, gaussian
+
+SIZE, GIVEN = 3, 2
+
+
+def conditional():
+    """Return data N(A c + b, C): where the noise end begins, their mean is nearly forgotten."""
+    generator = torch.Generator().manual_seed(0)
+    weight = 0.5 * torch.randn(SIZE, GIVEN, generator=generator)
+    factor = torch.eye(SIZE) + 0.2 * torch.randn(SIZE, SIZE, generator=generator).tril()
+    bias = torch.tensor([0.3, -0.2, 0.1])
+    return ConditionalGaussianField(OptimalTransport(), weight, bias, factor @ factor.mT)
+
+
+WAYS = {
+    "flow": lambda field: FlowODE(field, Exact(), RK4(24)),
+    "flow, small chunks": lambda field: FlowODE(field, Exact(), RK4(24), chunk_size=64),
+    "constant": lambda field: SteinPath(field, Exact(), RK4(4), Constant(), 64),
+    "coarse": lambda field: SteinPath(field, Exact(), RK4(4), Coarse(8), 64),
+}
+
+
+def smeared(field):
+    """Return the law with the little noise of the path's beginning: what a flow's density is of."""
+    spread = torch.tan(torch.tensor(field.t_min)) ** 2
+    covariance = field._axes @ torch.diag(field._spectrum + spread) @ field._axes.mT
+    return ConditionalGaussianField(field.path, field.weight, field.bias, covariance)
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_the_density_given_a_context_is_that_of_the_conditional_law(name):
+    field = conditional()
+    x, context = torch.randn(20, SIZE), torch.randn(20, GIVEN)
+    found = WAYS[name](field).given(context).log_prob(x)
+    wanted = smeared(field).log_density(x, context)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_gradients_reach_the_context(name):
+    field = conditional()
+    x, context = torch.randn(20, SIZE), torch.randn(20, GIVEN, requires_grad=True)
+    found = WAYS[name](field).given(context).log_prob(x)
+    (slope,) = torch.autograd.grad(found.sum(), context)
+    wanted = torch.autograd.grad(smeared(field).log_density(x, context).sum(), context)[0]
+    torch.testing.assert_close(slope, wanted, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_rows_keep_to_their_context(name):
+    """Whatever their mates: turned round, alone, and with one context for all."""
+    field = conditional()
+    way = WAYS[name](field)
+    x, context = torch.randn(9, SIZE), torch.randn(9, GIVEN)
+    together = way.given(context).log_prob(x)
+    turned = way.given(context.flip(0)).log_prob(x.flip(0)).flip(0)
+    alone = torch.cat([way.given(c[None]).log_prob(row[None]) for row, c in zip(x, context)])
+    # A product with the contexts rounds in its own order.
+    for other in (turned, alone):
+        torch.testing.assert_close(other, together, rtol=0, atol=1e-11)
+    for one in (context[0], context[:1]):
+        shared = way.given(one).log_prob(x)
+        torch.testing.assert_close(shared[0], together[0], rtol=0, atol=1e-11)
+        repeated = way.given(context[:1].expand(9, GIVEN)).log_prob(x)
+        torch.testing.assert_close(shared, repeated, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("chunk_size", [16, 2048])
+def test_draws_given_a_context_are_of_the_conditional_law(chunk_size):
+    field = conditional()
+    flow = FlowODE(field, Exact(), RK4(24), chunk_size).transport()
+    z, context = torch.randn(100, SIZE), torch.randn(100, GIVEN)
+    x = flow.given(context).push(z)
+    torch.testing.assert_close(flow.given(context).pull(x), z, rtol=0, atol=1e-4)
+    # What the flow does to noise is affine: from two contexts it differs by their means' distance.
+    other = flow.given(context + 1.0).push(z)
+    apart = field.weight.sum(1).expand(100, SIZE)
+    torch.testing.assert_close(other - x, apart, rtol=0.02, atol=0.02)
+
+
+def test_gradients_of_draws_reach_the_context():
+    flow = FlowODE(conditional(), Exact(), RK4(8), chunk_size=16).transport()
+    context = torch.randn(40, GIVEN, requires_grad=True)
+    flow.given(context).push(torch.randn(40, SIZE)).sum().backward()
+    assert context.grad.abs().min() > 0.01
+
+
+def test_a_stochastic_divergence_knows_the_context():
+    field = conditional()
+    x, context = torch.randn(20, SIZE), torch.randn(20, GIVEN)
+    flow = FlowODE(field, Hutchinson(64), RK4(8))
+    exact = flow.replace(divergence=Exact())
+    found, wanted = (way.given(context).log_prob(x) for way in (flow, exact))
+    assert (found - wanted).abs().max() < 1.0
+
+
+def test_what_is_given_is_kept_by_twins_and_flows():
+    context = torch.randn(5, GIVEN)
+    way = FlowODE(conditional(), Hutchinson(2), RK4(8), 64, 0.5).given(context)
+    twin = way.replace(divergence=Exact())
+    assert twin.context is context
+    assert (twin.chunk_size, twin.log_mass) == (64, 0.5)
+    assert way.transport().context is context
+    assert FlowODE.of(way).context is context
+    assert FlowODE(conditional(), Exact(), RK4(8)).context is None
+
+
+def test_what_has_no_context_or_another_shape_is_refused():
+    field = conditional()
+    way = FlowODE(field, Exact(), RK4(2))
+    with pytest.raises(ValueError, match=r"a row of it for each of 4 points; got \(3, 2\)"):
+        way.given(torch.randn(3, GIVEN)).log_prob(torch.randn(4, SIZE))
+    with pytest.raises(ValueError, match=r"`context` must have shape \(2,\)"):
+        way.transport().given(torch.randn(4, GIVEN + 1)).push(torch.randn(4, SIZE))
+    with pytest.raises(ValueError, match=r"use field.given\(context\)"):
+        way.log_prob(torch.randn(4, SIZE))
+    plain = FlowODE(field_on("ot", gaussian(SIZE)), Exact(), RK4(2))
+    for part in (plain, plain.transport(), plain.field):
+        with pytest.raises(TypeError, match="takes no context"):
+            part.given(torch.randn(4, GIVEN))
+    gate = Gate(5.0, 6.0)
+    distilled = DistilledDensity(field, Exact(), RK4(2), Correction(SIZE, 8, 1), gate)
+    with pytest.raises(TypeError, match="takes no context"):
+        distilled.given(torch.randn(4, GIVEN))
