@@ -25,13 +25,12 @@ __all__ = [
 ]
 
 
-def check_value(value: Any, features: int, like: Tensor, *, argument: str = "value") -> Tensor:
+def check_value(value: Any, like: Tensor, *, argument: str = "value") -> Tensor:
     """Return ``value`` in the dtype of ``like``, or say what is wrong with it.
 
     Arguments:
-        value: what the user passed; expected is a tensor with shape ``(..., features)``.
-        features: the dimension D.
-        like: a tensor of the model, for dtype and device.
+        value: what the user passed; expected is a tensor with shape ``(..., *event_shape)``.
+        like: an event of the model, for shape, dtype and device.
         argument: name of the argument, for messages.
 
     Raises:
@@ -45,9 +44,10 @@ def check_value(value: Any, features: int, like: Tensor, *, argument: str = "val
         )
     if value.is_complex():
         raise TypeError(f"`{argument}` must be real; got dtype {value.dtype}")
-    if value.ndim == 0 or value.shape[-1] != features:
+    if value.ndim < like.ndim or value.shape[value.ndim - like.ndim :] != like.shape:
+        expected = ", ".join(map(str, like.shape))
         raise ValueError(
-            f"`{argument}` must have shape (..., {features}), the event shape of the prior; got "
+            f"`{argument}` must have shape (..., {expected}), the event shape of the prior; got "
             f"{tuple(value.shape)}. Nothing is broadcast along the event dimension"
         )
     if value.device != like.device:
@@ -94,11 +94,13 @@ def check_finite(value: Tensor, names: tuple[str, ...], *, argument: str = "valu
 
 def _refuse(value: Tensor, bad: Tensor, names: tuple[str, ...], argument: str) -> None:
     if bad.any():
-        *index, column = (int(i) for i in bad.nonzero()[0])
+        index = [int(i) for i in bad.nonzero()[0]]
+        # Events with a shape have no names: the whole index says where.
+        place = f" in {names[index.pop()]}" if names else ""
         where = f" at index {tuple(index)}" if index else ""
+        count = int(bad.reshape(-1, len(names) or bad[0].numel()).any(-1).sum())
         raise ValueError(
-            f"`{argument}` is {value[bad][0].item()}{where} in {names[column]}; "
-            f"{int(bad.any(-1).sum())} points are affected"
+            f"`{argument}` is {value[bad][0].item()}{where}{place}; {count} points are affected"
         )
 
 

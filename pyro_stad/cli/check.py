@@ -48,6 +48,8 @@ def check_prior(
 
 def _goodness(prior: FlowPrior, white: Tensor, seed: int) -> Goodness:
     """Return the goodness of fit on whitened rows in the order of their chain, repeats and all."""
+    if prior.layout is None:
+        raise ValueError(f"{prior!r} is of events that are no vectors: they can't be checked")
     rows = Samples(white.double(), None, prior.layout)
     distinct = merge_repeats(rows)
     time = correlation_time(rows) * len(distinct.values) / len(white)

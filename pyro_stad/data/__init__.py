@@ -22,9 +22,20 @@ from pyro_stad.data.read import read_chain
 from pyro_stad.data.repeats import merge_repeats
 from pyro_stad.data.samples import Samples, as_samples
 from pyro_stad.data.scale import check_margins, check_whitening
-from pyro_stad.data.standardise import Standardise, whitening
+from pyro_stad.data.standardise import (
+    AbstractWhitening,
+    Rescale,
+    Standardise,
+    affine,
+    real_events,
+    whitening,
+)
 
 __all__ = [
+    "AbstractWhitening",
+    "Rescale",
+    "affine",
+    "real_events",
     "Angle",
     "Batches",
     "Bounds",

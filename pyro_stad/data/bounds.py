@@ -23,6 +23,7 @@ from torch.distributions import Transform, biject_to, constraints
 
 from pyro_stad.data.angles import Angle, Periodic, Wrap
 from pyro_stad.data.layout import Layout
+from pyro_stad.data.standardise import real_events
 
 __all__ = [
     "Bounds",
@@ -126,7 +127,10 @@ def box(bounds: Bounds) -> tuple[tuple[float, float], ...]:
 
 def open_box(bounds: Bounds | None, like: Tensor) -> tuple[Tensor, Tensor]:
     """Return the ends between which numbers of the dtype of ``like``, ``(D,)``, have a density."""
-    sides = box(bounds or (_OPEN,) * len(like))
+    if bounds is None:
+        everything = torch.full_like(like, math.inf)
+        return -everything, everything
+    sides = box(bounds)
     # Float64 first: the default dtype would round a bound before the prior does.
     low, high = (
         torch.tensor(side, dtype=torch.float64, device="cpu").to(like) for side in zip(*sides)
@@ -170,7 +174,7 @@ def outer_transforms(bounds: Bounds | None, like: Tensor) -> list[Transform]:
 def support_of(bounds: Bounds | None, like: Tensor) -> constraints.Constraint:
     """Return the support with tensors of the dtype and device of ``like``."""
     if bounds is None or all(pair == _OPEN for pair in box(bounds)):
-        return constraints.real_vector
+        return real_events(like.ndim)
     runs = [(kind, list(pairs)) for kind, pairs in groupby(box(bounds), key=_kind)]
     pieces = [_constraint(kind, pairs, like) for kind, pairs in runs]
     lengths = [len(pairs) for _, pairs in runs]

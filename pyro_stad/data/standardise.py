@@ -3,7 +3,8 @@ r"""Whitening: the affine map between the sample and coordinates of mean 0 and c
 :math:`\theta = \mu + L\, x` with :math:`L L^T` the covariance of the sample. Its log-determinant,
 :math:`\sum_i \log L_{ii}`, lives here and nowhere else. Whitening, rather than scaling each
 coordinate, makes the law at the noise end match its Gaussian to second order on every path, and
-makes a Gaussian sample exactly representable by an untrained network.
+makes a Gaussian sample exactly representable by an untrained network. Events with a shape, such as
+images, are scaled number by number: their covariance has too many of them.
 """
 
 from __future__ import annotations
@@ -18,14 +19,93 @@ from pyro_stad._context import full_precision
 from pyro_stad._rows import RowProduct
 from pyro_stad.errors import SampleWarning
 
-__all__ = ["Standardise", "check_dependence", "spread_of", "whitening"]
+__all__ = [
+    "AbstractWhitening",
+    "Rescale",
+    "Standardise",
+    "affine",
+    "check_dependence",
+    "real_events",
+    "spread_of",
+    "whitening",
+]
 
 # Smallest eigenvalues of the correlation: of columns that are dependent, and of some that may be.
 _WORST_CORRELATION, _DOUBTFUL_CORRELATION = 1e-10, 5e-6
 _OUTLYING = 50.0
 
 
-class Standardise(Transform):
+def real_events(dims: int) -> constraints.Constraint:
+    """Return the constraint of real events of so many dimensions."""
+    if dims == 1:
+        return constraints.real_vector
+    return constraints.independent(constraints.real, dims)
+
+
+class AbstractWhitening(Transform):
+    """An affine bijection between whitened events and the sample's."""
+
+    bijective = True
+    loc: Tensor
+    scale_tril: Tensor
+    log_det: Tensor
+
+    def with_cache(self, cache_size: int = 1) -> AbstractWhitening:
+        """Return self: the map is too cheap to cache."""
+        return self
+
+    def outer_slopes(self, slopes: Tensor) -> Tensor:
+        """Return derivatives by theta from those by x, of the same shape."""
+        raise NotImplementedError
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.log_det.expand(x.shape[: x.ndim - self.loc.ndim])
+
+
+class Rescale(AbstractWhitening):
+    r"""The bijection :math:`\theta = \mu + s x`, number by number, on events of any shape.
+
+    Arguments:
+        loc: mean, of the shape of an event.
+        scale: standard deviations, of the same shape, or one number for all.
+
+    Raises:
+        ValueError: if a scale is not positive and finite.
+    """
+
+    def __init__(self, loc: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        if not bool((torch.isfinite(scale) & (scale > 0)).all()):
+            raise ValueError("scales must be positive and finite")
+        self.loc, self.scale_tril = loc, scale
+        self.domain = self.codomain = real_events(loc.ndim)
+        self.log_det = scale.log().expand(loc.shape).sum()
+
+    @full_precision
+    def _call(self, x: Tensor) -> Tensor:
+        return self.loc + self.scale_tril * x
+
+    @full_precision
+    def _inverse(self, y: Tensor) -> Tensor:
+        return (y - self.loc) / self.scale_tril
+
+    def outer_slopes(self, slopes: Tensor) -> Tensor:
+        return slopes / self.scale_tril
+
+
+def affine(loc: Tensor, scale: Tensor) -> AbstractWhitening:
+    """Return the whitening of a Cholesky factor ``(D, D)``, of scales, or of one scale."""
+    if loc.ndim == 1 and scale.ndim == 2:
+        return Standardise(loc, scale)
+    if scale.shape in (loc.shape, torch.Size()):
+        return Rescale(loc, scale)
+    raise ValueError(
+        f"a scale must be a number, have the shape of an event, {tuple(loc.shape)}, or be the "
+        f"Cholesky factor of vectors; got {tuple(scale.shape)}"
+    )
+
+
+class Standardise(AbstractWhitening):
     r"""The affine bijection :math:`\theta = \mu + L x` on vectors.
 
     Arguments:
@@ -38,7 +118,6 @@ class Standardise(Transform):
 
     domain = constraints.real_vector
     codomain = constraints.real_vector
-    bijective = True
 
     def __init__(self, loc: Tensor, scale_tril: Tensor) -> None:
         super().__init__()
@@ -51,10 +130,6 @@ class Standardise(Transform):
         self._scaled, self._unscaled = RowProduct(scale_tril), RowProduct(inverse_tril)
         self._slopes = RowProduct(inverse_tril.mT)
 
-    def with_cache(self, cache_size: int = 1) -> Standardise:
-        """Return self: the map is too cheap to cache."""
-        return self
-
     @full_precision
     def _call(self, x: Tensor) -> Tensor:
         return self.loc + self._scaled(x)
@@ -64,11 +139,7 @@ class Standardise(Transform):
         return self._unscaled(y - self.loc)
 
     def outer_slopes(self, slopes: Tensor) -> Tensor:
-        """Return derivatives by theta from those by x, both ``(..., D)``."""
         return self._slopes(slopes)
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.log_det.expand(x.shape[:-1])
 
 
 def _check_factor(scale_tril: Tensor, inverse_tril: Tensor) -> None:

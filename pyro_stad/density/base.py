@@ -25,7 +25,7 @@ __all__ = ["AbstractFlowPrior"]
 class AbstractFlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
     """The parts of ``FlowPrior``, and what can be asked of it."""
 
-    layout: Layout
+    layout: Layout | None
     bounds: Bounds | None
     margins: Margins | None
     report: FitReport | None
@@ -50,8 +50,8 @@ class AbstractFlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistrib
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the coordinates."""
-        return self.layout.names
+        """Names of the coordinates; none for events that are no vectors."""
+        return () if self.layout is None else self.layout.names
 
     @property
     def like(self) -> Tensor:

@@ -39,11 +39,11 @@ def calibrated(
         AccuracyWarning: for what the calibration says is wrong.
     """
     if tolerance is None:
-        tolerance = default_tolerance(len(prior.names))
+        tolerance = default_tolerance(prior.like.numel())
     check_positive(tolerance, "tolerance", " of nats")
     check_choice(reference, "reference", REFERENCES)
-    points = check_value(samples, len(prior.names), prior.like, argument="samples")
-    points = points.reshape(-1, len(prior.names))
+    points = check_value(samples, prior.like, argument="samples")
+    points = points.reshape(-1, *prior.like.shape)
     check_finite(points, prior.names, argument="samples")
     distinct, outside = len(points.unique(dim=0)), int((~prior.support.check(points)).sum())
     if distinct < _FEWEST or outside:

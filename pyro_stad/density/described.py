@@ -14,7 +14,9 @@ __all__ = ["described"]
 
 def described(prior: AbstractFlowPrior) -> str:
     """Return a few lines on ``prior``."""
-    lines = [repr(prior), f"  parameters: {', '.join(prior.names)}"]
+    lines = [repr(prior)]
+    if prior.names:
+        lines.append(f"  parameters: {', '.join(prior.names)}")
     if prior.bounds is not None:
         lines.append(f"  bounds: {dict(zip(prior.names, map(_bound, prior.bounds)))}")
     if prior.margins is not None:

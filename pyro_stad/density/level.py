@@ -48,11 +48,9 @@ class Levels:
         return torch.where(torch.isnan(log_prob), 0.0, share)
 
     def _draws(self, like: Tensor) -> Tensor:
-        size = self._likelihood.field.features
-        noise = torch.randn(
-            _DRAWS, size, generator=generator(0, "levels", like.device), dtype=like.dtype,
-            device=like.device,
-        )  # fmt: skip
+        shape = _DRAWS, *self._likelihood.field.event_shape
+        source = generator(0, "levels", like.device)
+        noise = torch.randn(shape, generator=source, dtype=like.dtype, device=like.device)
         with torch.no_grad():
             log_prob = self._likelihood.log_prob(self._transport.push(noise))
         return log_prob.nan_to_num().sort().values

@@ -70,7 +70,7 @@ def _cut(
 ) -> TruncatedPrior:
     """Cut a prior by the region that its file knows."""
     probes = known.probes.to(prior.transforms[1].loc)
-    differs = contains(region, prior.layout, probes) != known.inside.to(probes.device)
+    differs = contains(region, prior.unpack, probes) != known.inside.to(probes.device)
     if differs.any():
         raise ValueError(
             f"`region` is not the one that {path} was cut by: they differ at {int(differs.sum())} "

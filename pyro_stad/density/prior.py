@@ -29,13 +29,14 @@ from torch.distributions import constraints
 
 from pyro_stad._checks import check_batch, check_not_nan, check_value, is_transformed
 from pyro_stad._context import own_context
+from pyro_stad._events import beside, event_sum
 from pyro_stad.calibrate import Calibration
 from pyro_stad.data import (
     Bounds,
     Layout,
     Margins,
-    Standardise,
     Wrap,
+    affine,
     open_box,
     outer_transforms,
     support_of,
@@ -67,9 +68,10 @@ class FlowPrior(AbstractFlowPrior):
 
     Arguments:
         likelihood: the log-density in whitened coordinates; its parameters are frozen.
-        loc: mean of the whitening with shape ``(D,)``.
-        scale_tril: Cholesky factor of the whitening with shape ``(D, D)``.
-        layout: names of the coordinates and variables.
+        loc: mean of the whitening, ``(D,)``, or of the shape of an event.
+        scale_tril: Cholesky factor of the whitening, ``(D, D)``; for events that are no vectors,
+            or vectors that are too long, scales of the shape of an event, or one.
+        layout: names of the coordinates and variables; None for events that are no vectors.
         bounds: one ``(low, high)`` pair per coordinate, or ``Periodic`` or an ``Angle``; or None.
         report: how it was fitted, or None.
         calibration: how its density was chosen and how accurate it is, or None.
@@ -96,7 +98,7 @@ class FlowPrior(AbstractFlowPrior):
         likelihood: AbstractLikelihood,
         loc: Tensor,
         scale_tril: Tensor,
-        layout: Layout,
+        layout: Layout | None = None,
         bounds: Bounds | None = None,
         report: FitReport | None = None,
         calibration: Calibration | None = None,
@@ -107,7 +109,8 @@ class FlowPrior(AbstractFlowPrior):
         spread: Spread | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        check_likelihood(likelihood, len(loc))
+        check_likelihood(likelihood, loc.shape)
+        _check_vectors(loc, layout=layout, bounds=bounds, margins=margins, spread=spread)
         # Frozen: jit refuses constants that require grad, and SVI would train the prior away.
         self.likelihood = likelihood = likelihood.requires_grad_(False).eval().freeze()
         transport = likelihood.transport() if transport is None else transport
@@ -123,9 +126,9 @@ class FlowPrior(AbstractFlowPrior):
         self._wrap = self._outer[0] if self._outer and isinstance(self._outer[0], Wrap) else None
         self._low, self._high = open_box(bounds, loc)
         self.stand_in = functools.reduce(lambda x, part: part(x), [*bends, *self._outer], loc)
-        base = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
-        affine = Standardise(loc, scale_tril)
-        transforms = [FlowTransform(transport, likelihood), affine, *bends, *self._outer]
+        base = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(loc.ndim)
+        flow = FlowTransform(transport, likelihood)
+        transforms = [flow, affine(loc, scale_tril), *bends, *self._outer]
         super().__init__(base, transforms, validate_args=validate_args)  # type: ignore[arg-type]
 
     @property
@@ -133,7 +136,7 @@ class FlowPrior(AbstractFlowPrior):
         """Whether a coordinate is an angle."""
         return self._wrap is not None
 
-    @constraints.dependent_property(is_discrete=False, event_dim=1)
+    @constraints.dependent_property(is_discrete=False)
     def support(self) -> constraints.Constraint:
         """The box of the bounds, or the real vectors; of an angle, the line, as in torch."""
         return self._support
@@ -149,7 +152,7 @@ class FlowPrior(AbstractFlowPrior):
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log-density of ``value``, shape ``(..., D)``.
+        """Return the log-density of ``value``, shape ``(..., *event_shape)``.
 
         Deterministic, independent of batch mates, differentiable. Its error is that of the
         divergence, see ``surrogate_error``, and that of learning, see ``learning_error``. Points
@@ -160,22 +163,23 @@ class FlowPrior(AbstractFlowPrior):
             TypeError: if ``value`` is not a tensor.
             ValueError: for a wrong shape or device, and, with validation on, for NaN.
         """
-        x = check_value(value, len(self.names), self.like)
-        shape = check_batch(x.shape[:-1], self.batch_shape)
-        result = self._log_prob(x).reshape(x.shape[:-1])
+        x = check_value(value, self.like)
+        batch = x.shape[: x.ndim - self.like.ndim]
+        shape = check_batch(batch, self.batch_shape)
+        result = self._log_prob(x).reshape(batch)
         if self.batch_shape:
             result = result.expand(shape)  # after the solve: a batch shares one density
         return result.to(value.dtype) if value.is_floating_point() else result
 
     def _log_prob(self, value: Tensor) -> Tensor:
         """Return the log-densities of points ``(..., D)``, one after the other."""
-        theta = value.reshape(-1, value.shape[-1])
+        theta = value.reshape(-1, *self.like.shape)
         if len(theta) == 0:
             # Not a constant: the graph must reach an empty input too.
-            return theta.sum(-1)
+            return event_sum(theta)
         if is_transformed(theta):
             inside = self.inside(theta)
-            log_prob = self._density(torch.where(inside[:, None], theta, self.stand_in))
+            log_prob = self._density(torch.where(beside(inside, theta), theta, self.stand_in))
             return torch.where(inside & torch.isfinite(log_prob), log_prob, -torch.inf)
         # Inside NUTS all is well nearly always, and a look at a sum is cheaper than masks.
         whole = self._all_finite(theta) and (self.bounds is None or self.inside(theta).all())
@@ -197,13 +201,13 @@ class FlowPrior(AbstractFlowPrior):
         # A stand-in for bad rows keeps NaN out of the graph, and so out of the gradient; and out
         # of an adaptive solver. Which rows can't be solved, is known only after a try.
         with torch.no_grad():
-            log_prob = self._density(torch.where(inside[:, None], theta, self.stand_in))
+            log_prob = self._density(torch.where(beside(inside, theta), theta, self.stand_in))
             good = inside & torch.isfinite(log_prob)
         self.counts.points += len(theta)
         self.counts.nonfinite += int((~inside).sum())
         self.counts.failed += int((inside & ~good).sum())
         if torch.is_grad_enabled() and theta.requires_grad:
-            log_prob = self._density(torch.where(good[:, None], theta, self.stand_in))
+            log_prob = self._density(torch.where(beside(good, theta), theta, self.stand_in))
         return torch.where(good, log_prob, -torch.inf)
 
     def _density(self, theta: Tensor) -> Tensor:
@@ -232,14 +236,14 @@ class FlowPrior(AbstractFlowPrior):
     def inside(self, theta: Tensor) -> Tensor:
         """Return which rows of ``theta``, shape ``(B, D)``, have a density."""
         # Open: at a bound the bijection is infinite. NaN and infinity are not inside either.
-        return ((theta > self._low) & (theta < self._high)).all(-1)
+        return ((theta > self._low) & (theta < self._high)).flatten(1).all(-1)
 
     def images(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return the whitened images ``(K, B, D)`` of rows, and their shares of the density."""
         u = self._to_line(theta)
         if self._wrap is None:
             white = self._from_line(u)
-            return white[None], torch.ones_like(white[None, :, 0])
+            return white[None], white.new_ones(1, len(white))
         share = torch.softmax(self._wrap.terms(self._on_line, u), 0)
         return self._from_line(self._wrap.images(u)[0]), share
 
@@ -286,6 +290,8 @@ class FlowPrior(AbstractFlowPrior):
 
     def unpack(self, value: Tensor) -> dict[str, Tensor]:
         """Split vectors ``(..., D)`` into the variables that came in, by name."""
+        if self.layout is None:
+            raise ValueError(f"events of shape {tuple(self.event_shape)} have no names")
         return self.layout.unpack(value)
 
     @own_context()
@@ -309,7 +315,7 @@ class FlowPrior(AbstractFlowPrior):
         ``prior.with_likelihood(prior.likelihood.replace(divergence=Hutchinson(4)))``. Draws are
         made as before, but for those of another field.
         """
-        check_likelihood(likelihood, len(self.names))
+        check_likelihood(likelihood, self.like.shape)
         if likelihood.field is self.likelihood.field:
             return self.like_this(lambda part: part, likelihood, self.transport, None)
         new = self.like_this(lambda part: part, likelihood, likelihood.transport(), None)
@@ -388,9 +394,23 @@ class FlowPrior(AbstractFlowPrior):
 
     def __repr__(self) -> str:
         likelihood, error = self.likelihood, ""
+        size = len(self.like) if self.like.ndim == 1 else tuple(self.like.shape)
         if self.calibration is not None:
             error = f", sd against exact {self.calibration.audit.sd:.2g} nat"
         return (
-            f"FlowPrior(D={len(self.names)}, batch_shape={tuple(self.batch_shape)}, "
+            f"FlowPrior(D={size}, batch_shape={tuple(self.batch_shape)}, "
             f"{type(likelihood.field).__name__}, {likelihood!r}{error})"
+        )
+
+
+def _check_vectors(loc: Tensor, **parts: Any) -> None:
+    """Refuse what only vectors can have, where events are none; and vectors without names."""
+    if loc.ndim == 1:
+        if parts["layout"] is None:
+            raise ValueError("`layout` is missing: a prior of vectors has names")
+        return
+    found = [name for name, part in parts.items() if part is not None]
+    if found:
+        raise ValueError(
+            f"events of shape {tuple(loc.shape)} can't have {found}: those are for vectors"
         )

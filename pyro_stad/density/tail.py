@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_stad._events import event_sum
+
 __all__ = ["FLAGGED", "alarm_level", "noise_tail"]
 
 FLAGGED = 1e-3
@@ -31,6 +33,6 @@ def alarm_level(effective: float) -> float:
 
 
 def noise_tail(z: Tensor) -> Tensor:
-    """Return the chance, ``(...)``, of a larger norm than that of noise ``z``, ``(..., D)``."""
-    half = z.new_tensor(0.5 * z.shape[-1])
-    return torch.special.gammaincc(half, 0.5 * z.square().sum(-1))
+    """Return the chance, ``(B,)``, of a larger norm than that of noise ``z``, ``(B, ...)``."""
+    half = z.new_tensor(0.5 * z[0].numel())
+    return torch.special.gammaincc(half, 0.5 * event_sum(z.square()))

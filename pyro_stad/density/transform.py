@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
-from torch.distributions import Transform, constraints
+from torch.distributions import Transform
 
+from pyro_stad._events import event_sum
+from pyro_stad.data.standardise import real_events
 from pyro_stad.likelihood import AbstractLikelihood
 from pyro_stad.transport import AbstractInvertible
 
@@ -26,25 +29,23 @@ class FlowTransform(Transform):
         likelihood: the density of x, by whatever way.
     """
 
-    domain = constraints.real_vector
-    codomain = constraints.real_vector
     bijective = True
 
     def __init__(self, transport: AbstractInvertible, likelihood: AbstractLikelihood) -> None:
         super().__init__()
         self.transport, self.likelihood = transport, likelihood
+        self._dims = len(likelihood.field.event_shape)
+        self.domain = self.codomain = real_events(self._dims)
 
     def with_cache(self, cache_size: int = 1) -> FlowTransform:
         """Return self: a cache would hold the graph of a solve, and never hits inside NUTS."""
         return self
 
     def _call(self, x: Tensor) -> Tensor:
-        flat = self.transport.push(x.reshape(-1, x.shape[-1]))
-        return flat.reshape(x.shape)
+        return self.transport.push(self._rows(x)).reshape(x.shape)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        flat = self.transport.pull(y.reshape(-1, y.shape[-1]))
-        return flat.reshape(y.shape)
+        return self.transport.pull(self._rows(y)).reshape(y.shape)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the log-determinant at noise ``x`` and data ``y``: shape ``(...)``.
@@ -52,20 +53,23 @@ class FlowTransform(Transform):
         It is what makes noise of the normal density ``y`` of that of the likelihood, which may be
         another estimate than the transport's own: then it is as wrong as they are apart.
         """
-        flat = x.reshape(-1, x.shape[-1])
-        log_prob = self.likelihood.log_prob(y.reshape(flat.shape))
-        normal = -0.5 * flat.square().sum(-1) - 0.5 * flat.shape[-1] * math.log(2 * math.pi)
-        return (normal - log_prob).reshape(x.shape[:-1])
+        z, log_prob = self._rows(x), self.likelihood.log_prob(self._rows(y))
+        size = self.likelihood.field.features
+        normal = -0.5 * event_sum(z.square()) - 0.5 * size * math.log(2 * math.pi)
+        return (normal - log_prob).reshape(x.shape[: x.ndim - self._dims])
+
+    def _rows(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, *x.shape[x.ndim - self._dims :])
 
 
-def check_likelihood(likelihood: Any, features: int) -> None:
-    """Refuse what is not the density of ``features`` coordinates, which could be broadcast."""
+def check_likelihood(likelihood: Any, event_shape: torch.Size) -> None:
+    """Refuse what is not the density of such events, which could be broadcast."""
     if not isinstance(likelihood, AbstractLikelihood):
         raise TypeError(
             f"`likelihood` must be FlowODE or SteinPath; got {type(likelihood).__name__}"
         )
-    if likelihood.field.features != features:
+    if likelihood.field.event_shape != event_shape:
         raise ValueError(
-            f"`likelihood` has a field of {likelihood.field.features} features, the prior has "
-            f"{features} coordinates"
+            f"`likelihood` has a field of events of shape {tuple(likelihood.field.event_shape)}, "
+            f"the prior has events of shape {tuple(event_shape)}"
         )

@@ -23,7 +23,6 @@ from torch.distributions import constraints
 from pyro_stad._checks import check_seed
 from pyro_stad._random import generator
 from pyro_stad.calibrate import Calibration
-from pyro_stad.data import Layout
 from pyro_stad.density.base import AbstractFlowPrior
 from pyro_stad.density.counts import Counts
 from pyro_stad.density.trust import Learned
@@ -34,6 +33,7 @@ from pyro_stad.learn.spread import shifts
 __all__ = ["Mass", "Region", "TruncatedPrior", "check_region", "contains", "truncate"]
 
 Region = Callable[[dict[str, Tensor]], Tensor]
+Unpack = Callable[[Tensor], dict[str, Tensor]]
 
 _DRAWS = 100_000
 _PROBES = 500  # of either side, for the file and for members
@@ -47,7 +47,7 @@ def check_region(region: Any) -> None:
         raise TypeError(f"`region` must be a function of named tensors; got {region!r}")
 
 
-def contains(region: Region, layout: Layout, value: Tensor) -> Tensor:
+def contains(region: Region, unpack: Unpack, value: Tensor) -> Tensor:
     """Return which points ``(..., D)`` are inside ``region``, shape ``(...)``.
 
     Raises:
@@ -55,7 +55,7 @@ def contains(region: Region, layout: Layout, value: Tensor) -> Tensor:
         ValueError: if it does not return one truth value for each point, or asks for a variable
             that there is not.
     """
-    variables = layout.unpack(value)
+    variables = unpack(value)
     try:
         inside = region(variables)
     except KeyError as error:
@@ -87,7 +87,7 @@ def truncate(prior: AbstractFlowPrior, region: Region, seed: int = 0) -> Truncat
     source = generator(check_seed(seed), "mass of a region", like.device)
     with torch.no_grad():
         draws = _draws(prior, _DRAWS, source)
-        inside = contains(region, prior.layout, draws)
+        inside = contains(region, prior.unpack, draws)
     share = inside.double().mean().item()
     if share == 0:
         raise ValueError(f"none of {_DRAWS:,} draws of the prior is inside `region`")
@@ -182,7 +182,7 @@ class TruncatedPrior(Learned, dist.TorchDistribution):
 
     def contains(self, value: Tensor) -> Tensor:
         """Return which points ``(..., D)`` are inside the region, shape ``(...)``."""
-        return contains(self.region, self.prior.layout, self.prior.wrap(value))
+        return contains(self.region, self.prior.unpack, self.prior.wrap(value))
 
     def log_cut(self, value: Tensor) -> Tensor:
         """Return what the cut adds to the log-density of points ``(..., D)``: ``(...)``.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_value
+from pyro_stad._events import beside
 from pyro_stad.calibrate import Calibration
 from pyro_stad.calibrate.suspects import disagreement
 from pyro_stad.data.reference import Reference
@@ -79,7 +80,8 @@ class Learned:
         were refitted to bootstrap resamples; see :mod:`pyro_stad.learn.spread`.
 
         Arguments:
-            value: points with shape ``(..., D)``. Where there is no density, it is infinite.
+            value: points with shape ``(..., *event_shape)``.
+                Where there is no density, it is infinite.
             level: of a bound in place of the standard error, such as 0.9, by Student's law.
 
         Raises:
@@ -100,7 +102,7 @@ class Learned:
         the sum of the squared shifts is its standard error by learning.
 
         Arguments:
-            value: points with shape ``(..., D)``. Zero where there is no density.
+            value: points with shape ``(..., *event_shape)``. Zero where there is no density.
 
         Raises:
             ValueError: if the prior has no members, or for a wrong shape or device.
@@ -145,7 +147,8 @@ class Trusted(Learned):
         distilled divergence, and with it ``log_prob``, is not to be trusted there.
 
         Arguments:
-            value: points with shape ``(..., D)``. What has no density is beyond everything: zero.
+            value: points with shape ``(..., *event_shape)``.
+                What has no density is beyond everything: zero.
         """
         return self._best_image(value, lambda white: noise_tail(self.transport.pull(white)))
 
@@ -157,7 +160,8 @@ class Trusted(Learned):
         modes, where ``tail_probability`` sees nothing. Of 4,096 draws.
 
         Arguments:
-            value: points with shape ``(..., D)``. What has no density has the level zero.
+            value: points with shape ``(..., *event_shape)``.
+                What has no density has the level zero.
         """
         return self._best_image(value, self.levels.share)
 
@@ -169,7 +173,8 @@ class Trusted(Learned):
         itself is from the law of the samples, ``learning_error`` says.
 
         Arguments:
-            value: points with shape ``(..., D)``. Outside the bounds the bound is infinite.
+            value: points with shape ``(..., *event_shape)``.
+                Outside the bounds the bound is infinite.
 
         Raises:
             ValueError: if the prior is not calibrated, or for a wrong shape or device.
@@ -184,7 +189,7 @@ class Trusted(Learned):
             bound = torch.where(share > 0, share * bounds, 0.0).sum(0)
             # Where log_prob is -inf, nothing is known.
             bound = torch.where(self.inside(x) & torch.isfinite(bound), bound, torch.inf)
-        return bound.reshape(value.shape[:-1])
+        return bound.reshape(self._batch(value))
 
     def deviations(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """Return members' log-densities, less the prior's, ``(..., K)``, and where there are any.
@@ -197,13 +202,13 @@ class Trusted(Learned):
         spread, x = self._known_spread(), self._rows(value)
         with torch.no_grad():
             inside = self.inside(x)
-            white, share = self.images(torch.where(inside[:, None], x, self.stand_in))
+            white, share = self.images(torch.where(beside(inside, x), x, self.stand_in))
             each = spread(white.flatten(0, 1)).reshape(*share.shape, spread.members)
             # Of an angle, the density is the sum over images.
             found = each[0] if len(each) == 1 else (each + share.log()[..., None]).logsumexp(0)
             there = inside & torch.isfinite(found).all(-1)
             found = torch.where(there[:, None], found, 0.0)
-        shape = value.shape[:-1]
+        shape = self._batch(value)
         return found.reshape(*shape, spread.members), there.reshape(shape)
 
     def _best_image(self, value: Tensor, measure: Callable[[Tensor], Tensor]) -> Tensor:
@@ -211,14 +216,17 @@ class Trusted(Learned):
         x = self._rows(value)
         with torch.no_grad():
             inside = self.inside(x)
-            white, share = self.images(torch.where(inside[:, None], x, self.stand_in))
+            white, share = self.images(torch.where(beside(inside, x), x, self.stand_in))
             found = measure(white.flatten(0, 1)).reshape(share.shape)
             # Of an angle's images, the one that was seen best.
             found = torch.where(share > 0, found, 0.0).amax(0)
             found = torch.where(inside & ~torch.isnan(found), found, 0.0)
-        return found.reshape(value.shape[:-1])
+        return found.reshape(self._batch(value))
 
     def _rows(self, value: Tensor) -> Tensor:
-        """Return points ``(..., D)`` as rows ``(B, D)``."""
-        size = self.stand_in.shape[-1]
-        return check_value(value, size, self.stand_in).reshape(-1, size)
+        """Return points ``(..., *event_shape)`` as rows ``(B, *event_shape)``."""
+        return check_value(value, self.stand_in).reshape(-1, *self.stand_in.shape)
+
+    def _batch(self, value: Tensor) -> torch.Size:
+        """Return the shape of points without that of an event."""
+        return value.shape[: value.ndim - self.stand_in.ndim]

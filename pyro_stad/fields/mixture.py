@@ -19,13 +19,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyro_stad._config import decode
 from pyro_stad._events import beside
 from pyro_stad.fields.base import AbstractAngularField
 from pyro_stad.paths import AbstractPath
+from pyro_stad.registry import Source, build, describe, storable
 
 __all__ = ["GaussianMixtureField", "Mixture", "random_mixture", "sample_mixture"]
 
@@ -74,6 +77,7 @@ def sample_mixture(mixture: Mixture, count: int, seed: int = 0) -> Tensor:
     return means[which] + torch.einsum("nij,nj->ni", factors[which], noise)
 
 
+@storable("field", "gaussian-mixture")
 class GaussianMixtureField(AbstractAngularField):
     """The exact field of a Gaussian mixture on a Gaussian path.
 
@@ -103,11 +107,29 @@ class GaussianMixtureField(AbstractAngularField):
     ) -> None:
         super().__init__()
         self._set_path(path, means.shape[-1:] if event_shape is None else event_shape)
+        if self.features != means.shape[-1]:
+            raise ValueError(
+                f"`event_shape` must have {means.shape[-1]} coordinates in all; got {event_shape}"
+            )
         spectrum, axes = torch.linalg.eigh(covariances)
         self.register_buffer("weights", weights)
         self.register_buffer("means", means)
         self.register_buffer("_spectrum", spectrum)
         self.register_buffer("_axes", axes)
+
+    def settings(self) -> dict[str, Any]:
+        return {"path": describe(self.path, "path"), "event_shape": list(self.event_shape)}
+
+    @classmethod
+    def from_settings(
+        cls, name: str, settings: dict[str, Any], source: Source
+    ) -> GaussianMixtureField:
+        event_shape = decode(tuple[int, ...], settings["event_shape"], "event_shape")
+        components, size = source["means"].shape
+        # What it is made of is filled in: only its sizes matter.
+        eye = torch.eye(size, dtype=source["means"].dtype).expand(components, size, size)
+        parts = torch.ones(components), torch.zeros(components, size), eye
+        return cls(build(settings["path"], "path"), *parts, event_shape)
 
     def _components(self, angle: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return log joint ``(B, K)``; g in eigen-coordinates and variances, ``(B, K, D)``."""

@@ -63,7 +63,7 @@ class StoredPrior(NamedTuple):
     likelihood: AbstractLikelihood
     loc: Tensor
     scale_tril: Tensor
-    layout: Layout
+    layout: Layout | None
     bounds: Bounds | None
     report: FitReport | None
     calibration: Calibration | None
@@ -109,8 +109,8 @@ def _describe_prior(prior: StoredPrior) -> tuple[dict[str, Any], dict[str, Tenso
         "transport": describe(prior.transport, "transport"),
         "chunk_size": likelihood.chunk_size,
         "log_mass": likelihood.log_mass,
-        "names": prior.layout.names,
-        "variables": prior.layout.variables,
+        "names": prior.layout and prior.layout.names,
+        "variables": prior.layout and prior.layout.variables,
         "bounds": prior.bounds and [_describe_bound(bound) for bound in prior.bounds],
         **describe_parts(prior.margins, prior.reference, prior.spread),
         "report": prior.report and prior.report.to_dict(),
@@ -146,8 +146,9 @@ def read(path: str | os.PathLike[str]) -> tuple[StoredPrior, StoredRegion | None
 
 
 def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> StoredPrior:
-    layout = _read_layout(document)
-    size, dtype = len(layout.names), tensors["loc"].dtype
+    layout = None if document["names"] is None else _read_layout(document)
+    shape, dtype = tensors["loc"].shape, tensors["loc"].dtype
+    size = shape.numel() if layout is None else len(layout.names)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"loc is {dtype}, expected torch.float32 or torch.float64")
     bounds = _read_bounds(document["bounds"], size)
@@ -156,7 +157,12 @@ def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> Stored
     spread = take_spread(document, tensors, size, dtype)
     likelihood = _build_likelihood(document, Source(tensors, given={"features": size}), dtype)
     expected = {name: tensor.shape for name, tensor in likelihood.state_dict().items()}
-    expected |= {"loc": torch.Size([size]), "scale_tril": torch.Size([size, size])}
+    scale = tensors["scale_tril"].shape
+    if layout is not None:
+        # Scales alone where a factor would be too large.
+        shape = torch.Size([size])
+        scale = scale if len(scale) == 1 else torch.Size([size, size])
+    expected |= {"loc": shape, "scale_tril": scale}
     check_tensors(tensors, expected, dtype)
     loc, scale_tril = tensors.pop("loc"), tensors.pop("scale_tril")
     likelihood.load_state_dict(tensors)

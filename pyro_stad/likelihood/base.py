@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pyro_stad._chunks import CHUNK_SIZE, check_chunk_size, rows_of
 from pyro_stad._events import event_sum
-from pyro_stad.data.standardise import Standardise
+from pyro_stad.data.standardise import AbstractWhitening
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.fields.base import AbstractField
 from pyro_stad.ode import AbstractSolver
@@ -107,7 +107,7 @@ class AbstractLikelihood(nn.Module, ABC):
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of data ``x``, shape ``(B, D)``; NaN where it failed."""
 
-    def log_prob_before(self, whitening: Standardise, v: Tensor) -> Tensor:
+    def log_prob_before(self, whitening: AbstractWhitening, v: Tensor) -> Tensor:
         """Return the log-density of data that are given before their whitening, ``(B, D)``.
 
         It is that of the whitened points: what the whitening adds is a constant.

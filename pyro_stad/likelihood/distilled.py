@@ -36,7 +36,7 @@ from pyro_stad._chunks import CHUNK_SIZE, in_chunks, padded
 from pyro_stad._config import decode
 from pyro_stad._context import full_precision
 from pyro_stad._rows import COLUMNS, ROWS
-from pyro_stad.data import Standardise
+from pyro_stad.data import AbstractWhitening
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.fields.base import AbstractField
 from pyro_stad.fields.gate import Gate, GateValues
@@ -92,7 +92,7 @@ class _Law(NamedTuple):
         slopes = torch.addcmul(met.gate.value[:, None] * slopes, by_norm[:, None], met.y)
         return self.value(met), self.scale * slopes
 
-    def side_by_side(self, v: Tensor, whitening: Standardise | None = None) -> Tensor:
+    def side_by_side(self, v: Tensor, whitening: AbstractWhitening | None = None) -> Tensor:
         """Return log-densities and, to the right of them, their gradients: ``(B, 1 + D)``.
 
         With a ``whitening``, ``v`` are points before it, and gradients are by ``v``.
@@ -305,7 +305,7 @@ class DistilledDensity(AbstractLikelihood):
             return self.by_autograd(x)
         return cast(Tensor, _LogProb.apply(x, self, law, None))
 
-    def log_prob_before(self, whitening: Standardise, v: Tensor) -> Tensor:
+    def log_prob_before(self, whitening: AbstractWhitening, v: Tensor) -> Tensor:
         law = self.law
         if is_transformed(v) or law.is_training():
             return super().log_prob_before(whitening, v)
@@ -336,7 +336,7 @@ class _LogProb(torch.autograd.Function):
         v: Tensor,
         density: DistilledDensity,
         law: _Law,
-        whitening: Standardise | None,
+        whitening: AbstractWhitening | None,
     ) -> Tensor:
         ctx.density, ctx.whitening = density, whitening
         if not ctx.needs_input_grad[0]:
@@ -358,5 +358,5 @@ class _LogProb(torch.autograd.Function):
         return grad[:, None] * slopes, None, None, None
 
 
-def _whitened(v: Tensor, whitening: Standardise | None) -> Tensor:
+def _whitened(v: Tensor, whitening: AbstractWhitening | None) -> Tensor:
     return v if whitening is None else whitening._inverse(v)
