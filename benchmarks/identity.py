@@ -41,7 +41,7 @@ class Expansion(AbstractAngularField):
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        self._set_path(OptimalTransport(), features)
+        self._set_path(OptimalTransport(), (features,))
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
         return x

@@ -6,24 +6,29 @@ for one that failed.
 
 from __future__ import annotations
 
-import json
-import math
-import re
 import sys
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import torch
 import typer
-from torch import Tensor
 
+from pyro_stad.cli.arguments import (
+    description,
+    finite,
+    names_of,
+    parse_bounds,
+    print_json,
+    rows_or_fraction,
+    weights_of,
+)
 from pyro_stad.cli.check import check_prior
 from pyro_stad.cli.files import check_out, check_table, even_rows, read_points, write_table
-from pyro_stad.data import Periodic, read_chain
+from pyro_stad.data import read_chain
 from pyro_stad.demo import DemoSettings, run_demo, text
-from pyro_stad.density import FlowPrior, load
+from pyro_stad.density import load
 from pyro_stad.fitting import fit as fit_prior
 
 __all__ = ["app", "main"]
@@ -139,15 +144,15 @@ def fit(
     check_out(out, [chain])
     samples = read_chain(
         chain,
-        burn_in=_rows_or_fraction(burn_in),
-        var_names=_names(columns),
-        weights=_weights(weights, log_weights, no_weights=no_weights),
+        burn_in=rows_or_fraction(burn_in),
+        var_names=names_of(columns),
+        weights=weights_of(weights, log_weights, no_weights=no_weights),
         log_weights=log_weights,
     )
     check_out(out, samples.files)
     prior = fit_prior(
         samples,
-        bounds=_parse_bounds(bounds or []),
+        bounds=parse_bounds(bounds or []),
         path=path,
         budget=budget,
         members=members,
@@ -159,7 +164,7 @@ def fit(
     prior.save(out)
     if as_json:
         read = {"left_out": dict(samples.left_out), "burn_in": samples.burn_in}
-        _print_json({"prior": str(out), "names": prior.names, **read, **_description(prior)})
+        print_json({"prior": str(out), "names": prior.names, **read, **description(prior)})
     else:
         typer.echo(f"{samples!r}\n{prior.summary()}\nwrote {out}")
 
@@ -226,7 +231,7 @@ def log_prob(
         write_table(out, torch.stack(list(columns.values()), 1), columns)
         typer.echo(f"wrote {', '.join(columns)} of {len(values)} points to {out}")
     elif as_json:
-        _print_json({name: _finite(column) for name, column in columns.items()})
+        print_json({name: finite(column) for name, column in columns.items()})
     else:
         typer.echo(",".join(columns))
         for row in zip(*(column.tolist() for column in columns.values())):
@@ -259,10 +264,10 @@ def check(
     learned = load(prior)
     chain = read_chain(
         samples,
-        burn_in=_rows_or_fraction(burn_in),
+        burn_in=rows_or_fraction(burn_in),
         var_names=learned.names,
         names=learned.names,
-        weights=_weights(weights, log_weights, no_weights=no_weights),
+        weights=weights_of(weights, log_weights, no_weights=no_weights),
         log_weights=log_weights,
     )
     if figure is not None:
@@ -270,7 +275,7 @@ def check(
     points = even_rows(chain, most).to(learned.transforms[1].loc.dtype)
     audited, fitness = check_prior(learned, points, seed, figure)
     if as_json:
-        _print_json({**audited.to_dict(), "goodness": fitness.to_dict()})
+        print_json({**audited.to_dict(), "goodness": fitness.to_dict()})
     else:
         typer.echo(f"{learned!r}\n{fitness.text()}")
         for trouble in fitness.troubles:
@@ -296,7 +301,7 @@ def demo(
     settings = DemoSettings(budget=budget, samples=samples, warmup=warmup, progress=not no_progress)
     summary = run_demo(out, settings)
     if as_json:
-        _print_json(summary)
+        print_json(summary)
         return
     typer.echo(text(summary))
     typer.echo(f"wrote {out / 'summary.json'} and {out / 'figure.png'}")
@@ -324,59 +329,3 @@ def _run(arguments: list[str]) -> int:
             return 1
         raise
     return code if isinstance(code, int) else 0
-
-
-def _parse_bounds(entries: list[str]) -> dict[str, Any] | None:
-    parsed: dict[str, Any] = {}
-    for entry in entries:
-        match = re.fullmatch(r"([^=]+)=([^,]*),([^,]*)(,\s*periodic)?", entry)
-        name, _, period = entry.partition("=")
-        try:
-            if period.strip() == "periodic":
-                parsed[name] = "periodic"
-            elif match is None:
-                parsed[name] = float(period)
-            elif match[4]:
-                parsed[name] = Periodic(float(match[2]), float(match[3]))
-            else:
-                low, high = (float(side) if side.strip() else None for side in match.group(2, 3))
-                parsed[name] = (low, high)
-        except ValueError:
-            raise typer.BadParameter(
-                f"--bounds must be NAME=LOW,HIGH, NAME=periodic or NAME=PERIOD; got {entry!r}"
-            ) from None
-    return parsed or None
-
-
-def _names(entries: list[str] | None) -> list[str] | None:
-    """Split at commas, but not at those within the brackets of ``theta[0, 1]``."""
-    parts = [part.strip() for entry in entries or [] for part in re.split(r",(?![^\[]*\])", entry)]
-    return [part for part in parts if part] or None
-
-
-def _weights(
-    weights: str | None, log_weights: str | None, *, no_weights: bool
-) -> str | Literal[False] | None:
-    if no_weights and (weights or log_weights):
-        raise typer.BadParameter("--no-weights excludes --weights and --log-weights")
-    return False if no_weights else weights
-
-
-def _rows_or_fraction(burn_in: float | None) -> float | None:
-    """Make a whole number of a number of rows."""
-    whole = burn_in is not None and burn_in >= 1 and burn_in.is_integer()
-    return int(burn_in) if burn_in is not None and whole else burn_in
-
-
-def _description(prior: FlowPrior) -> dict[str, Any]:
-    parts = {"report": prior.report, "calibration": prior.calibration}
-    return {name: part and part.to_dict() for name, part in parts.items()}
-
-
-def _finite(values: Tensor) -> list[float | None]:
-    """JSON has no infinities: the log-density of a point outside the support is null."""
-    return [value if math.isfinite(value) else None for value in values.tolist()]
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2))

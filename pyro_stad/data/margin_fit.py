@@ -26,18 +26,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.interpolate import CubicHermiteSpline
-from scipy.special import ndtri, ndtri_exp
 from torch import Tensor
 
 from pyro_stad.data.angles import Angle
 from pyro_stad.data.bounds import Bounds
-from pyro_stad.data.margin_tails import Array, Tail, Wall, fit_tail
+from pyro_stad.data.margin_rows import (
+    Bulk,
+    Place,
+    Rows,
+    bulk_of,
+    far_out,
+    in_order,
+    mean_and_error,
+    moments,
+    normal_log_prob,
+    place_of,
+)
+from pyro_stad.data.margin_tails import Array, Wall
 from pyro_stad.data.margins import Margins, Splines
 from pyro_stad.data.standardise import spread_of
 
@@ -47,81 +56,11 @@ _MOST_ROWS, _MOST_HELD = 50_000, 10_000
 _FOLDS = 4
 _CELLS = (2, 4, 6, 9, 14, 22, 34)
 _ROWS_PER_CELL = 8
-_LEAST_VALUES = 4  # in a tail
 _SHARES = (0.5, 0.02)  # of the samples, in the shortest interval, that is the middle of s
-_WALL_SHARE, _TAIL_SHARE = 0.1, 0.05
-_FEW, _LARGEST_SHARE = 30, 0.2  # rows in a tail of few samples, while it is no larger than this
-_FARTHEST = 12.5  # score up to which the fitted tails rule
 _STEPS, _FINEST, _COARSEST = 1000, 0.05, 0.15
 _LEAST_INCREMENT = 1e-5  # of coefficients of about ten, in single precision
 _LEAST_GAIN, _ERRORS = 0.01, 3.0  # nats, and standard errors
 _MOST_GAIN, _OUTER = 5.0, 2.0
-_FAR, _LOG_CHANCE = 4.5, math.log(1e-3)
-
-
-class _Rows(NamedTuple):
-    """Samples of a coordinate in increasing order, with weights that add up to their worth."""
-
-    u: Array
-    weights: Array
-
-    @property
-    def worth(self) -> float:
-        return float(self.weights.sum())
-
-    def scores(self) -> Array:
-        """Return the normal scores of the rows."""
-        return ndtri((np.cumsum(self.weights) - 0.5 * self.weights) / self.worth)
-
-    def take(self, chosen: NDArray[Any]) -> _Rows:
-        return _Rows(self.u[chosen], self.weights[chosen])
-
-
-class _End(NamedTuple):
-    """An edge of the bulk, the share of the law beyond it, and the tail there."""
-
-    edge: float
-    share: float
-    tail: Tail
-
-    @property
-    def score(self) -> float:
-        """The normal score of the edge, as a distance from the middle."""
-        return -float(ndtri(self.share))
-
-    @property
-    def slope(self) -> float:
-        """The derivative of the score at the edge."""
-        density = math.exp(-0.5 * self.score**2) / math.sqrt(2 * math.pi)
-        return self.share * self.tail.rate / density
-
-    def beyond(self, d: Array) -> Array:
-        """Return scores at distances ``d`` from the edge, as distances from the middle."""
-        return -ndtri_exp(math.log(self.share) - self.tail.exponent(d))
-
-    def reach(self) -> float:
-        """Return the distance from the edge at which the score is as far as it is to go."""
-        # The logarithm of a normal tail is about this.
-        farthest = 0.5 * _FARTHEST**2 + math.log(_FARTHEST) + 1
-        return self.tail.reach(farthest + math.log(self.share))
-
-
-class _Bulk(NamedTuple):
-    """Sorted rows, of which those between two edges are the bulk."""
-
-    rows: _Rows
-    left: _End
-    right: _End
-
-
-class _Place(NamedTuple):
-    """The coordinate ``s = asinh((u - loc) / scale)``."""
-
-    loc: float
-    scale: float
-
-    def of(self, u: Array | float) -> Array:
-        return np.arcsinh((np.asarray(u) - self.loc) / self.scale)
 
 
 def fit_margins(
@@ -160,7 +99,7 @@ def fit_margins(
             walls = _walls(bound)
             # Towards a wall the coordinate is a logarithm, and has its unit.
             origin, unit = (0.0, 1.0) if any(walls) else (loc[column], scale[column])
-            rows = _Rows((chosen[:, column] - origin) / unit, share * worth / share.sum())
+            rows = Rows((chosen[:, column] - origin) / unit, share * worth / share.sum())
             margin = _fit(rows, walls, decided=decided)
             if margin is not None:
                 found[column] = (_in_unit(margin[0], origin, unit), margin[1])
@@ -178,7 +117,7 @@ def _walls(bound: tuple[float, float] | None) -> tuple[bool, bool]:
 
 
 def _fit(
-    rows: _Rows, walls: tuple[bool, bool], *, decided: bool
+    rows: Rows, walls: tuple[bool, bool], *, decided: bool
 ) -> tuple[Splines, tuple[str, str]] | None:
     """Return the map of rows in random order and its tails, or None if they need none.
 
@@ -192,83 +131,43 @@ def _fit(
     fold = np.arange(len(held.u)) % _FOLDS
     scores, normal = np.full((len(candidates), len(fold)), -np.inf), np.empty(len(fold))
     for k in range(_FOLDS):
-        train, test = _sorted(held.take(fold != k)), held.u[fold == k]
-        normal[fold == k] = _normal_log_prob(train, test)
-        bulk = _bulk(train, walls)
+        train, test = in_order(held.take(fold != k)), held.u[fold == k]
+        normal[fold == k] = normal_log_prob(train, test)
+        bulk = bulk_of(train, walls)
         if bulk is None:
             return None
         for i, (share, cells) in enumerate(candidates):
-            spline = _spline(bulk, _place(train, share), cells)
+            spline = _spline(bulk, place_of(train, share), cells)
             scores[i, fold == k] = _log_prob(spline, test)
     means = scores @ held.weights / held.worth
-    losses = [_mean_and_error(held, scores[int(means.argmax())] - each) for each in scores]
+    losses = [mean_and_error(held, scores[int(means.argmax())] - each) for each in scores]
     good = [i for i, (loss, error) in enumerate(losses) if loss <= error]
     best = min(good, key=lambda i: (candidates[i][1], -means[i]))
-    bulk = _bulk(_sorted(rows), walls)
+    bulk = bulk_of(in_order(rows), walls)
     if bulk is None or not (decided or _needs_map(held, scores[best] - normal, bulk)):
         return None
     share, cells = candidates[best]
-    spline = _spline(bulk, _place(bulk.rows, share), cells)
+    spline = _spline(bulk, place_of(bulk.rows, share), cells)
     return spline, (str(bulk.left.tail), str(bulk.right.tail))
 
 
-def _needs_map(rows: _Rows, gain: Array, bulk: _Bulk) -> bool:
+def _needs_map(rows: Rows, gain: Array, bulk: Bulk) -> bool:
     """Tell whether held-out rows gain enough log-density over a normal law."""
     # A few rows far out, however unlikely under a normal law, don't decide alone.
     gain = gain.clip(max=_MOST_GAIN)
-    mean, error = _mean_and_error(rows, gain)
+    mean, error = mean_and_error(rows, gain)
     if not mean > 0:
         return False
     # Rows far out have made the normal law so wide that the gain is in the middle.
-    if _far_out(rows) and mean > _LEAST_GAIN and mean > _ERRORS * error:
+    if far_out(rows) and mean > _LEAST_GAIN and mean > _ERRORS * error:
         return True
-    loc, scale = _moments(rows)
+    loc, scale = moments(rows)
     outer = np.where(np.abs(rows.u - loc) > _OUTER * scale, gain, 0.0)
-    mean, error = _mean_and_error(rows, outer)
+    mean, error = mean_and_error(rows, outer)
     if mean > _LEAST_GAIN and mean > _ERRORS * error:
         return True
     # A wall is known: that samples near it are as many as behind a wall, is no chance.
     return mean > error and any(isinstance(end.tail, Wall) for end in bulk[1:])
-
-
-def _mean_and_error(rows: _Rows, gain: Array) -> tuple[float, float]:
-    share = rows.weights / rows.worth
-    mean = float(share @ gain)
-    return mean, math.sqrt(float(share @ (gain - mean) ** 2) / rows.worth)
-
-
-def _far_out(rows: _Rows) -> bool:
-    """Tell whether more rows are far out than a normal law has there, but for a small chance."""
-    loc, scale = _spread(rows)
-    far = float(rows.weights[np.abs(rows.u - loc) > _FAR * scale].sum())
-    allowed = math.erfc(_FAR / math.sqrt(2)) * rows.worth
-    # That of as many events of a Poisson law, nearly.
-    return far > allowed and far * math.log(allowed) - math.lgamma(far + 1) < _LOG_CHANCE
-
-
-def _sorted(rows: _Rows) -> _Rows:
-    return rows.take(rows.u.argsort(kind="stable"))
-
-
-def _spread(rows: _Rows) -> tuple[float, float]:
-    """Return the middle of rows, and the width that two standard deviations of a normal law have.
-
-    By quantiles: a few rows very far out make the standard deviation so large that nothing is far.
-    """
-    rows = _sorted(rows)
-    low, high = np.interp((-2.0, 2.0), rows.scores(), rows.u)
-    return float(high + low) / 2, float(high - low) / 4
-
-
-def _moments(rows: _Rows) -> tuple[float, float]:
-    """Return mean and standard deviation."""
-    loc = rows.weights @ rows.u / rows.worth
-    return float(loc), math.sqrt(rows.weights @ (rows.u - loc) ** 2 / rows.worth)
-
-
-def _normal_log_prob(train: _Rows, u: Array) -> Array:
-    loc, scale = _moments(train)
-    return -0.5 * ((u - loc) / scale) ** 2 - math.log(scale) - 0.5 * math.log(2 * math.pi)
 
 
 def _log_prob(splines: Splines, u: Array) -> Array:
@@ -278,49 +177,7 @@ def _log_prob(splines: Splines, u: Array) -> Array:
     return (log_slope - 0.5 * v[:, 0].square() - 0.5 * math.log(2 * math.pi)).numpy()
 
 
-def _place(rows: _Rows, share: float) -> _Place:
-    """Return the coordinate around the shortest interval that holds ``share`` of sorted rows."""
-    total = np.cumsum(rows.weights) / rows.worth
-    count = max(8 / len(rows.u), share)
-    first = np.arange(int(np.searchsorted(total, 1 - count)) + 1)
-    last = np.searchsorted(total, total[first] + count).clip(max=len(total) - 1)
-    width = rows.u[last] - rows.u[first]
-    # Rows that are alike make up no interval.
-    width = np.where(width > 0, width, np.inf)
-    best = int(width.argmin())
-    half = 0.5 * float(width[best])
-    loc = float(rows.u[first[best]]) + half
-    # Of a normal law, this is the standard deviation.
-    return _Place(loc, half / float(ndtri(0.5 + 0.5 * count)))
-
-
-def _bulk(rows: _Rows, walls: tuple[bool, bool]) -> _Bulk | None:
-    """Return sorted rows parted into bulk and tails; None if they are too few values for it."""
-    left = _end(_Rows(-rows.u[::-1], rows.weights[::-1]), wall=walls[0])
-    right = _end(rows, wall=walls[1])
-    if left is None or right is None or -left.edge >= right.edge:
-        return None
-    return _Bulk(rows, left._replace(edge=-left.edge), right)
-
-
-def _end(rows: _Rows, *, wall: bool) -> _End | None:
-    """Return the right end of sorted rows; None if too few values lie beyond."""
-    scores, found = rows.scores(), None
-    # Of a wall there is more to be known: its density is nearly constant for longer.
-    for least in (_WALL_SHARE, _TAIL_SHARE) if wall else (_TAIL_SHARE,):
-        share = min(max(least, _FEW / rows.worth), _LARGEST_SHARE)
-        edge = float(np.interp(-ndtri(share), scores, rows.u))
-        beyond = rows.u > edge
-        if len(np.unique(rows.u[beyond])) < _LEAST_VALUES:
-            return None
-        d = rows.u[beyond] - edge
-        found = _End(edge, share, fit_tail(d, rows.weights[beyond], wall=wall))
-        if isinstance(found.tail, Wall):
-            break
-    return found
-
-
-def _spline(bulk: _Bulk, place: _Place, cells: int) -> Splines:
+def _spline(bulk: Bulk, place: Place, cells: int) -> Splines:
     """Return the map that takes its bulk from ``cells + 1`` quantiles."""
     low = float(place.of(bulk.left.edge - bulk.left.reach()))
     high = float(place.of(bulk.right.edge + bulk.right.reach()))
@@ -339,7 +196,7 @@ def _spline(bulk: _Bulk, place: _Place, cells: int) -> Splines:
     return Splines(loc, scale, start, distance, torch.from_numpy(c)[None])
 
 
-def _score(bulk: _Bulk, place: _Place, cells: int, s: Array) -> Array:
+def _score(bulk: Bulk, place: Place, cells: int, s: Array) -> Array:
     """Return the normal scores at places ``s``."""
     u = place.loc + place.scale * np.sinh(s)
     below, above = u < bulk.left.edge, u > bulk.right.edge
@@ -351,7 +208,7 @@ def _score(bulk: _Bulk, place: _Place, cells: int, s: Array) -> Array:
     return v
 
 
-def _increasing_cubic(bulk: _Bulk, place: _Place, cells: int) -> CubicHermiteSpline:
+def _increasing_cubic(bulk: Bulk, place: Place, cells: int) -> CubicHermiteSpline:
     """Return the score in the bulk, which meets the tails with their slope."""
     v = np.linspace(-bulk.left.score, bulk.right.score, cells + 1)
     u = np.interp(v, bulk.rows.scores(), bulk.rows.u)

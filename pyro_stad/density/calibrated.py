@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import replace
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -24,12 +25,14 @@ from pyro_stad.learn.clouds import cloud_for
 
 __all__ = ["calibrated"]
 
+Prior = TypeVar("Prior", bound=AbstractFlowPrior)
+
 _FEWEST = 20  # points for a calibration; the 95 percent bound needs as many
 
 
 def calibrated(
-    prior: AbstractFlowPrior, samples: Tensor, tolerance: float | None, reference: str, seed: int
-) -> AbstractFlowPrior:
+    prior: Prior, samples: Tensor, tolerance: float | None, reference: str, seed: int
+) -> Prior:
     """Return ``prior`` with the cheapest density that is accurate enough on ``samples``.
 
     Raises:

@@ -181,7 +181,7 @@ class Trusted(Learned):
         """
         if self.calibration is None:
             raise ValueError("this prior is not calibrated; use prior.calibrate(samples)")
-        x = self._rows(value)
+        x = self._as_rows(value)
         with torch.no_grad():
             white, share = self.images(x)
             difference = disagreement(self.likelihood, white.flatten(0, 1)).reshape(share.shape)
@@ -199,7 +199,7 @@ class Trusted(Learned):
         Raises:
             ValueError: if the prior has no members, or for a wrong shape or device.
         """
-        spread, x = self._known_spread(), self._rows(value)
+        spread, x = self._known_spread(), self._as_rows(value)
         with torch.no_grad():
             inside = self.inside(x)
             white, share = self.images(torch.where(beside(inside, x), x, self.stand_in))
@@ -213,7 +213,7 @@ class Trusted(Learned):
 
     def _best_image(self, value: Tensor, measure: Callable[[Tensor], Tensor]) -> Tensor:
         """Return a measure of whitened points ``(B, D)`` at ``value``: zero where there is none."""
-        x = self._rows(value)
+        x = self._as_rows(value)
         with torch.no_grad():
             inside = self.inside(x)
             white, share = self.images(torch.where(beside(inside, x), x, self.stand_in))
@@ -223,7 +223,7 @@ class Trusted(Learned):
             found = torch.where(inside & ~torch.isnan(found), found, 0.0)
         return found.reshape(self._batch(value))
 
-    def _rows(self, value: Tensor) -> Tensor:
+    def _as_rows(self, value: Tensor) -> Tensor:
         """Return points ``(..., *event_shape)`` as rows ``(B, *event_shape)``."""
         return check_value(value, self.stand_in).reshape(-1, *self.stand_in.shape)
 

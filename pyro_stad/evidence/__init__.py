@@ -10,7 +10,8 @@ from pyro_stad.evidence.compare import EvidenceComparison, compare_evidence
 from pyro_stad.evidence.estimate import METHODS, log_evidence
 from pyro_stad.evidence.population import log_evidences
 from pyro_stad.evidence.result import EvidenceResult
-from pyro_stad.evidence.support import Support, sample_support
+from pyro_stad.evidence.support import sample_support
+from pyro_stad.evidence.support_record import Support
 
 __all__ = [
     "METHODS",

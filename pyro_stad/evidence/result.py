@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_stad.evidence.support import Support
+from pyro_stad.evidence.support_record import Support
 
 __all__ = ["EvidenceResult"]
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from pyro_stad._checks import check_count
 from pyro_stad._events import beside
 from pyro_stad.fields.base import AbstractField
-from pyro_stad.ode import Midpoint
+from pyro_stad.ode import Midpoint, time_like
 from pyro_stad.registry import registered, storable
 
 __all__ = ["CURVES", "AbstractCurve", "Coarse", "Constant", "Followed"]
@@ -107,13 +107,13 @@ class Coarse(AbstractCurve):
     def _solve(self, field: AbstractField, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return knots ``(K,)``, states and slopes there, ``(K, B, ...)``, by the midpoint rule."""
         ends = Midpoint(self.steps).knots(field.t_min, field.t_max)
-        knots = [start.new_full((), end) for end in ends]
+        knots = [time_like(start, end) for end in ends]
         states, slopes = [start], []
         for knot, (low, high) in zip(knots, pairwise(ends)):
             x, step = states[-1], high - low
             slopes.append(field.velocity(knot, x))
             middle = torch.add(x, slopes[-1], alpha=0.5 * step)
-            rate = field.velocity(x.new_full((), low + 0.5 * step), middle)
+            rate = field.velocity(time_like(x, low + 0.5 * step), middle)
             states.append(torch.add(x, rate, alpha=step))
         slopes.append(field.velocity(knots[-1], states[-1]))
         return torch.stack(knots), torch.stack(states), torch.stack(slopes)

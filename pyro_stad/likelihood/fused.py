@@ -37,45 +37,17 @@ from pyro_stad._rows import ROWS
 from pyro_stad.divergence import AbstractDivergence, Stein, TrunkHead
 from pyro_stad.fields import AbstractField, PathField
 from pyro_stad.fields.gate import GateValues
-from pyro_stad.fields.networks.perceptron import Trunk, angle_features, gated_silu
+from pyro_stad.fields.networks.perceptron import angle_features
+from pyro_stad.likelihood.fused_passes import (
+    Layer,
+    Tables,
+    backward_pass,
+    forward_pass,
+    weights_of,
+)
 from pyro_stad.likelihood.known_gradient import with_gradient
 
 __all__ = ["Fused", "can_fuse"]
-
-
-class _Tables(NamedTuple):
-    """What depends on the K nodes alone; W is the width, L the depth of the trunk."""
-
-    biases: Tensor  # (K, L W)
-    gates: Tensor  # (K, L W)
-    turning: Tensor  # (K, L W); the last W, o, are weighted by sqrt(D) omega
-    weights: Tensor  # (K, 1)
-    cotangents: Tensor  # (K, 1)
-
-    @torch.inference_mode(mode=False)
-    def repeated(self, points: int) -> _Tables:
-        """Return the tables for several points."""
-        return self if points == 1 else _Tables(*(table.repeat(points, 1) for table in self))
-
-
-class _Weights(NamedTuple):
-    """The matrices, to be multiplied by from the left."""
-
-    enter: Tensor  # (D, L W)
-    entering: Tensor  # (L W, D), its transpose, laid out so that rows do not see their places
-    links: list[Tensor]
-    couplings: list[Tensor]  # the head's links
-    out: Tensor  # (W, D)
-    out_bias: Tensor
-
-
-class _Layer(NamedTuple):
-    """What the pass back needs of one layer, each ``(rows, W)``."""
-
-    value: Tensor
-    slope: Tensor
-    sigmoid: Tensor
-    factor: Tensor | None  # m, or None in the first layer, where it is one
 
 
 class _Sums(NamedTuple):
@@ -142,7 +114,7 @@ class Fused:
         omega, root = weights[:, None], math.sqrt(field.features)
         embedded = angle_features(times)
         *turns, out = head.turning(embedded).split(trunk.width, dim=-1)
-        self.of_nodes = _Tables(
+        self.of_nodes = Tables(
             biases=trunk.biases(embedded),
             gates=trunk.gates(embedded),
             turning=torch.cat([*turns, root * omega * out], dim=-1),
@@ -151,7 +123,7 @@ class Fused:
         )
         # A handful of points, as inside NUTS: repeated once.
         self.of_few = {points: self.of_nodes.repeated(points) for points in range(1, ROWS + 1)}
-        self.weights = _weights(trunk, head)
+        self.weights = weights_of(trunk, head)
         self.clock = root * (weights * head.clock(embedded)).sum()
         self.constant = torch.full_like(self.clock, constant)
 
@@ -191,10 +163,10 @@ class Fused:
         slopes = scale * self.slopes(y, sums, gate, velocity, layers)
         return with_gradient(x, self.values(y, sums, gate), slopes)
 
-    def forward(self, y: Tensor) -> tuple[_Sums, Tensor, list[_Layer]]:
+    def forward(self, y: Tensor) -> tuple[_Sums, Tensor, list[Layer]]:
         """Return the sums over nodes of points ``(B, D)``, velocities ``(B K, D)``, and layers."""
         tables, rows, shape = self.tables(y.shape[0]), self.rows(y), (-1, self.nodes)
-        turned, velocity, layers = _forward(self.weights, tables, rows)
+        turned, velocity, layers = forward_pass(self.weights, tables, rows)
         weighted = tables.weights * velocity
         across = (weighted * rows).sum(-1)
         along = (weighted * velocity).mul(tables.cotangents).sum(-1)
@@ -228,14 +200,14 @@ class Fused:
         sums: _Sums,
         gate: GateValues | None,
         velocity: Tensor,
-        layers: list[_Layer],
+        layers: list[Layer],
     ) -> Tensor:
         """Return the derivatives of the log-density by ``y``, ``(B, D)``, after a pass forward."""
         by_row = gate and GateValues(
             *(part.repeat_interleave(self.nodes)[:, None] for part in gate)
         )
         tables, rows = self.tables(len(y)), self.rows(y)
-        of_rows = _backward(self.weights, tables, rows, velocity, layers, by_row)
+        of_rows = backward_pass(self.weights, tables, rows, velocity, layers, by_row)
         of_points = of_rows.reshape(len(y), self.nodes, y.shape[1]).sum(1) - y
         if gate is None:
             return of_points
@@ -247,26 +219,13 @@ class Fused:
         )
         return of_points + 2 * by_norm[:, None] * y
 
-    def tables(self, points: int) -> _Tables:
+    def tables(self, points: int) -> Tables:
         """Return the tables for ``points`` points, whose nodes lie side by side."""
         return self.of_few[points] if points in self.of_few else self.of_nodes.repeated(points)
 
     def rows(self, y: Tensor) -> Tensor:
         """Repeat points ``(B, D)`` for their nodes: ``(B K, D)``."""
         return y[:, None].expand(-1, self.nodes, -1).reshape(-1, y.shape[1])
-
-
-def _weights(trunk: Trunk, head: TrunkHead) -> _Weights:
-    """Return copies of the matrices: what is written to those of the networks is not in them."""
-    links, couplings = (
-        [cast(Tensor, link.weight).clone().mT for link in layers]
-        for layers in (trunk.links, head.links)
-    )
-    enter, leave = trunk.enter.weight.clone().mT, trunk.out.weight.clone().mT
-    # A product with few columns, as they lie in memory, takes kernels whose rounding depends on a
-    # row's place in the batch; with columns that are contiguous it does not.
-    entering = enter.contiguous().mT
-    return _Weights(enter, entering, links, couplings, leave, trunk.out.bias.clone())
 
 
 class _LogProb(torch.autograd.Function):
@@ -288,65 +247,7 @@ class _LogProb(torch.autograd.Function):
         if torch.is_grad_enabled():
             again = torch.autograd.grad(fused.by_autograd(x), x, grad, create_graph=True)
             return *again, None
-        layers = [_Layer(*saved[i : i + 4]) for i in range(0, len(saved), 4)]
+        layers = [Layer(*saved[i : i + 4]) for i in range(0, len(saved), 4)]
         sums = _Sums(inside, across, along)
         slopes = fused.slopes(y, sums, ctx.gate, velocity, layers)
         return (fused.scale * grad)[:, None] * slopes, None
-
-
-def _forward(weights: _Weights, tables: _Tables, y: Tensor) -> tuple[Tensor, Tensor, list[_Layer]]:
-    """Return what a pass forward gives for rows ``y``, all of it without the gate.
-
-    Returns:
-        The weighted divergences, less their clock, ``(rows,)``; velocities; layers.
-    """
-    inputs = torch.addmm(tables.biases, y, weights.enter)
-    depth = len(weights.links) + 1
-    # Chunk, because split is a function in Python.
-    terms, gates, turns = (
-        part.chunk(depth, dim=-1) for part in (inputs, tables.gates, tables.turning)
-    )
-    h, slope, sigmoid = gated_silu(terms[0], gates[0])
-    layers, coupled = [_Layer(h, slope, sigmoid, None)], slope
-    for index, (link, coupling) in enumerate(zip(weights.links, weights.couplings)):
-        h, slope, sigmoid = gated_silu(torch.addmm(terms[index + 1], h, link), gates[index + 1])
-        factor = torch.addmm(turns[index], coupled, coupling)
-        layers.append(_Layer(h, slope, sigmoid, factor))
-        coupled = slope * factor
-    velocity = torch.addmm(weights.out_bias, h, weights.out)
-    return (coupled * turns[-1]).sum(-1), velocity, layers
-
-
-def _backward(
-    weights: _Weights,
-    tables: _Tables,
-    y: Tensor,
-    velocity: Tensor,
-    layers: list[_Layer],
-    gate: GateValues | None,
-) -> Tensor:
-    """Return the derivatives of the weighted integrand with respect to rows ``y``.
-
-    Those by way of the gate, whose values are given for every row, are not among them.
-    """
-    pull, cotangents = tables.weights, tables.cotangents
-    coupled = tables.turning[:, -weights.out.shape[0] :]
-    toward = y
-    if gate is not None:
-        less = gate.value - 2 * gate.slope
-        toward, pull = less * y, less * pull
-        cotangents, coupled = gate.value.square() * cotangents, gate.value * coupled
-    # Minus the derivative by the value of a layer, and the derivative by its coupled slopes.
-    minus = torch.addcmul(toward, velocity, cotangents, value=2) * tables.weights
-    minus = minus @ weights.out.mT
-    deltas: list[Tensor] = []
-    for index in reversed(range(len(layers))):
-        value, slope, sigmoid, factor = layers[index]
-        by_slope = coupled if factor is None else coupled * factor
-        minus_bend = torch.sub(value, slope, alpha=2) * (1 - sigmoid)
-        deltas.insert(0, torch.addcmul(minus * slope, by_slope, minus_bend))
-        if index:
-            minus = deltas[0] @ weights.links[index - 1].mT
-            coupled = (coupled * slope) @ weights.couplings[index - 1].mT
-    entering = torch.cat(deltas, dim=-1) @ weights.entering
-    return -torch.addcmul(entering, pull, velocity)

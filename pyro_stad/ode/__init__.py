@@ -9,6 +9,7 @@ from pyro_stad.ode.solvers import (
     Dopri5,
     Midpoint,
     Tableau,
+    time_like,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "Dopri5",
     "Midpoint",
     "Tableau",
+    "time_like",
 ]

@@ -39,6 +39,7 @@ __all__ = [
     "Dopri5",
     "Midpoint",
     "Tableau",
+    "time_like",
 ]
 
 # Knots at low + (high - low) u^1.5, denser towards the data end, which is the lower end of time.
@@ -135,7 +136,7 @@ class AbstractFixedGrid(AbstractSolver):
     ) -> tuple[Tensor, Tensor]:
         """Return the knots, ``(steps + 1,)``, and the states there, ``(steps + 1, *state)``."""
         states = [state, *self._states(field, state, start, end)]
-        knots = [state.new_full((), knot) for knot in self.knots(start, end)]
+        knots = [time_like(state, knot) for knot in self.knots(start, end)]
         return torch.stack(knots), torch.stack(states)
 
     def _states(
@@ -147,11 +148,17 @@ class AbstractFixedGrid(AbstractSolver):
         for low, step in steps:
             slopes: list[Tensor] = []
             for node, row in zip(nodes, self.tableau.matrix):
-                # Filled: a trace warns of every tensor that is made of numbers otherwise.
-                time = state.new_full((), low + node * step)
+                time = time_like(state, low + node * step)
                 slopes.append(field(time, _moved(state, slopes, row, step)))
             state = _moved(state, slopes, self.tableau.weights, step)
             yield state
+
+
+def time_like(state: Tensor, time: float) -> Tensor:
+    """Return a time as a tensor, of the state's dtype and device."""
+    # Filled: a trace warns of every tensor that is made of numbers otherwise. And not by a method
+    # of the state, which vmap would batch.
+    return torch.full((), time, dtype=state.dtype, device=state.device)
 
 
 def _moved(state: Tensor, slopes: list[Tensor], shares: tuple[float, ...], step: float) -> Tensor:

@@ -97,7 +97,7 @@ def test_failed_solves_are_counted_and_their_gradient_is_zero(free_prior):
     """A field that explodes beyond a radius: no exception, no NaN, no hang."""
 
     class Exploding(AbstractField):
-        features, t_min, t_max, data_scale = 2, 0.0, 1.0, 1.0
+        event_shape, t_min, t_max, data_scale = torch.Size([2]), 0.0, 1.0, 1.0
 
         def velocity(self, t, x):
             return x * torch.where(x.norm(dim=-1, keepdim=True) > 50, math.inf, 0.0)
@@ -327,7 +327,7 @@ def test_foreign_parts_can_not_be_saved(free_prior, tmp_path):
     field = pyro_stad.from_score(lambda t, x: -x, path="vp", features=2)
     prior = free_prior.with_likelihood(FlowODE(field, Exact(), RK4(4)))
     assert torch.isfinite(prior.log_prob(free_prior.sample((3,)))).all()
-    with pytest.raises(TypeError, match="a prior with a ForeignField can't be saved"):
+    with pytest.raises(TypeError, match="a field of type ForeignField can't be stored"):
         prior.save(tmp_path / "prior.safetensors")
 
 

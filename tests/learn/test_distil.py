@@ -38,7 +38,7 @@ class Expansion(AbstractAngularField):
 
     def __init__(self):
         super().__init__()
-        self._set_path(OptimalTransport(), D)
+        self._set_path(OptimalTransport(), (D,))
 
     def velocity(self, t, x):
         return x
