@@ -10,7 +10,7 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line and exit; say in one line what to install where it can't run."""
     try:
-        from pyro_stad.cli.main import main as run
+        from pyro_stad.cli.run import main as run
     except ModuleNotFoundError as missing:
         if missing.name != "typer":
             raise

@@ -7,10 +7,12 @@ give neighbouring seeds common streams, and overflow where seeds are large; a ha
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-__all__ = ["generator", "stream"]
+__all__ = ["generator", "signs", "stream"]
 
 
 def stream(seed: int, name: str) -> int:
@@ -22,3 +24,9 @@ def stream(seed: int, name: str) -> int:
 def generator(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a source of randomness for the purpose ``name``."""
     return torch.Generator(device).manual_seed(stream(seed, name))
+
+
+def signs(shape: Sequence[int], source: torch.Generator, like: Tensor) -> Tensor:
+    """Return random signs, +1 and -1, drawn on the device of ``source``, like ``like``."""
+    ones = torch.randint(0, 2, tuple(shape), generator=source, device=source.device)
+    return (2 * ones - 1).to(like)

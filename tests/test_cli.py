@@ -13,8 +13,8 @@ import torch
 
 import pyro_stad
 from pyro_stad.cli.files import check_out, even_rows, write_table
-from pyro_stad.cli.main import _run
 from pyro_stad.cli.picture import most_different
+from pyro_stad.cli.run import _run
 from pyro_stad.data import Chain
 from tests.data import chain_files as files
 from tests.oracles import mixture_sample
@@ -83,7 +83,7 @@ def test_fit_reads_chains(name, folder, capsys, tmp_path):
 
 
 def test_bounds_of_angles():
-    from pyro_stad.cli.main import _parse_bounds
+    from pyro_stad.cli.arguments import parse_bounds as _parse_bounds
 
     entries = ["a=periodic", "b=360", "c=0,", "d=-1,1"]
     expected = {"a": "periodic", "b": 360.0, "c": (0.0, None), "d": (-1.0, 1.0)}

@@ -6,8 +6,6 @@ for one that failed.
 
 from __future__ import annotations
 
-import sys
-from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -26,12 +24,23 @@ from pyro_stad.cli.arguments import (
 )
 from pyro_stad.cli.check import check_prior
 from pyro_stad.cli.files import check_out, check_table, even_rows, read_points, write_table
+from pyro_stad.cli.options import (
+    AsJson,
+    BurnIn,
+    LogWeights,
+    NoProgress,
+    NoWeights,
+    Precision,
+    PriorFile,
+    Seed,
+    Weights,
+)
 from pyro_stad.data import read_chain
 from pyro_stad.demo import DemoSettings, run_demo, text
 from pyro_stad.density import load
 from pyro_stad.fitting import fit as fit_prior
 
-__all__ = ["app", "main"]
+__all__ = ["app"]
 
 app = typer.Typer(
     name="pyro-stad",
@@ -41,34 +50,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-PriorFile = Annotated[Path, typer.Argument(help="A prior that `pyro-stad fit` wrote.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-NoProgress = Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
-Weights = Annotated[
-    str | None,
-    typer.Option(help="Column that holds weights. Formats that have weights need no telling."),
-]
-LogWeights = Annotated[
-    str | None, typer.Option(help="Column that holds the logarithms of weights.")
-]
-NoWeights = Annotated[bool, typer.Option("--no-weights", help="Take all rows as equal.")]
-BurnIn = Annotated[
-    float | None,
-    typer.Option(
-        min=0,
-        help="What to leave out at the beginning of each chain: a fraction below 1, or rows. "
-        "By default only what the file marks as warm-up.",
-    ),
-]
-
-
-class Precision(StrEnum):
-    """Floating-point types of a prior."""
-
-    float32 = "float32"
-    float64 = "float64"
 
 
 def _show_version(value: bool) -> None:
@@ -305,27 +286,3 @@ def demo(
         return
     typer.echo(text(summary))
     typer.echo(f"wrote {out / 'summary.json'} and {out / 'figure.png'}")
-
-
-def main() -> None:
-    """Run the command line and exit."""
-    sys.exit(_run(sys.argv[1:]))
-
-
-def _run(arguments: list[str]) -> int:
-    try:
-        code = app(arguments, standalone_mode=False, prog_name="pyro-stad")
-    except typer.Exit as stop:
-        return stop.exit_code
-    except typer.Abort:
-        return 1
-    except Exception as error:
-        # Usage errors of typer know their exit code; the classes have moved between versions.
-        if hasattr(error, "format_message"):
-            typer.echo(f"pyro-stad: {error.format_message()}", err=True)
-            return 2
-        if isinstance(error, (OSError, ValueError, TypeError, RuntimeError, ImportError)):
-            typer.echo(f"pyro-stad: {' '.join(str(error).split())}", err=True)
-            return 1
-        raise
-    return code if isinstance(code, int) else 0

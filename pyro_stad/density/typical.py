@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from pyro_stad._random import generator
+from pyro_stad._weights import effective_size, log_mean_exp
 from pyro_stad.data.reference import Reference
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.learn.spread import Spread
@@ -140,6 +141,4 @@ def _widths(squares: Tensor, enough: float) -> Tensor:
 def _log_mean(squares: Tensor, widths: Tensor) -> tuple[Tensor, Tensor]:
     """Return the logarithms of kernels' means, and their effective sizes, each ``(C,)``."""
     exponent = -0.5 * squares / widths.square()
-    total = exponent.logsumexp(1)
-    ess = (2 * total - (2 * exponent).logsumexp(1)).exp()
-    return total - torch.log(total.new_tensor(squares.shape[1])), ess
+    return log_mean_exp(exponent), effective_size(exponent)

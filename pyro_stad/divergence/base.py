@@ -18,6 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pyro_stad._random import signs
 from pyro_stad.fields.base import AbstractField
 
 __all__ = ["AbstractDivergence", "AbstractProbedDivergence"]
@@ -59,10 +60,7 @@ class AbstractProbedDivergence(AbstractDivergence):
 
     def _signs(self, count: int, like: Tensor) -> Tensor:
         """Return ``count`` sign vectors ``(count, D)``; the same for every call and every point."""
-        signs = torch.randint(
-            0, 2, (count, like[0].numel()), generator=self._generator(0), device="cpu"
-        )
-        return (2 * signs - 1).to(like)
+        return signs((count, like[0].numel()), self._generator(0), like)
 
     def _sphere(self, count: int, like: Tensor) -> Tensor:
         """Return ``count`` vectors of norm sqrt(D), uniform on the sphere.

@@ -6,15 +6,25 @@ once. ``support`` holds the answer against the samples of learned priors, ``post
 ``result`` describe, ``compare`` compares.
 """
 
+from pyro_stad.evidence.bridge import Bridge
 from pyro_stad.evidence.compare import EvidenceComparison, compare_evidence
-from pyro_stad.evidence.estimate import METHODS, log_evidence
+from pyro_stad.evidence.estimate import log_evidence
+from pyro_stad.evidence.importance import Importance
+from pyro_stad.evidence.method import METHODS, AbstractMethod
+from pyro_stad.evidence.nested import Nested
 from pyro_stad.evidence.population import log_evidences
 from pyro_stad.evidence.result import EvidenceResult
+from pyro_stad.evidence.smc import SMC
 from pyro_stad.evidence.support import sample_support
 from pyro_stad.evidence.support_record import Support
 
 __all__ = [
     "METHODS",
+    "SMC",
+    "AbstractMethod",
+    "Bridge",
+    "Importance",
+    "Nested",
     "EvidenceComparison",
     "EvidenceResult",
     "Support",

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from pyro_stad._arviz import psislw
+from pyro_stad._weights import smoothed
 from pyro_stad.evidence.estimate import log_evidence
 from pyro_stad.evidence.result import EvidenceResult
 
@@ -178,8 +178,7 @@ def _elpd_loo(result: EvidenceResult) -> tuple[float, float] | None:
     if not pieces or sum(piece.shape[1] for piece in pieces) < 2:
         return None
     log_likelihood = torch.cat(pieces, dim=1).mT
-    weights, _ = psislw(-log_likelihood.numpy())
-    each = torch.logsumexp(torch.as_tensor(weights) + log_likelihood, 1)
+    each = torch.logsumexp(smoothed(-log_likelihood)[0] + log_likelihood, 1)
     return each.sum().item(), (len(each) * each.var()).sqrt().item()
 
 

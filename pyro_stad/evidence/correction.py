@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_stad._arviz import psislw
+from pyro_stad._weights import log_mean_exp, smoothed
 from pyro_stad.data.effective import ess
 from pyro_stad.density import FlowPrior
 
@@ -68,16 +68,14 @@ def correct(flows: list[tuple[FlowPrior, Tensor]], count: int, length: int) -> C
     log_ratio: Any = 0.0
     for prior, draws in flows:
         log_ratio = log_ratio + _exact_less_distilled(prior, draws[places.to(draws.device)])
-    smooth, khat = psislw(log_ratio.double().cpu().numpy())
+    log_ratio = log_ratio.double()
+    smooth, khat = smoothed(log_ratio)
     # The factor that smoothing takes away with the normalisation.
-    largest = log_ratio.double().max()
-    value = (torch.logsumexp(log_ratio.double() - largest, 0) + largest).item()
-    value -= math.log(len(log_ratio))
-    weights = np.exp(smooth)
-    ratios = np.exp((log_ratio.double() - largest).cpu().numpy()).reshape(count, -1)
+    value = log_mean_exp(log_ratio).item()
+    ratios = np.exp((log_ratio - log_ratio.max()).cpu().numpy()).reshape(count, -1)
     effective = ess(torch.as_tensor(ratios)) if ratios.std() > 0 else ratios.size
     relative = ratios.std() / ratios.mean() / math.sqrt(effective)
-    return Correction(value, float(relative), float(khat), torch.as_tensor(weights), places)
+    return Correction(value, float(relative), khat.item(), smooth.exp(), places)
 
 
 def _exact_less_distilled(prior: FlowPrior, values: Tensor) -> Tensor:

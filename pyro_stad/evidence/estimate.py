@@ -9,36 +9,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pyro_stad._checks import check_choice, check_count, check_seed
+from pyro_stad._checks import check_choice, check_seed
 from pyro_stad._context import own_context
 from pyro_stad.errors import EvidenceError, EvidenceWarning
-from pyro_stad.evidence.bridge import bridge
-from pyro_stad.evidence.importance import held_against, importance, of_particles
-from pyro_stad.evidence.nested import nested
+from pyro_stad.evidence.importance import Importance, held_against, of_particles
+from pyro_stad.evidence.job import EvidenceJob
+from pyro_stad.evidence.method import METHODS, AbstractMethod, method_of
 from pyro_stad.evidence.posterior import cautions, disagreement, refusals, with_support
-from pyro_stad.evidence.proposal import PROPOSALS
 from pyro_stad.evidence.result import EvidenceResult
-from pyro_stad.evidence.smc import STUCK, smc
+from pyro_stad.evidence.smc import SMC, STUCK
 from pyro_stad.evidence.support import SupportNoise
-from pyro_stad.evidence.task import Task
 from pyro_stad.model.joint import angles
 from pyro_stad.model.noise import LatentProblem
 
 __all__ = ["METHODS", "log_evidence"]
-
-METHODS: dict[str, Callable[[Task], EvidenceResult]] = {
-    "smc": smc,
-    "importance": importance,
-    "nested": nested,
-    "bridge": bridge,
-}
 
 
 @own_context()
 def log_evidence(
     model: Callable[..., Any],
     *args: Any,
-    method: str = "auto",
+    method: str | AbstractMethod = "auto",
     draws: Any = None,
     particles: int = 1000,
     repeats: int = 4,
@@ -56,9 +47,11 @@ def log_evidence(
         model: a model with continuous latent sites. It runs in a plate to the left of its own, or,
             if it does not broadcast over that, draw by draw.
         args, kwargs: what the model is called with, its observations among them.
-        method: a name in ``pyro_stad.evidence.METHODS``; or ``"auto"``: tempered SMC, importance
-            sampling from its particles, and the bridge if there are ``draws``. The one with the
-            least error is taken, and the others are held against it.
+        method: a method with its options, such as ``SMC(particles=4000)``; or a name in
+            ``pyro_stad.evidence.METHODS``, which takes them from the arguments below; or
+            ``"auto"``: tempered SMC, importance sampling from its particles, and the bridge if
+            there are ``draws``. The one with the least error is taken, and the others are held
+            against it.
         draws: posterior draws of the model, for the bridge: an ``MCMC`` that has run, ArviZ data,
             or tensors by site.
         particles: particles, live points or draws of each run.
@@ -103,19 +96,20 @@ def log_evidence(
         >>> abs(result.log_z - truth) < 0.1
         True
     """
-    check_choice(method, "method", ("auto", *METHODS))
-    check_choice(proposal, "proposal", PROPOSALS)
-    check_count(particles, "particles", least=100)
-    check_count(repeats, "repeats", least=2)
     seed = check_seed(seed)
-    if draws is not None and method not in ("auto", "bridge"):
-        raise ValueError(f"`draws` are for the bridge; method={method!r} makes no use of them")
-    file = None if checkpoint is None else Path(checkpoint)
+    options: dict[str, Any] = {
+        "particles": particles, "repeats": repeats, "draws": draws, "correct": correct,
+        "proposal": proposal,
+    }  # fmt: skip
+    chosen = _chosen(method, options)
     problem = LatentProblem(model, *args, **kwargs)
-    task = Task(problem, particles, repeats, seed, progress, file, draws, proposal, correct)
-    result = _auto(task) if method == "auto" else METHODS[method](task)
-    if method == "smc":
-        result = _held_against_importance(result, task)
+    job = EvidenceJob(problem, seed, progress, None if checkpoint is None else Path(checkpoint))
+    if chosen is None:
+        result = _auto(job, options)
+    elif isinstance(chosen, SMC):
+        result = _held_against_importance(chosen(job), job, chosen)
+    else:
+        result = chosen(job)
     result = with_support(result, problem, SupportNoise.of(problem, seed, 10 * particles))
     refused = refusals(result)
     if refused and not allow_extrapolation:
@@ -130,15 +124,31 @@ def log_evidence(
     return result
 
 
-def _held_against_importance(result: EvidenceResult, task: Task) -> EvidenceResult:
+def _chosen(method: str | AbstractMethod, options: dict[str, Any]) -> AbstractMethod | None:
+    """Return the method that was asked for; None for the best of several."""
+    if not isinstance(method, AbstractMethod):
+        check_choice(method, "method", ("auto", *METHODS))
+    if options["draws"] is not None and method not in ("auto", "bridge"):
+        raise ValueError(f"`draws` are for the bridge; method={method!r} makes no use of them")
+    # All options are checked, whatever the method makes use of.
+    Importance(options["particles"], options["repeats"], options["proposal"])
+    if isinstance(method, AbstractMethod):
+        return method
+    return None if method == "auto" else method_of(method, options)
+
+
+def _held_against_importance(
+    result: EvidenceResult, job: EvidenceJob, method: SMC
+) -> EvidenceResult:
     """Confirm SMC by importance sampling from its particles; that takes as many likelihoods more.
 
     Where the map from noise is steep, as of a heavy-tailed prior far out, SMC can be wrong by
     hundreds of nats and know nothing of it.
     """
-    (check,) = of_particles(task.problem, task.runs, task.generator)
-    calls = result.likelihood_calls + task.particles * task.repeats
-    networks = task.problem.network_calls(calls)
+    runs = job.runs(method.particles, method.repeats)
+    (check,) = of_particles(job.problem, runs, job.generator)
+    calls = result.likelihood_calls + method.particles * method.repeats
+    networks = job.problem.network_calls(calls)
     result = replace(result, likelihood_calls=calls, network_calls=networks)
     result = held_against(result, check)
     for text in disagreement(result.estimates()):
@@ -146,10 +156,11 @@ def _held_against_importance(result: EvidenceResult, task: Task) -> EvidenceResu
     return result
 
 
-def _auto(task: Task) -> EvidenceResult:
+def _auto(job: EvidenceJob, options: dict[str, Any]) -> EvidenceResult:
     """Estimate by every method that is cheap, take the best, and hold it against the others."""
-    periodic = task.draws is not None and angles(task.problem.model.latent)
-    bridged = task.draws is not None and not periodic
+    given = options["draws"] is not None
+    periodic = given and angles(job.problem.model.latent)
+    bridged = given and not periodic
     names = ("smc", "importance", *(("bridge",) if bridged else ()))
     found: dict[str, EvidenceResult] = {}
     notes: tuple[str, ...] = ()
@@ -157,7 +168,7 @@ def _auto(task: Task) -> EvidenceResult:
         notes += (f"`draws` were not used: the bridge can't take the angles in {periodic}",)
     for name in names:
         try:
-            found[name] = METHODS[name](task)
+            found[name] = method_of(name, options)(job)
         except EvidenceError as error:
             # SMC is the one that there must be.
             if name == "smc":

@@ -15,14 +15,17 @@ References:
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_stad._arviz import psislw
+from pyro_stad._checks import check_choice
+from pyro_stad._weights import log_mean_exp, smoothed
 from pyro_stad.errors import EvidenceError
+from pyro_stad.evidence.job import EvidenceJob
+from pyro_stad.evidence.method import AbstractParticleMethod
 from pyro_stad.evidence.posterior import described, disagreement
 from pyro_stad.evidence.proposal import (
     PRIOR_SHARE,
@@ -32,51 +35,68 @@ from pyro_stad.evidence.proposal import (
     normal_log_prob,
 )
 from pyro_stad.evidence.result import EvidenceResult
-from pyro_stad.evidence.task import Task
+from pyro_stad.registry import storable
 from pyro_stad.samplers.tempering import Problem, Runs
 
-__all__ = ["Estimate", "held_against", "importance", "of_particles"]
+__all__ = ["Estimate", "Importance", "held_against", "of_particles"]
 
 _WORST_SHAPE = 0.7
 _ADVICE = {"student": "Use proposal='flow', or method='smc'", "flow": "Use method='smc'"}
 
 
-def importance(task: Task) -> EvidenceResult:
-    """Estimate the evidence of a task by importance sampling.
+@storable("evidence method", "importance")
+@dataclass(frozen=True)
+class Importance(AbstractParticleMethod):
+    """Importance sampling from a proposal that is learned from tempered particles.
 
-    Raises:
-        EvidenceError: if the weights are too heavy-tailed to be believed.
+    Arguments:
+        proposal: ``"student"``, a t law, or ``"flow"``, for several modes, a minute's fit.
     """
-    problem, start, generator = task.problem, task.runs.u, task.generator
-    with torch.no_grad():
-        proposal = PROPOSALS[task.proposal](start, task)
-        u = proposal.draw(generator)
-        log_weights = _log_weights(problem, proposal, u)[0]
-    runs = torch.logsumexp(log_weights, 1) - math.log(log_weights.shape[1])
-    share = torch.softmax(log_weights.reshape(-1), 0)
-    relative = (share.square().sum() - 1 / len(share)).item()
-    smooth, shape = psislw(log_weights.reshape(-1).cpu().numpy())
-    if not float(shape) < _WORST_SHAPE:
-        raise EvidenceError(
-            f"importance weights have a Pareto shape of {float(shape):.2f}, expected less than "
-            f"{_WORST_SHAPE}: their mean can't be believed. {_ADVICE[task.proposal]}"
+
+    proposal: str = "student"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self.proposal, "proposal", PROPOSALS)
+
+    def __call__(self, job: EvidenceJob) -> EvidenceResult:
+        """Estimate the evidence of a job.
+
+        Raises:
+            EvidenceError: if the weights are too heavy-tailed to be believed.
+        """
+        problem, tempered = job.problem, job.runs(self.particles, self.repeats)
+        with torch.no_grad():
+            proposal = PROPOSALS[self.proposal](tempered.u, job)
+            u = proposal.draw(job.generator)
+            log_weights = _log_weights(problem, proposal, u)[0]
+        runs = log_mean_exp(log_weights, 1)
+        share = torch.softmax(log_weights.reshape(-1), 0)
+        relative = (share.square().sum() - 1 / len(share)).item()
+        smooth, tail = smoothed(log_weights.reshape(-1))
+        weights, shape = smooth.exp(), tail.item()
+        if not shape < _WORST_SHAPE:
+            raise EvidenceError(
+                f"importance weights have a Pareto shape of {shape:.2f}, expected less than "
+                f"{_WORST_SHAPE}: their mean can't be believed. {_ADVICE[self.proposal]}"
+            )
+        weights = weights.to(u.device)
+        source = job.generator
+        chosen = torch.multinomial(weights, len(share), replacement=True, generator=source)
+        calls = int(tempered.calls[0]) + len(share)
+        return EvidenceResult(
+            log_z=log_mean_exp(runs).item(),
+            log_z_err=math.sqrt(max(relative, runs.var().item() / len(runs))),
+            method="importance",
+            repeats=tuple(runs.tolist()),
+            likelihood_calls=calls,
+            network_calls=problem.network_calls(calls),
+            formula_err=math.sqrt(relative * len(runs)),
+            ess=1 / share.square().sum().item(),
+            khat=shape,
+            data=problem.data[0],
+            **described(problem, u.reshape(-1, problem.size)[chosen]),
         )
-    smoothed = torch.as_tensor(smooth).exp().to(u.device)
-    chosen = torch.multinomial(smoothed, len(share), replacement=True, generator=generator)
-    calls = int(task.runs.calls[0]) + len(share)
-    return EvidenceResult(
-        log_z=(torch.logsumexp(runs, 0) - math.log(len(runs))).item(),
-        log_z_err=math.sqrt(max(relative, runs.var().item() / len(runs))),
-        method="importance",
-        repeats=tuple(runs.tolist()),
-        likelihood_calls=calls,
-        network_calls=problem.network_calls(calls),
-        formula_err=math.sqrt(relative * len(runs)),
-        ess=1 / share.square().sum().item(),
-        khat=float(shape),
-        data=problem.data[0],
-        **described(problem, u.reshape(-1, problem.size)[chosen]),
-    )
 
 
 class Estimate(NamedTuple):
@@ -92,12 +112,12 @@ def of_particles(problem: Problem, runs: Runs, generator: torch.Generator) -> li
     with torch.no_grad():
         proposal = Student(runs.u)
         log_weights = _log_weights(problem, proposal, proposal.draw(generator))
-    means = torch.logsumexp(log_weights, -1) - math.log(log_weights.shape[-1])
+    means = log_mean_exp(log_weights)
     share = torch.softmax(log_weights.flatten(1), 1)
     relative = share.square().sum(1) - 1 / share.shape[1]
-    log_z = torch.logsumexp(means, 1) - math.log(means.shape[1])
+    log_z = log_mean_exp(means)
     error = torch.maximum(relative, means.var(1) / means.shape[1]).sqrt()
-    _, shapes = psislw(log_weights.flatten(1).cpu().numpy())
+    _, shapes = smoothed(log_weights.flatten(1))
     return [Estimate(*row) for row in zip(log_z.tolist(), error.tolist(), shapes.tolist())]
 
 

@@ -20,11 +20,11 @@ from pyro_stad._checks import check_count, check_seed
 from pyro_stad._context import own_context
 from pyro_stad.errors import EvidenceWarning
 from pyro_stad.evidence.importance import Estimate, held_against, of_particles
+from pyro_stad.evidence.job import generator_of
 from pyro_stad.evidence.posterior import cautions, described, disagreement, with_support
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.smc import STUCK, of_runs
 from pyro_stad.evidence.support import SupportNoise
-from pyro_stad.evidence.task import generator_of
 from pyro_stad.model.noise import LatentProblem
 from pyro_stad.samplers.tempering import temper
 

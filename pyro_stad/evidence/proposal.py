@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pyro_stad.density import FlowPrior
-from pyro_stad.evidence.task import Task
+from pyro_stad.evidence.job import EvidenceJob
 from pyro_stad.fitting import fit
 from pyro_stad.samplers.normal import Normal
 
@@ -48,10 +48,10 @@ class Student:
 
     Arguments:
         start: particles with shape ``(B, R, N, D)``.
-        task: not needed.
+        job: not needed.
     """
 
-    def __init__(self, start: Tensor, task: Task | None = None) -> None:
+    def __init__(self, start: Tensor, job: EvidenceJob | None = None) -> None:
         self.start = start
         even = torch.full(start.shape[:3], 1 / start.shape[2], dtype=torch.float64)
         self.normal = Normal.of_others(start, even.to(start.device))
@@ -81,15 +81,15 @@ class Flow:
 
     Arguments:
         start: particles with shape ``(1, R, N, D)``.
-        task: for the seed, and whether a bar is shown.
+        job: for the seed, and whether a bar is shown.
     """
 
-    def __init__(self, start: Tensor, task: Task) -> None:
+    def __init__(self, start: Tensor, job: EvidenceJob) -> None:
         self.start = start
         with torch.enable_grad():
             fitted = fit(
-                start.reshape(-1, start.shape[-1]), budget="quick", seed=task.seed,
-                progress=task.progress, dtype=start.dtype,
+                start.reshape(-1, start.shape[-1]), budget="quick", seed=job.seed,
+                progress=job.progress, dtype=start.dtype,
             )  # fmt: skip
         self.prior: FlowPrior = fitted.exact()
 
@@ -103,7 +103,7 @@ class Flow:
         return self.prior.log_prob(u).double()
 
 
-PROPOSALS: dict[str, Callable[[Tensor, Task], Proposal]] = {"student": Student, "flow": Flow}
+PROPOSALS: dict[str, Callable[[Tensor, EvidenceJob], Proposal]] = {"student": Student, "flow": Flow}
 
 
 def normal_log_prob(u: Tensor) -> Tensor:

@@ -7,37 +7,43 @@ is larger: four runs know their own spread badly.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-
+from pyro_stad._weights import log_mean_exp
+from pyro_stad.evidence.job import EvidenceJob
+from pyro_stad.evidence.method import AbstractParticleMethod
 from pyro_stad.evidence.posterior import described
 from pyro_stad.evidence.result import EvidenceResult
-from pyro_stad.evidence.task import Task
+from pyro_stad.registry import storable
 from pyro_stad.samplers.tempering import Runs
 
-__all__ = ["STUCK", "of_runs", "smc"]
+__all__ = ["SMC", "STUCK", "of_runs"]
 
 STUCK = (
     "particles still remembered where they were resampled when their moves ended; take more of them"
 )
 
 
-def smc(task: Task) -> EvidenceResult:
-    """Estimate the evidence of a task by tempered SMC."""
-    problem, runs = task.problem, task.runs
-    calls = int(runs.calls[0])
-    found = described(problem, runs.u[0].flatten(0, 1))
-    warnings = ((STUCK,) if runs.stuck[0] else ()) + found.pop("warnings")
-    return EvidenceResult(
-        **of_runs(runs, 0),
-        method="smc",
-        likelihood_calls=calls,
-        network_calls=problem.network_calls(calls),
-        data=problem.data[0],
-        warnings=warnings,
-        **found,
-    )
+@storable("evidence method", "smc")
+@dataclass(frozen=True)
+class SMC(AbstractParticleMethod):
+    """Tempered sequential Monte Carlo; see :mod:`pyro_stad.samplers.tempering`."""
+
+    def __call__(self, job: EvidenceJob) -> EvidenceResult:
+        problem, runs = job.problem, job.runs(self.particles, self.repeats)
+        calls = int(runs.calls[0])
+        found = described(problem, runs.u[0].flatten(0, 1))
+        warnings = ((STUCK,) if runs.stuck[0] else ()) + found.pop("warnings")
+        return EvidenceResult(
+            **of_runs(runs, 0),
+            method="smc",
+            likelihood_calls=calls,
+            network_calls=problem.network_calls(calls),
+            data=problem.data[0],
+            warnings=warnings,
+            **found,
+        )
 
 
 def of_runs(runs: Runs, index: int) -> dict[str, Any]:
@@ -46,7 +52,7 @@ def of_runs(runs: Runs, index: int) -> dict[str, Any]:
     count = len(log_z)
     return {
         # Unbiased is Z, not its logarithm.
-        "log_z": (torch.logsumexp(log_z, 0) - math.log(count)).item(),
+        "log_z": log_mean_exp(log_z).item(),
         "log_z_err": math.sqrt(max(log_z.var().item(), variance) / count),
         "formula_err": math.sqrt(variance),
         "repeats": tuple(log_z.tolist()),

@@ -54,6 +54,7 @@ from torch import Tensor
 from pyro_stad._checks import check_seed
 from pyro_stad._context import own_context
 from pyro_stad._random import generator
+from pyro_stad._weights import effective_size, log_mean_exp
 from pyro_stad.density import typical_error
 from pyro_stad.evidence.support_record import Support
 from pyro_stad.learn import shifts
@@ -175,9 +176,7 @@ def _compared(samples: Tensor, draws: Tensor, noise: SupportNoise) -> Support:
     power = _power(draws)
     # Samples that are worth one, for each draw that there is.
     alike = noise.samples_a_row * len(draws) / len(samples)
-    by_samples, by_draws = (
-        torch.logsumexp(_tempered(x, power), 0).item() - math.log(len(x)) for x in (samples, draws)
-    )
+    by_samples, by_draws = (log_mean_exp(_tempered(x, power)).item() for x in (samples, draws))
     # Where neither has any, nothing is known, and nothing is said against the estimate.
     neither = math.isinf(by_samples) and math.isinf(by_draws)
     ratio = 0.0 if neither else min(max(by_samples - by_draws, -_NOTHING), _NOTHING)
@@ -190,7 +189,7 @@ def _compared(samples: Tensor, draws: Tensor, noise: SupportNoise) -> Support:
         log_ratio=ratio,
         error=math.sqrt((1 + alike) / worth),
         expected=_expected(draws, power, noise),
-        log_z=torch.logsumexp(samples, 0).item() - math.log(len(samples)),
+        log_z=log_mean_exp(samples).item(),
         # That of the flow's draws: of the samples' own weights, few would not know of the rest.
         log_z_err=math.sqrt(alike / worth) if power == 1.0 else math.inf,
     )
@@ -233,5 +232,5 @@ def _tempered(log_likelihood: Tensor, power: float) -> Tensor:
 
 
 def _effective(log_likelihood: Tensor, power: float) -> float:
-    share = torch.softmax(_tempered(log_likelihood, power), 0)
-    return 0.0 if bool(share.isnan().any()) else 1 / share.square().sum().item()
+    found = effective_size(_tempered(log_likelihood, power)).item()
+    return 0.0 if math.isnan(found) else found

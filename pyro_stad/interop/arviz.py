@@ -9,22 +9,22 @@ its trace is ``lp``.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from pyro import poutine
-from pyro.infer import MCMC, Predictive
+from pyro.infer import MCMC
 from pyro.infer.mcmc.api import _MultiSampler
 from torch import Tensor
 
-from pyro_stad._arviz import from_dict
 from pyro_stad.density import FlowPrior, TruncatedPrior, extrapolation
 from pyro_stad.errors import OutOfDistributionWarning
 from pyro_stad.evidence import EvidenceResult, sample_support
+from pyro_stad.interop.groups import as_numpy, assemble, grouped, labels_of, predictive_groups
 from pyro_stad.interop.summary import LEARNING
 from pyro_stad.learn import joint_log_weights
+from pyro_stad.model.draws import by_chain
 from pyro_stad.model.replay import Replay, replay
 
 __all__ = ["to_arviz"]
@@ -115,16 +115,16 @@ def to_arviz(
         groups["sample_stats"][LEARNING] = learning
         dims = {LEARNING: ["learning_member"], **(dims or {})}
     if model is not None and predictive > 0:
-        groups |= _predictive_groups(model, args, dict(kwargs or {}), draws, predictive, found)
+        groups |= predictive_groups(model, args, dict(kwargs or {}), draws, predictive, found)
     shaped = {
-        name: {site: _by_chain(value, num_chains, name) for site, value in group.items()}
+        name: {site: grouped(value, num_chains, name) for site, value in group.items()}
         for name, group in groups.items()
     }
     if found.observed:
-        shaped["observed_data"] = {k: _numpy(v) for k, v in found.observed.items()}
-    labels, axes = _names(priors, groups["posterior"], dict(coords or {}), dict(dims or {}))
+        shaped["observed_data"] = {k: as_numpy(v) for k, v in found.observed.items()}
+    labels, axes = labels_of(priors, groups["posterior"], dict(coords or {}), dict(dims or {}))
     shaped = {name: group for name, group in shaped.items() if group}
-    data = _assemble(shaped, labels, axes, attributes)
+    data = assemble(shaped, labels, axes, attributes)
     if evidence is not None:
         data["posterior"].attrs.update(evidence.attributes())
     return data
@@ -132,34 +132,17 @@ def to_arviz(
 
 def _draws(source: Any, num_chains: int) -> tuple[dict[str, Tensor], int]:
     """Return draws ``(chains * draws, ...)``, chain by chain, and the number of chains."""
-    if isinstance(source, MCMC):
-        if not source._samples:
-            raise ValueError("`source` is an MCMC that has not run; call mcmc.run(...) first")
-        grouped = source.get_samples(group_by_chain=True)
-        flat = {name: value.flatten(0, 1) for name, value in grouped.items()}
-        return flat, next(iter(grouped.values())).shape[0]
-    if not isinstance(source, Mapping) or not source:
-        raise TypeError(f"`source` must be an MCMC or draws by site; got {type(source).__name__}")
-    draws = {str(name): _tensor(name, value) for name, value in source.items()}
+    chains = by_chain(source, "source")
+    draws = {name: value.flatten(0, 1) for name, value in chains.items()}
     lengths = {name: len(value) for name, value in draws.items()}
     if len(set(lengths.values())) != 1:
         raise ValueError(f"all sites of `source` must have as many draws; got {lengths}")
-    if next(iter(lengths.values())) % num_chains:
+    count = next(iter(chains.values())).shape[0]
+    # Draws by site are one chain after the other; everything else knows its chains.
+    number = num_chains if count == 1 else count
+    if next(iter(lengths.values())) % number:
         raise ValueError(f"`num_chains` = {num_chains} does not divide the draws, {lengths}")
-    return draws, num_chains
-
-
-def _tensor(name: Any, value: Any) -> Tensor:
-    """Return the draws of a site, which may be an array, as a tensor with a first axis."""
-    try:
-        tensor = torch.as_tensor(value).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"`source` must hold tensors or arrays of numbers; {name!r} is {type(value).__name__}"
-        ) from error
-    if tensor.ndim == 0:
-        raise ValueError(f"`source` must hold one row per draw; {name!r} is a single number")
-    return tensor
+    return draws, number
 
 
 def _priors_by_site(
@@ -283,67 +266,3 @@ def _learning(priors: dict[str, LearnedPrior], values: Mapping[str, Any]) -> Ten
             return None
         parts.append((prior.spread, prior.deviations(values[site])[0]))
     return joint_log_weights(parts) if parts else None
-
-
-def _predictive_groups(
-    model: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    draws: dict[str, Tensor],
-    predictive: int,
-    found: Replay,
-) -> dict[str, dict[str, Any]]:
-    """Return prior, prior_predictive and posterior_predictive draws."""
-    observed = list(found.observed)
-    free = poutine.uncondition(model)
-    before = Predictive(free, num_samples=predictive)(*args, **kwargs)
-    after = Predictive(free, posterior_samples=draws, return_sites=observed)(*args, **kwargs)
-    shapes = {k: v.shape[1:] for k, v in (draws | found.computed).items()}
-    shapes |= {k: v.shape for k, v in found.observed.items()}
-
-    def shaped(values: dict[str, Tensor], sites: Iterable[str]) -> dict[str, Tensor]:
-        # Predictive leaves an axis of length one for every plate that a site is not in.
-        return {k: values[k].reshape(-1, *shapes[k]) for k in sites if k in values}
-
-    return {
-        "prior": shaped(before, [*draws, *found.computed]),
-        "prior_predictive": shaped(before, observed),
-        "posterior_predictive": shaped(after, observed),
-    }
-
-
-def _by_chain(value: Tensor, num_chains: int, group: str) -> np.ndarray:
-    chains = 1 if group.startswith("prior") else num_chains
-    array = _numpy(value)
-    return array.reshape(chains, -1, *array.shape[1:])
-
-
-def _numpy(value: Tensor) -> np.ndarray:
-    return value.detach().cpu().numpy()
-
-
-def _names(
-    priors: dict[str, LearnedPrior],
-    values: Mapping[str, Tensor],
-    coords: dict[str, Any],
-    dims: dict[str, list[str]],
-) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """Add the names of learned coordinates to what the user gave."""
-    for site, prior in priors.items():
-        # Dimensions of plates stand between the draw and the coordinate.
-        plates = [f"{site}_plate_{i}" for i in range(values[site].ndim - 2)]
-        dims.setdefault(site, [*plates, f"{site}_name"])
-        coords.setdefault(f"{site}_name", list(prior.names))
-    return coords, dims
-
-
-def _assemble(
-    groups: dict[str, dict[str, Any]],
-    coords: dict[str, Any],
-    dims: dict[str, list[str]],
-    attributes: dict[str, Any],
-) -> Any:
-    data = from_dict(groups, coords=coords, dims=dims)
-    if "sample_stats" in groups:
-        data["sample_stats"].attrs.update(attributes)
-    return data

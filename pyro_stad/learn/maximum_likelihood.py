@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_stad._random import signs
 from pyro_stad.data import Batches
 from pyro_stad.fields import FreeFormField
 from pyro_stad.learn.loop import History, train
@@ -48,20 +49,16 @@ def train_free_form(
     """
     generator = options["generator"]
     fixed = held.draw(max(settings.batch_size, 512), generator)
-    fixed_probes = _signs(fixed, generator)
+    fixed_probes = signs(fixed.shape, generator, fixed)
 
     def loss(module: FreeFormField, source: torch.Generator) -> Tensor:
         x = kept.draw(settings.batch_size, source)
-        return _penalised(module, x, _signs(x, source))
+        return _penalised(module, x, signs(x.shape, source, x))
 
     def validate(module: FreeFormField) -> float:
         return _penalised(module, fixed, fixed_probes).item()
 
     return train(field, loss, validate, settings, **options)
-
-
-def _signs(x: Tensor, generator: torch.Generator) -> Tensor:
-    return (2 * torch.randint(0, 2, x.shape, generator=generator, device=x.device) - 1).to(x)
 
 
 def _penalised(field: FreeFormField, x: Tensor, probes: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pyro_stad._checks import check_count
 from pyro_stad._events import event_sum
+from pyro_stad._random import signs
 from pyro_stad.divergence.exact import Exact
 from pyro_stad.divergence.stein import AbstractDivergenceNetwork
 from pyro_stad.fields.base import AbstractField
@@ -126,7 +127,7 @@ class HutchinsonLabels(AbstractObjective):
         options: dict[str, Any] = {"generator": generator, "device": x.device}
         share = torch.randperm(features, **options) % self.probes
         mine = share == torch.arange(self.probes, device=x.device)[:, None, None]
-        probes = (mine * (2 * torch.randint(0, 2, x.shape, **options) - 1)).to(x)
+        probes = mine * signs(x.shape, generator, x)
         with torch.no_grad():
             _, products = field.jacobian_products(t, x, probes)
             label = (probes * products).sum((0, -1)) / math.sqrt(features)

@@ -9,7 +9,7 @@ import torch
 from pyro.infer import MCMC
 from torch import Tensor
 
-__all__ = ["chains_of"]
+__all__ = ["by_chain", "chains_of"]
 
 _FEWEST = 100
 
@@ -27,7 +27,7 @@ def chains_of(source: Any, sites: Mapping[str, tuple[int, ...]], like: Tensor) -
         TypeError: if it is none of them.
         ValueError: if sites are missing, of another shape, not finite, or too few.
     """
-    found = _by_site(source)
+    found = by_chain(source, "draws")
     missing = [name for name in sites if name not in found]
     if missing:
         raise ValueError(
@@ -54,18 +54,43 @@ def chains_of(source: Any, sites: Mapping[str, tuple[int, ...]], like: Tensor) -
     return draws
 
 
-def _by_site(source: Any) -> dict[str, Tensor]:
+def by_chain(source: Any, argument: str) -> dict[str, Tensor]:
+    """Return draws by site, each ``(chains, draws, ...)``: of a dictionary, as one chain.
+
+    Arguments:
+        source: an ``MCMC`` that has run, ArviZ data with a posterior, or tensors or arrays by site.
+        argument: what the caller calls it.
+
+    Raises:
+        TypeError: if it is none of them.
+        ValueError: if an ``MCMC`` has not run, or a site has a single number.
+    """
     if isinstance(source, MCMC):
         if not source._samples:
-            raise ValueError("`draws` is an MCMC that has not run; call mcmc.run(...) first")
+            raise ValueError(f"`{argument}` is an MCMC that has not run; call mcmc.run(...) first")
         return source.get_samples(group_by_chain=True)
-    if isinstance(source, Mapping) and all(isinstance(v, Tensor) for v in source.values()):
-        return {name: value.detach()[None] for name, value in source.items()}
+    # InferenceData is a mapping too, of groups.
+    if isinstance(source, Mapping) and source and "posterior" not in source:
+        return {str(name): _rows(value, name, argument)[None] for name, value in source.items()}
     try:
         posterior = source["posterior"]
         return {str(name): torch.as_tensor(posterior[name].values) for name in posterior.data_vars}
     except (AttributeError, KeyError, TypeError) as error:
         raise TypeError(
-            f"`draws` must be an MCMC, ArviZ data with a posterior, or tensors by site; got "
+            f"`{argument}` must be an MCMC, ArviZ data with a posterior, or draws by site; got "
             f"{type(source).__name__}"
         ) from error
+
+
+def _rows(value: Any, name: Any, argument: str) -> Tensor:
+    """Return the draws of a site, which may be an array, as a tensor with a first axis."""
+    try:
+        tensor = torch.as_tensor(value).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"`{argument}` must hold tensors or arrays of numbers; {name!r} is "
+            f"{type(value).__name__}"
+        ) from error
+    if tensor.ndim == 0:
+        raise ValueError(f"`{argument}` must hold one row per draw; {name!r} is a single number")
+    return tensor

@@ -41,6 +41,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pyro_stad._weights import log_mean_exp
 from pyro_stad.errors import EvidenceError
 from pyro_stad.samplers.normal import Normal
 from pyro_stad.samplers.problem import Problem
@@ -175,7 +176,7 @@ class Runs:
         fit, left = self.fit[at], 1 - self.beta[at]
         step = _next_steps(fit, left)
         weights = step[:, None, None] * fit.double()
-        self.log_z[at] += torch.logsumexp(weights, -1) - math.log(self.particles)
+        self.log_z[at] += log_mean_exp(weights)
         share = torch.softmax(weights, -1)
         squares = share.square().sum(-1)
         self.variance[at] += squares - 1 / self.particles

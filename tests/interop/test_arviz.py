@@ -123,7 +123,7 @@ def test_draws_where_nothing_was_seen_warn(tiny_prior):
 
 
 BAD = {
-    "not draws": (lambda p: to_arviz(3), TypeError, "an MCMC or draws by site; got int"),
+    "not draws": (lambda p: to_arviz(3), TypeError, "or draws by site; got int"),
     "empty": (lambda p: to_arviz({}), TypeError, "got dict"),
     "too many coordinates": (
         lambda p: to_arviz({"theta": torch.ones(10, 7)}, prior=p), ValueError,

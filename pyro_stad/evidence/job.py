@@ -1,11 +1,10 @@
-"""What an estimator is given: a problem, how much to spend on it, and what is shared."""
+"""What an estimator is asked: a problem, with what all estimators of one call share."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from pyro_stad._random import generator
 from pyro_stad.model.noise import LatentProblem
 from pyro_stad.samplers.tempering import Runs, temper
 
-__all__ = ["Task", "generator_of"]
+__all__ = ["EvidenceJob", "generator_of"]
 
 
 def generator_of(like: Tensor, seed: int) -> torch.Generator:
@@ -27,44 +26,33 @@ def generator_of(like: Tensor, seed: int) -> torch.Generator:
 
 
 @dataclass
-class Task:
+class EvidenceJob:
     """An evidence to be estimated.
 
     Attributes:
         problem: likelihood of standard normal noise.
-        particles: particles, draws or live points N of each run.
-        repeats: runs R.
         seed: of everything random.
         progress: whether to show a bar.
         checkpoint: file that a killed run resumes from, or None.
-        draws: posterior draws that the user has, or None.
-        proposal: of importance sampling, a name in ``PROPOSALS``.
-        correct: whether a distilled density is corrected to the exact trace.
     """
 
     problem: LatentProblem
-    particles: int
-    repeats: int
-    seed: int
-    progress: bool
+    seed: int = 0
+    progress: bool = True
     checkpoint: Path | None = None
-    draws: Any = None
-    proposal: str = "student"
-    correct: bool = True
+    _tempered: dict[tuple[int, int], Runs] = field(default_factory=dict, repr=False)
 
     @cached_property
     def generator(self) -> torch.Generator:
         """Source of randomness, on the problem's device."""
         return generator_of(self.problem.like, self.seed)
 
-    @cached_property
-    def runs(self) -> Runs:
-        """Tempered runs, made once for all estimators that start from them."""
-        return temper(
-            self.problem,
-            self.particles,
-            self.repeats,
-            self.generator,
-            progress=self.progress,
-            checkpoint=self.checkpoint,
-        )
+    def runs(self, particles: int, repeats: int) -> Runs:
+        """Return tempered runs, made once for all estimators that start from as many."""
+        key = particles, repeats
+        if key not in self._tempered:
+            self._tempered[key] = temper(
+                self.problem, particles, repeats, self.generator, progress=self.progress,
+                checkpoint=self.checkpoint,
+            )  # fmt: skip
+        return self._tempered[key]
