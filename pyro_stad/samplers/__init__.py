@@ -1,6 +1,7 @@
-"""Particles on their way from one law to another."""
+"""Particles and chains, on their way from one law to another."""
 
+from pyro_stad.samplers.kernels import AbstractKernel, CrankNicolson, State
 from pyro_stad.samplers.problem import Problem
 from pyro_stad.samplers.tempering import Runs, temper
 
-__all__ = ["Problem", "Runs", "temper"]
+__all__ = ["AbstractKernel", "CrankNicolson", "Problem", "Runs", "State", "temper"]

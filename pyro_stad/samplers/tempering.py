@@ -43,6 +43,7 @@ from tqdm.auto import tqdm
 
 from pyro_stad._weights import log_mean_exp
 from pyro_stad.errors import EvidenceError
+from pyro_stad.samplers.kernels import AbstractKernel, CrankNicolson, State
 from pyro_stad.samplers.normal import Normal
 from pyro_stad.samplers.problem import Problem
 from pyro_stad.samplers.resume import probe, restore, store
@@ -50,7 +51,6 @@ from pyro_stad.samplers.resume import probe, restore, store
 __all__ = ["Runs", "temper"]
 
 _ESS = 0.5
-_ACCEPTANCE = 0.35
 _FORGOTTEN = 0.1  # correlation with the start that counts as none
 _MOST_MOVES = 100
 _PATIENCE, _FADES = 10, 0.85
@@ -64,6 +64,7 @@ def temper(
     repeats: int,
     generator: torch.Generator,
     *,
+    kernel: AbstractKernel | None = None,
     progress: bool = False,
     checkpoint: Path | None = None,
 ) -> Runs:
@@ -73,6 +74,7 @@ def temper(
         problem: likelihoods of standard normal noise.
         particles, repeats: N and R.
         generator: source of randomness.
+        kernel: how particles move; None for Crank and Nicolson's way.
         progress: whether to show a bar.
         checkpoint: file that is written at every temperature, and resumed from if it is there.
 
@@ -82,7 +84,7 @@ def temper(
         ValueError: if the likelihood of an object is zero at all draws from the prior.
     """
     with torch.no_grad():
-        runs = Runs(problem, particles, repeats, generator)
+        runs = Runs(problem, particles, repeats, generator, kernel)
         if checkpoint is None or not restore(checkpoint, runs):
             runs.start()
         title = {"desc": "SMC", "disable": not progress, "leave": False}
@@ -126,9 +128,15 @@ class Runs:
     )
 
     def __init__(
-        self, problem: Problem, particles: int, repeats: int, generator: torch.Generator
+        self,
+        problem: Problem,
+        particles: int,
+        repeats: int,
+        generator: torch.Generator,
+        kernel: AbstractKernel | None = None,
     ) -> None:
         self.problem, self.generator = problem, generator
+        self.kernel = CrankNicolson() if kernel is None else kernel
         self.particles, self.repeats = particles, repeats
         objects, double = problem.objects, {"dtype": torch.float64, "device": problem.like.device}
         self.u = problem.like.new_zeros(objects, repeats, particles, problem.size)
@@ -212,21 +220,24 @@ class Runs:
 
     def _step(self, at: Tensor, z: Tensor, normal: Normal) -> Tensor:
         """Move particles once, and adapt the step; return where they are about ``normal``."""
-        u, fit, scale = self.u[at], self.fit[at], self.scale[at, None, None, None].to(z)
-        z_new = (1 - scale.square()).sqrt() * z + scale * self._normal(z.shape)
-        u_new = normal.from_unit(z_new)
-        fit_new = self._log_likelihood(at, u_new)
         beta = self.beta[at, None, None].to(z)
-        now, new = (
-            beta * log_l + 0.5 * (a.square().sum(-1) - b.square().sum(-1))
-            for log_l, a, b in ((fit, z, u), (fit_new, z_new, u_new))
-        )
-        taken = self._uniform(now.shape).log() < new - now
-        self.u[at] = torch.where(taken[..., None], u_new, u)
-        self.fit[at] = torch.where(taken, fit_new, fit)
+
+        def state(z: Tensor, u: Tensor, fit: Tensor) -> State:
+            # The tempered posterior, over the normal law about which z is standard.
+            density = beta * fit + 0.5 * (z.square().sum(-1) - u.square().sum(-1))
+            return State(z, density, (u, fit))
+
+        def law(z: Tensor) -> State:
+            u = normal.from_unit(z)
+            return state(z, u, self._log_likelihood(at, u))
+
+        now = state(z, self.u[at], self.fit[at])
+        moved, taken = self.kernel.step(now, law, self.scale[at], self.generator)
+        self.u[at], self.fit[at] = moved.kept
         rate = taken.double().mean((1, 2))
-        self.scale[at] = (self.scale[at] * (rate - _ACCEPTANCE).exp()).clamp(1e-3, 1.0)
-        return torch.where(taken[..., None], z_new, z)
+        step = self.scale[at] * (rate - self.kernel.acceptance).exp()
+        self.scale[at] = step.clamp(1e-3, 1.0)
+        return moved.z
 
     def _log_likelihood(self, which: Tensor, u: Tensor) -> Tensor:
         rows = self.problem.of_objects(which, u.flatten(1, 2)).reshape(u.shape[:-1])
@@ -236,10 +247,6 @@ class Runs:
     def _normal(self, shape: torch.Size) -> Tensor:
         like = self.problem.like
         return torch.randn(shape, generator=self.generator, dtype=like.dtype, device=like.device)
-
-    def _uniform(self, shape: torch.Size) -> Tensor:
-        like = self.problem.like
-        return torch.rand(shape, generator=self.generator, dtype=like.dtype, device=like.device)
 
 
 def _memory(start: Tensor, z: Tensor) -> Tensor:
