@@ -48,56 +48,17 @@ docs: venv
 
 bench: venv
 	$(INSTALL) '.[bench,evidence]'
-	$(BIN)/python benchmarks/latency.py
-	$(BIN)/python benchmarks/oracle.py
-	$(BIN)/python benchmarks/identity.py
-	$(BIN)/python benchmarks/cost.py
-	$(BIN)/python benchmarks/scaling.py
-	$(BIN)/python benchmarks/error_in_time.py
-	$(BIN)/python benchmarks/fit_budget.py
-	$(BIN)/python benchmarks/demo.py --figure docs/demo.png
-	$(BIN)/python benchmarks/tails.py
-	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/run.py short
 
 # The benchmarks that train or sample for long: five hours. benchmarks/price.py is not among them:
 # it needs the checkout of another commit.
 bench-long: venv
 	$(INSTALL) '.[bench,evidence]'
-	$(BIN)/python benchmarks/accuracy.py
-	$(BIN)/python benchmarks/chain_split.py
-	$(BIN)/python benchmarks/angles.py
-	$(BIN)/python benchmarks/mass.py
-	$(BIN)/python benchmarks/mass.py --ways --seeds 1 --dimensions 1 2 3 --name mass_ways
-	$(BIN)/python benchmarks/walls.py
-	$(BIN)/python benchmarks/coverage.py
-	$(BIN)/python benchmarks/learning.py
-	$(BIN)/python benchmarks/tension.py
-	$(BIN)/python benchmarks/alone.py
-	$(BIN)/python benchmarks/edges.py
-	$(BIN)/python benchmarks/nuts.py
-	$(BIN)/python benchmarks/evidence.py
-	$(BIN)/python benchmarks/evidence.py --particles 4000 --problems 'shells, D = 10' \
-		'shells, D = 20' --name evidence_more
-	$(BIN)/python benchmarks/evidence.py --methods bridge --problems 'normal, D = 2' \
-		'normal, D = 10' 'normal, D = 20' 'mean and precision' --name evidence_bridge
-	$(BIN)/python benchmarks/evidence.py --methods nested --seeds 1 --particles 200 --problems \
-		spike 'normal, D = 2' proportion 'shells, D = 2' --name evidence_nested
-	$(BIN)/python benchmarks/evidence_cost.py
-	$(BIN)/python benchmarks/sequential.py
-	$(BIN)/python benchmarks/digits.py
-	$(BIN)/python benchmarks/distillation.py --teachers vp ot --features 16 32
-	$(BIN)/python benchmarks/distillation.py --teachers vp ot --features 2 8 --name distillation_low
-	$(BIN)/python benchmarks/distillation.py --teachers cnf --name distillation_cnf
-	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/run.py long
 
 bench-quick: venv
 	$(INSTALL) '.[bench,evidence]'
-	$(BIN)/python benchmarks/latency.py --features 4 --repeats 11 --name quick_latency
-	$(BIN)/python benchmarks/oracle.py --features 2 --name quick_oracle
-	$(BIN)/python benchmarks/identity.py --steps 300 --name quick_identity
-	$(BIN)/python benchmarks/cost.py --features 2 8 --repeats 3 --name quick_cost
-	$(BIN)/python benchmarks/scaling.py --features 2 16 64 --points 1 1000 --name quick_scaling
-	$(BIN)/python benchmarks/accuracy.py --mixtures 2 --tables --budget tiny --name quick_accuracy
+	$(BIN)/python benchmarks/run.py quick
 
 clean:
 	rm -rf $(VENV) docs/_build docs/generated demo

@@ -23,13 +23,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import zuko
-from common import arguments, provenance, write
+from common import RESULTS, arguments, provenance, write
+from page import read, section, source, table
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 import pyro_stad
 from pyro_stad.data import Standardise, whitening
 from pyro_stad.fields.mixture import random_mixture, sample_mixture
+
+# What `make bench`, `bench-long`, `bench-quick` and the slow tests run of it.
+RUNS = {
+    "long": ("", "--mixtures 64 128 --name accuracy_high",),
+    "quick": ("--mixtures 2 --tables --budget tiny --name quick_accuracy",),
+}  # fmt: skip
 
 TABLES = Path(__file__).parents[2] / "shared" / "data" / "tabular"
 FILES = {
@@ -171,6 +178,51 @@ def main() -> None:
         print(rows[-1], flush=True)
         # Written as it goes: each problem takes minutes.
         write(options.name, {"provenance": made, "rows": rows})
+
+
+@section(50)
+def page() -> str:
+    results = [read(path.stem) for path in RESULTS.glob("accuracy*.json")]
+    results.sort(key=lambda result: result["provenance"]["date"])
+    # A later run replaces what it repeats of an earlier one.
+    latest = {row["problem"]: row for result in results for row in result["rows"]}
+    rows = []
+    for row in latest.values():
+        cells = []
+        for found in row["densities"].values():
+            cell = f"{found['log_likelihood']:.3f}"
+            cells.append(
+                f"{cell}, {found['sd']:.2f} ({found['bias']:+.2f})" if "sd" in found else cell
+            )
+        gain = f"{row['gain_over_peer']:+.3f} +- {row['gain_error']:.3f}"
+        way = row["likelihood"].replace("Stein(TrunkHead), ", "")
+        size = f"{row['rows']:,} x {row['features']}"
+        rows.append([row["problem"], size, f"{row['seconds']:.0f}", way, *cells, gain])
+    known = [
+        [
+            row["problem"],
+            f"{row['bound']['median']:.2f}",
+            f"{row['bound']['coverage']:.3f}",
+            f"{row['bound']['rank_exact']:.2f}",
+            f"{row['bound']['rank_truth']:.2f}" if "rank_truth" in row["bound"] else "-",
+        ]
+        for row in latest.values()
+    ]
+    bounds = ["data", "median bound", "coverage", "rank, exact trace", "rank, truth"]
+    names = list(next(iter(latest.values()))["densities"])
+    header = ["data", "rows x D", "seconds", "density", *names, "gain over NSF"]
+    sources = " ".join(source("accuracy", result) for result in results)
+    versions = ", ".join(f"{k} {v}" for k, v in results[-1]["provenance"]["peers"].items())
+    return (
+        "## How well the law is learned\n\n"
+        "Mean held-out log-density in nats; for mixtures also sd (bias) of its error against the "
+        "truth. As many seconds of training for `fit`, calibration included, as for the spline "
+        f"flow; {versions}.\n\n{table(header, rows)}\n\n"
+        "What `surrogate_error`, a bound for 95 percent of data, is worth on the same held-out "
+        "rows: its median, the share of errors against the exact trace within it, and its rank "
+        "correlation with the sizes of the errors against the exact trace and against the truth."
+        f"\n\n{table(bounds, known)}\n\n{sources}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -19,12 +19,19 @@ import pyro
 import torch
 from common import arguments, provenance, write
 from mass import LAWS
+from page import read, section, source, table
 from pyro.infer import MCMC, NUTS
 from pyro.infer.autoguide.initialization import init_to_sample
 from pyro.infer.reparam import TransformReparam
 from torch import Tensor
 
 import pyro_stad
+
+# What `make bench`, `bench-long`, `bench-quick` and the slow tests run of it.
+RUNS = {
+    "long": ("",),
+    "smoke": ("--budget tiny --laws uniform --draws 20 --warmup 10",),
+}
 
 _ROWS, _TRUTH, _SIZE = 10_000, 1_000_000, 2
 _NO_VARIANCE = ("Student t, 2 dof", "Cauchy")
@@ -113,6 +120,29 @@ def main() -> None:
         rows += measure(name, options)
         # Written as it goes: each law takes minutes.
         write(options.name, {**known, "rows": rows})
+
+
+@section(210)
+def page() -> str:
+    result = read("alone")
+    names = {"density": "NUTS on the density", "noise": "NUTS on the noise", "draws": "draws"}
+    rows = [
+        [
+            row["law"], names[row["route"]], f"{row.get('effective', result['draws']):.0f}",
+            str(row.get("divergences", "")), f"{row['median']:.3f}",
+            f"{row['mean']:.3f}" if "mean" in row else "", f"{row['outer']:.0%}",
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    header = ["law, D = 2", "by", "effective draws", "divergences", "median", "mean"]
+    return (
+        "## NUTS on the prior alone\n\n"
+        "Largest errors of two coordinates: median and mean in standard deviations of the law (or "
+        "half its central 68 percent), and the quantiles 0.5 and 99.5 percent, as a share of their "
+        f"distance from the median. {result['draws']:,} draws, budget `{result['budget']}`; of so "
+        "many, forty lie beyond such a quantile, and fewer of effective ones.\n\n"
+        f"{table([*header, 'outer quantiles'], rows)}\n\n{source('alone', result)}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -13,10 +13,17 @@ from typing import Any
 
 import torch
 from common import arguments, provenance, write
+from page import read, section, source, table
 from torch import Tensor
 from torch.distributions import Normal, VonMises
 
 import pyro_stad
+
+# What `make bench`, `bench-long`, `bench-quick` and the slow tests run of it.
+RUNS = {
+    "long": ("",),
+    "smoke": ("--budget tiny --laws uniform",),
+}
 
 # Lobes: share, mean, concentration.
 LAWS = {
@@ -74,6 +81,28 @@ def main() -> None:
     for row in rows:
         print(row)
     write(options.name, {"provenance": made, "rows": rows, "budget": options.budget})
+
+
+@section(280)
+def page() -> str:
+    result = read("angles")
+    rows = [
+        [
+            row["law"],
+            *(f"{row[kind]['divergence']:.4f}" for kind in ("periodic", "real")),
+            f"{row['mass']:.4f}",
+            f"{row['jump']:.1e}",
+        ]
+        for row in result["rows"]
+    ]
+    header = ["law of the angle", "divergence, periodic", "divergence, as a real number"]
+    header += ["mass of one period", "jump at the seam, nat"]
+    return (
+        "## Angles\n\n"
+        "Kullback-Leibler divergence, in nats, of a fit to 4,000 samples of an angle and of a "
+        "number that goes with it; fresh samples.\n\n"
+        f"{table(header, rows)}\n\n{source('angles', result)}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -12,9 +12,16 @@ from typing import Any
 
 import torch
 from common import arguments, provenance, write
+from page import read, section, source, table
 from torch import Tensor
 
 import pyro_stad
+
+# What `make bench`, `bench-long`, `bench-quick` and the slow tests run of it.
+RUNS = {
+    "long": ("",),
+    "smoke": ("--budget tiny --samples '200 rows'",),
+}
 
 FEATURES, DISTINCT = 5, 200
 
@@ -70,6 +77,28 @@ def main() -> None:
     for row in rows:
         print(row)
     write(options.name, {"provenance": made, "rows": rows})
+
+
+@section(270)
+def page() -> str:
+    result = read("chain_split")
+    rows = [
+        [
+            row["samples"],
+            f"{row['rows']:,}",
+            f"{row['effective']:,.0f}",
+            f"{row['divergence']:.3f} +- {row['divergence_err']:.3f}",
+            "yes" if row["warned"] else "no",
+        ]
+        for row in result["rows"]
+    ]
+    header = ["samples", "rows", "worth independent rows", "divergence, nat", "warned"]
+    return (
+        "## Rows that come again\n\n"
+        "Kullback-Leibler divergence of a fit from the law of its samples, normal in five "
+        "dimensions. Repeats become weights, and of a chain whole stretches are held out.\n\n"
+        f"{table(header, rows)}\n\n{source('chain_split', result)}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -11,12 +11,20 @@ from functools import partial
 
 import torch
 from common import arguments, median_seconds, provenance, write
+from page import read, section, source, table
 
 from pyro_stad.divergence import Exact, Hutchinson, HutchPlusPlus, Stein, TrunkHead
 from pyro_stad.fields import PathField
 from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4
 from pyro_stad.paths import OptimalTransport
+
+# What `make bench`, `bench-long`, `bench-quick` and the slow tests run of it.
+RUNS = {
+    "short": ("",),
+    "quick": ("--features 2 8 --repeats 3 --name quick_cost",),
+    "smoke": ("--features 2 --batch 16 --repeats 1",),
+}
 
 
 def row(features: int, batch: int, repeats: int, seed: int) -> dict[str, float | int]:
@@ -63,6 +71,33 @@ def main() -> None:
     for r in rows:
         print(r)
     write(options.name, {"provenance": made, "solver": repr(RK4(8)), "rows": rows})
+
+
+@section(30)
+def page() -> str:
+    result = read("cost")
+    rows = [
+        [
+            str(row["features"]),
+            f"{row['stein_over_hutchinson']:.2f}",
+            f"1/{1 / row['stein_over_exact']:.1f}",
+            f"{row['seconds']['stein'] / row['seconds']['flow alone']:.2f}",
+            f"{row['seconds']['hutch++ 6'] / row['seconds']['hutchinson']:.2f}",
+        ]
+        for row in result["rows"]
+    ]
+    header = [
+        "D",
+        "Stein / one Hutchinson probe",
+        "Stein / exact trace",
+        "Stein / flow without a density",
+        "Hutch++ (6) / one Hutchinson probe",
+    ]
+    return (
+        "## What a call costs\n\n"
+        f"Ratios of times of log p of {result['rows'][0]['batch']} points, {result['solver']}.\n\n"
+        f"{table(header, rows)}\n\n{source('cost', result)}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -19,10 +19,17 @@ import pyro
 import pyro.distributions as dist
 import torch
 from common import arguments, provenance, write
+from page import by, read, section, source, table
 from priors import fitted
 from torch import Tensor
 
 import pyro_stad
+
+# What `make bench`, `bench-long`, `bench-quick` and the slow tests run of it.
+RUNS = {
+    "long": ("",),
+    "smoke": ("--budget tiny --laws normal --seeds 1 --widths 0.5",),
+}
 
 _ROWS, _GRID = 10_000, 1501
 _WIDTHS = (0.1, 0.2, 0.4, 0.7, 1.0)
@@ -151,6 +158,29 @@ def main() -> None:
     print(f"bulk: {len(bulk)} answers, sd of z {statistics.pstdev(bulk):.2f}, "
           f"{sum(abs(z) < 3 for z in bulk)} within three errors")  # fmt: skip
     write(options.name, {"provenance": made, "budget": options.budget, "rows": rows})
+
+
+@section(170)
+def page() -> str:
+    result = read("coverage")
+    rows = []
+    for (law, place), found in by(result["rows"], "law", "place").items():
+        given = [row for row in found if not row["refused"]]
+        z = [row["z"] for row in given]
+        rows.append([
+            law, "in the bulk" if place == "bulk" else "off the ridge", str(len(found)),
+            str(len(found) - len(given)),
+            f"{sum(abs(v) < 3 for v in z)} of {len(z)}",
+            f"{statistics.pstdev(z):.2f}" if len(z) > 1 else "",
+            f"{max(abs(row['log_z'] - row['truth']) for row in given):.2f}" if given else "",
+        ])  # fmt: skip
+    header = ["law", "likelihoods", "number", "refused", "within three errors", "sd of z"]
+    return (
+        "## Errors of evidences of learned priors\n\n"
+        f"log Z with priors learned from 10,000 samples, budget `{result['budget']}`, against that "
+        "of the law by quadrature; z in units of the quoted error.\n\n"
+        f"{table([*header, 'largest error given, nat'], rows)}\n\n{source('coverage', result)}\n"
+    )
 
 
 if __name__ == "__main__":

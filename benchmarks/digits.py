@@ -13,11 +13,17 @@ from pathlib import Path
 
 import torch
 from common import arguments, provenance, write
+from page import read, section, source, table
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 
 import digits  # noqa: E402
+
+# What `make bench`, `bench-long`, `bench-quick` and the slow tests run of it.
+RUNS = {
+    "long": ("",),
+}  # fmt: skip
 
 
 def by_normals(images: int, components: int, copies: int, seed: int) -> dict[str, object]:
@@ -59,6 +65,23 @@ def main() -> None:
     for name, judged in rows.items():
         print(name, judged)
     write(options.name, {"provenance": made, "rows": rows})
+
+
+@section(260)
+def page() -> str:
+    result = read("digits")
+    names = ("accuracy", "mean_confidence", "log_score", "brier")
+    rows = [
+        [name, str(judged["images"]), *(f"{judged[key]:.2f}" for key in names)]
+        for name, judged in result["rows"].items()
+    ]
+    header = ["priors", "images", "accuracy", "mean confidence", "log score", "Brier score"]
+    return (
+        "## Which digit is it?\n\n"
+        "[The digits](digits.md): held-out images, blurred, noisy, and without their lower rows; "
+        "confidence is the posterior probability of the class that is taken.\n\n"
+        f"{table(header, rows)}\n\n{source('digits', result)}\n"
+    )
 
 
 if __name__ == "__main__":

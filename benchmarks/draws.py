@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import zuko
 from common import arguments, median_seconds, provenance, write
+from page import read, section, source, table
 from torch import Tensor
 
 import pyro_stad
@@ -24,6 +25,11 @@ from pyro_stad.calibrate.two_sample import two_sample
 from pyro_stad.fields.mixture import random_mixture, sample_mixture
 from pyro_stad.ode import RK4
 from pyro_stad.transport import Flow
+
+# What `make bench`, `bench-long`, `bench-quick` and the slow tests run of it.
+RUNS = {
+    "short": ("",),
+}  # fmt: skip
 
 _ROWS, _COMPARED, _TIMED = 10_000, 2000, 10_000
 _STEPS = (1, 2, 3, 4, 6, 8, 16)
@@ -109,6 +115,41 @@ def main() -> None:
         rows.append(measured(name, options.seed))
         print(rows[-1], flush=True)
     write(options.name, {"provenance": made, "rows": rows})
+
+
+@section(80)
+def page() -> str:
+    result = read("draws")
+    rows = [
+        [
+            of_law["samples"],
+            f"{row['grid']}{', chosen' if row['grid'] == of_law['chosen'] else ''}",
+            str(row["calls"]),
+            f"{row['displacement']:.4f}",
+            f"{row['p_value']:.2g}",
+            f"{row['there_and_back']:.4f}",
+            f"{row['back_on_the_density_grid']:.4f}",
+        ]
+        for of_law in result["rows"]
+        for row in of_law["rows"]
+    ]
+    header = ["samples", "grid", "calls", "displacement", "p", "there and back", "back, finer"]
+    times = [
+        [of_law["samples"], of_law["chosen"], of_law["density"]]
+        + [f"{found:.1f}" for found in of_law["microseconds"].values()]
+        for of_law in result["rows"]
+    ]
+    heads = ["samples", "for draws", "for the density", *result["rows"][0]["microseconds"]]
+    return (
+        "## Draws\n\n"
+        "Flows of 10,000 samples. How far draws on a grid are from those of the same noise on 64 "
+        "steps (root mean square a whitened coordinate); the chance of a test of 2,000 of them "
+        "against 2,000 other ones of 64 steps; and how far their noise comes back from where it "
+        "was, on the same grid and on the density's.\n\n"
+        f"{table(header, rows)}\n\n"
+        "Microseconds a draw, of 10,000, beside peers of default size, untrained.\n\n"
+        f"{table(heads, times)}\n\n{source('draws', result)}\n"
+    )
 
 
 if __name__ == "__main__":

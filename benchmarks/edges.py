@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from common import arguments, provenance, write
 from coverage import LAWS, normal
+from page import by, read, section, source, table
 from torch import Tensor
 
 from pyro_stad._random import generator
@@ -32,6 +34,12 @@ from pyro_stad.learn import TrainingSettings, matching, train
 from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4
 from pyro_stad.paths import OptimalTransport
+
+# What `make bench`, `bench-long`, `bench-quick` and the slow tests run of it.
+RUNS = {
+    "long": ("",),
+    "smoke": ("--budget tiny --laws banana --seeds 1",),
+}
 
 _ROWS, _HELD, _SIDE, _REACH = 10_000, 1000, 61, 4.0
 _LONGER, _POLISH = 800, 150
@@ -179,6 +187,31 @@ def main() -> None:
         for row in measure(name, options.budget, seed)
     ]
     write(options.name, {"provenance": made, "budget": options.budget, "rows": rows})
+
+
+@section(220)
+def page() -> str:
+    result = read("edges")
+    rows = [
+        [
+            law,
+            way,
+            f"{statistics.mean(row['loss'] for row in found):.4f}",
+            f"{statistics.mean(row['held_out'] for row in found):.4f}",
+            *(f"{statistics.mean(row['off'][i] for row in found):+.2f}" for i in (0, 1)),
+            f"{statistics.mean(row['seconds'] for row in found):.0f}",
+        ]
+        for (law, way), found in by(result["rows"], "law", "way").items()
+    ]
+    header = ["law", "training", "loss on fresh points, nat", "held-out log-density"]
+    return (
+        "## Off the ridge, by other trainings\n\n"
+        "What was tried to make the flow steeper where there are no samples: log Z less the truth "
+        "for two likelihoods there (banana: the hollow at (0, 0.5) and (0, 1); modes: the valley, "
+        "and beyond a mode), means of "
+        f"{len({row['seed'] for row in result['rows']})} seeds. None is kept.\n\n"
+        f"{table([*header, 'first', 'second', 'seconds'], rows)}\n\n{source('edges', result)}\n"
+    )
 
 
 if __name__ == "__main__":

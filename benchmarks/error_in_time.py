@@ -8,15 +8,24 @@ exact divergence itself, which is what a head that knows the mean alone would be
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from common import arguments, provenance, write
 from distillation import Bench
+from matplotlib.figure import Figure
+from page import CURVES, DOCS, read, section, source
 from torch import Tensor
 
 from pyro_stad.divergence import Exact, Stein, TrunkHead
 from pyro_stad.fitting import BUDGETS
 from pyro_stad.learn.clouds import AbstractCloud
 from pyro_stad.learn.objectives import ExactLabels, SteinObjective
+
+# What `make bench`, `bench-long`, `bench-quick` and the slow tests run of it.
+RUNS = {
+    "short": ("",),
+}  # fmt: skip
 
 
 def errors(head: TrunkHead, bench: Bench, cloud: AbstractCloud, places: Tensor) -> list[float]:
@@ -62,6 +71,32 @@ def main() -> None:
     for row in rows:
         print(row)
     write(options.name, {"provenance": made, "features": options.features, "rows": rows})
+
+
+def draw_error_in_time(result: dict[str, Any]) -> None:
+    sheet = Figure(figsize=(5.5, 3.6), layout="constrained")
+    axes = sheet.subplots()
+    colors = {"spread of the exact divergence": "#999999", **CURVES}
+    places = [row["fraction"] for row in result["rows"]]
+    for name in [key for key in result["rows"][0] if key != "fraction"]:
+        values = [row[name] for row in result["rows"]]
+        axes.semilogy(places, values, "o-", markersize=3, color=colors[name], label=name)
+    axes.set_xlabel("fraction of the way from data to noise")
+    axes.set_ylabel("root mean square, over $\\sqrt{D}$")
+    axes.legend(frameon=False, fontsize=9)
+    sheet.savefig(DOCS / "error_in_time.png", dpi=130)
+
+
+@section(20)
+def page() -> str:
+    result = read("error_in_time")
+    draw_error_in_time(result)
+    return (
+        "## Where the divergence is off\n\n"
+        f"A mixture in {result['features']} dimensions, trained as by the standard budget: error "
+        "of the distilled divergence against the exact trace, and the spread of the exact one.\n\n"
+        f"![Error against time](error_in_time.png)\n\n{source('error_in_time', result)}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -21,10 +21,16 @@ import dynesty
 import numpy as np
 import torch
 from common import arguments, provenance, write
+from page import read, section, source, table
 
 from pyro_stad import log_evidence
 from pyro_stad.model import LatentProblem
 from pyro_stad.testing.evidence import PROBLEMS, KnownEvidence
+
+# What `make bench`, `bench-long`, `bench-quick` and the slow tests run of it.
+RUNS = {
+    "long": ("",),
+}  # fmt: skip
 
 Estimate = tuple[float, float, int]
 
@@ -110,6 +116,36 @@ def main() -> None:
             print(rows[-1], flush=True)
             # Written as it goes: nested sampling takes minutes.
             write(options.name, {"provenance": made, "peers": peers, "rows": rows})
+
+
+def _least(rows: list[dict[str, Any]], problem: str) -> float:
+    return min(row["seconds_to_a_tenth"] for row in rows if row["problem"] == problem)
+
+
+@section(240)
+def page() -> str:
+    result = read("evidence_cost")
+    rows = [
+        [
+            row["problem"],
+            row["method"],
+            f"{math.sqrt(statistics.fmean(e**2 for e in row['errors'])):.3f}",
+            f"{statistics.fmean(row['quoted']):.3f}",
+            f"{row['calls']:,.0f}",
+            f"{row['calls_to_a_tenth']:,.0f}",
+            f"{row['seconds_to_a_tenth'] / _least(result['rows'], row['problem']):.1f}",
+        ]
+        for row in result["rows"]
+    ]
+    header = ["problem", "method", "error, root mean square", "quoted error", "likelihoods"]
+    header += ["likelihoods to 0.1 nat", "time to 0.1 nat, over the quickest"]
+    versions = ", ".join(f"{k} {v}" for k, v in result["peers"].items())
+    return (
+        "## What an evidence costs\n\n"
+        "The same likelihood in the same noise, one thread; the price of a root mean square error "
+        f"of 0.1 nat grows with the square of the error. {versions}.\n\n"
+        f"{table(header, rows)}\n\n{source('evidence_cost', result)}\n"
+    )
 
 
 if __name__ == "__main__":

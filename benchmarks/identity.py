@@ -9,6 +9,7 @@ import math
 
 import torch
 from common import arguments, provenance, write
+from page import read, section, source, table
 from torch import Tensor
 
 from pyro_stad.data import Batches
@@ -34,6 +35,13 @@ from pyro_stad.learn.objectives import (
 )
 from pyro_stad.ode import RK4
 from pyro_stad.paths import OptimalTransport
+
+# What `make bench`, `bench-long`, `bench-quick` and the slow tests run of it.
+RUNS = {
+    "short": ("",),
+    "quick": ("--steps 300 --name quick_identity",),
+    "smoke": ("--features 2 --steps 20",),
+}
 
 
 class Expansion(AbstractAngularField):
@@ -127,6 +135,26 @@ def main() -> None:
     for r in rows:
         print(r)
     write(options.name, {"provenance": made, "steps": options.steps, "rows": rows})
+
+
+@section(120)
+def page() -> str:
+    result = read("identity")
+    rows = [
+        [
+            row["objective"],
+            str(row["features"]),
+            f"{row['relative_error_of_mean']:+.2%}",
+            f"{row['relative_sd']:.2%}",
+        ]
+        for row in result["rows"]
+    ]
+    header = ["objective", "D", "error of the mean", "sd over points"]
+    return (
+        "## The divergence of v = x under N(0, I) is D\n\n"
+        "The test that tells the right loss from the tempting wrong one. Relative to D.\n\n"
+        f"{table(header, rows)}\n\n{source('identity', result)}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import pyro.distributions as dist
 import torch
 import zuko
 from common import arguments, median_seconds, provenance, write
+from page import read, section, source, table
 from pyro.infer import HMC
 from sbi.inference.potentials.vector_field_potential import VectorFieldBasedPotential
 from sbi.neural_nets import posterior_flow_nn
@@ -43,6 +44,12 @@ from pyro_stad.likelihood import (
 from pyro_stad.likelihood.fused import Fused
 from pyro_stad.ode import RK4
 from pyro_stad.paths import OptimalTransport
+
+# What `make bench`, `bench-long`, `bench-quick` and the slow tests run of it.
+RUNS = {
+    "short": ("",),
+    "quick": ("--features 4 --repeats 11 --name quick_latency",),
+}  # fmt: skip
 
 Density = Callable[[Tensor], Tensor]
 _BLOCK, _LEAPS, _SECONDS = 100, 10, 0.05
@@ -200,6 +207,24 @@ def main() -> None:
         print(r["features"], r["over_normal"])
     peers = {name: version(name) for name in ("zuko", "sbi")}
     write(options.name, {"provenance": made, "peers": peers, "rows": rows})
+
+
+@section(60)
+def page() -> str:
+    result = read("latency")
+    sizes = [row["features"] for row in result["rows"]]
+    names = list(result["rows"][0]["over_normal"])
+    rows = [
+        [name, *(f"{row['over_normal'][name]:.1f}" for row in result["rows"])] for name in names
+    ]
+    header = ["log-density", *(f"D = {features}" for features in sizes)]
+    versions = ", ".join(f"{k} {v}" for k, v in result["peers"].items())
+    return (
+        "## What a leapfrog step pays\n\n"
+        "Time of value and gradient at one point, over that of a multivariate normal. Networks of "
+        f"default size, untrained; {versions}.\n\n"
+        f"{table(header, rows)}\n\n{source('latency', result)}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ what has a density level above one percent.
 from __future__ import annotations
 
 import math
+import statistics
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +18,15 @@ import torch
 from common import arguments, provenance, write
 from coverage import LAWS as PLANE
 from coverage import normal
+from page import by, read, section, source, table
 from priors import fitted
 from torch import Tensor
+
+# What `make bench`, `bench-long`, `bench-quick` and the slow tests run of it.
+RUNS = {
+    "long": ("",),
+    "smoke": ("--budget tiny --laws normal --seeds 1",),
+}
 
 _ROWS, _POINTS, _LEVEL, _BULK = 10_000, 4000, 0.9, 0.01
 _PARTS = torch.Generator().manual_seed(3)
@@ -107,6 +115,31 @@ def main() -> None:
     made, seeds = provenance(options.seed), range(options.seed, options.seed + options.seeds)
     rows = [measure(name, options.budget, seed) for name in options.laws for seed in seeds]
     write(options.name, {"provenance": made, "budget": options.budget, "rows": rows})
+
+
+@section(190)
+def page() -> str:
+    result = read("learning")
+    rows = [
+        [
+            law,
+            f"{statistics.mean(row['covered'] for row in found):.1%}",
+            f"{min(row['covered'] for row in found):.0%} to "
+            f"{max(row['covered'] for row in found):.0%}",
+            f"{statistics.mean(row['error'] for row in found):.3f}",
+            f"{statistics.mean(row['learning_error'] for row in found):.3f}",
+            f"{max(row['factor'] for row in found):.2g}",
+        ]
+        for (law,), found in by(result["rows"], "law").items()
+    ]
+    header = ["law", "covered", "by seeds", "error, nat", "`learning_error`", "largest factor"]
+    return (
+        "## Error of learning\n\n"
+        "Share of fresh points of the bulk at which the bound `learning_error(x, level=0.9)` holds "
+        "against the law itself; the error of `log_prob` and its standard error, root mean "
+        f"squares. Budget `{result['budget']}`, 10,000 samples.\n\n"
+        f"{table(header, rows)}\n\n{source('learning', result)}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from common import arguments, provenance, write
+from page import by, read, section, source, table
 from torch import Tensor
 from torch.distributions import Chi2
 
@@ -31,6 +32,15 @@ from pyro_stad.likelihood import (
     SteinPath,
     exact_twin,
 )
+
+# What `make bench`, `bench-long`, `bench-quick` and the slow tests run of it.
+RUNS = {
+    "long": (
+        "",
+        "--ways --seeds 1 --dimensions 1 2 3 --name mass_ways",
+    ),
+    "smoke": ("--budget tiny --laws uniform --dimensions 1 --seeds 1",),
+}
 
 _ROWS, _CHUNK = 10_000, 20_000
 _T_DOF, _POINTS = 3.0, 60_000
@@ -169,6 +179,43 @@ def main() -> None:
         if size >= LAWS[name][2]
     ]
     write(options.name, {"provenance": made, "budget": options.budget, "rows": rows})
+
+
+@section(140)
+def page() -> str:
+    result = read("mass")
+    sizes = sorted({row["dimensions"] for row in result["rows"]})
+    rows = []
+    for (law,), of_law in by(result["rows"], "law").items():
+        cells = []
+        for size in sizes:
+            found = [r["mass"]["chosen"][0] for r in of_law if r["dimensions"] == size]
+            cells.append(f"{min(found):.3f} to {max(found):.3f}" if found else "")
+        rows.append([law, *cells])
+    seeds = len({row["seed"] for row in result["rows"]})
+    return (
+        "## Mass of a density\n\n"
+        f"Mass of exp(log_prob) over the whole space, least and largest of {seeds} seeds, of the "
+        f"way that calibration took; budget `{result['budget']}`, 10,000 samples.\n\n"
+        f"{table(['law', *(f'D = {size}' for size in sizes)], rows)}\n\n{source('mass', result)}\n"
+    )
+
+
+@section(150)
+def page_by_way() -> str:
+    result = read("mass_ways")
+    ways = list(dict.fromkeys(way for row in result["rows"] for way in row["mass"]))
+    rows = []
+    for (law,), of_law in by(result["rows"], "law").items():
+        each = ([r["mass"][way][0] for r in of_law if way in r["mass"]] for way in ways)
+        rows.append([law, *(f"{max(found, key=lambda m: abs(m - 1)):.3f}" for found in each)])
+    sizes = sorted({row["dimensions"] for row in result["rows"]})
+    return (
+        "### Of every way that a calibration may take\n\n"
+        f"The mass that is farthest from one, of D = {', '.join(map(str, sizes))}, one seed. But "
+        "for the one that was chosen, ways are not normalised by a calibration.\n\n"
+        f"{table(['law', *ways], rows)}\n\n{source('mass_ways', result)}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ import arviz
 import pyro
 import pyro.distributions as dist
 import torch
-from common import arguments, provenance, write
+from common import RESULTS, arguments, provenance, write
+from page import read, section, source, table
 from pyro import poutine
 from pyro.infer import MCMC, NUTS
 from pyro.infer.autoguide.initialization import init_to_sample
@@ -31,6 +32,11 @@ from torch import Tensor
 import pyro_stad
 from pyro_stad.fields.mixture import random_mixture
 from pyro_stad.likelihood import ScoreGradient
+
+# What `make bench`, `bench-long`, `bench-quick` and the slow tests run of it.
+RUNS = {
+    "long": ("",),
+}  # fmt: skip
 
 
 class Banana(dist.TorchDistribution):
@@ -171,6 +177,35 @@ def main() -> None:
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in r.items()}, flush=True)
         # Written as it goes: each problem takes minutes.
         write(options.name, {"provenance": made, "rows": measured})
+
+
+@section(90)
+def page() -> str:
+    results = [read(path.stem) for path in RESULTS.glob("nuts*.json")]
+    results.sort(key=lambda result: result["provenance"]["date"])
+    rows = [
+        [
+            row["posterior"],
+            row["prior"],
+            row["likelihood"],
+            f"{row['effective']:.0f}",
+            str(row["divergences"]),
+            f"{row['over_normal']:.2f}",
+            f"{row['over_law']:.2f}",
+        ]
+        for result in results
+        for row in result["rows"]
+    ]
+    sources = " ".join(source("nuts", result) for result in results)
+    header = ["posterior", "prior", "density", "ESS", "divergences"]
+    header += ["time per ESS, over a normal", "over the law itself"]
+    return (
+        "## What an effective sample costs\n\n"
+        "NUTS with the learned prior, by both routes, beside a multivariate normal of the same "
+        "moments, whose posterior is another one, and beside the law of the samples in closed "
+        "form. Smallest bulk effective sample size.\n\n"
+        f"{table(header, rows)}\n\n{sources}\n"
+    )
 
 
 if __name__ == "__main__":

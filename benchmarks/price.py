@@ -20,6 +20,12 @@ from typing import Any
 
 import torch
 from common import arguments, median_seconds, provenance, write
+from page import read, section, source, table
+
+# At full size by hand: it needs the checkout of another commit.
+RUNS = {
+    "smoke": ("--before . --budget tiny --samples 'banana, D = 2' --turns 1",),
+}
 
 _ROWS = 10_000
 _HERE = Path(__file__).resolve().parent.parent
@@ -137,6 +143,27 @@ def main() -> None:
         ]
     write(
         options.name, {"provenance": made, "before": before, "budget": options.budget, "rows": rows}
+    )
+
+
+@section(180)
+def page() -> str:
+    result, keys = read("price"), ("alone", "fit", "one", "thousand")
+    header = [
+        "samples",
+        "fit without members",
+        "fit",
+        "value and gradient, one point",
+        "a thousand",
+    ]
+    rows = [
+        [row["samples"], *(f"{row['ratio'][key]:.2f}" for key in keys)] for row in result["rows"]
+    ]
+    return (
+        "## What margins, gate, alarms and members cost\n\n"
+        f"Time over that of commit {result['before'][:10]}, which had none of them. Budget "
+        f"`{result['budget']}`.\n\n{table(header, rows)}\n\n"
+        f"{source('price', result)}\n"
     )
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 from common import arguments, median_seconds, provenance, write
+from matplotlib.figure import Figure
+from page import DOCS, read, section, source, table
 
 from pyro_stad.divergence import Exact, Hutchinson, Stein, TrunkHead
 from pyro_stad.divergence.base import AbstractDivergence
@@ -23,6 +25,13 @@ from pyro_stad.fields import PathField
 from pyro_stad.likelihood import AbstractLikelihood, FlowODE, SteinPath
 from pyro_stad.ode import RK4
 from pyro_stad.paths import OptimalTransport
+
+# What `make bench`, `bench-long`, `bench-quick` and the slow tests run of it.
+RUNS = {
+    "short": ("",),
+    "quick": ("--features 2 16 64 --points 1 1000 --name quick_scaling",),
+    "smoke": ("--features 2 16 32 --points 1 16 --repeats 1",),
+}
 
 
 def networks(features: int, seed: int) -> tuple[PathField, Stein]:
@@ -112,6 +121,88 @@ def main() -> None:
     print(slopes)
     result = {"provenance": made, "rows": calls, "slopes": slopes, "points": points}
     write(options.name, result)
+
+
+@section
+def cost() -> str:
+    result = read("cost")
+    rows = [
+        [
+            str(row["features"]),
+            f"{row['stein_over_hutchinson']:.2f}",
+            f"1/{1 / row['stein_over_exact']:.1f}",
+            f"{row['seconds']['stein'] / row['seconds']['flow alone']:.2f}",
+            f"{row['seconds']['hutch++ 6'] / row['seconds']['hutchinson']:.2f}",
+        ]
+        for row in result["rows"]
+    ]
+    header = [
+        "D",
+        "Stein / one Hutchinson probe",
+        "Stein / exact trace",
+        "Stein / flow without a density",
+        "Hutch++ (6) / one Hutchinson probe",
+    ]
+    return (
+        "## What a call costs\n\n"
+        f"Ratios of times of log p of {result['rows'][0]['batch']} points, {result['solver']}.\n\n"
+        f"{table(header, rows)}\n\n{source('cost', result)}\n"
+    )
+
+
+def draw_scaling(result: dict[str, Any]) -> None:
+    sheet = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = sheet.subplots(1, 2)
+    for name, color in zip(result["slopes"], ("#0b6e4f", "#c28c1a", "#c0392b")):
+        sizes = [row["features"] for row in result["rows"]]
+        cost = [row["over_velocity"][name] for row in result["rows"]]
+        left.loglog(sizes, cost, "o-", markersize=4, color=color, label=name)
+    left.set_xlabel("D")
+    left.set_ylabel("cost of a call, over the velocity alone")
+    for way, color in zip(
+        dict.fromkeys(row["way"] for row in result["points"]), ("#0b6e4f", "#2b5c9e")
+    ):
+        chosen = [row for row in result["points"] if row["way"] == way]
+        sizes = [row["points"] for row in chosen]
+        cost = [row["microseconds_per_point"] for row in chosen]
+        right.loglog(sizes, cost, "o-", markersize=4, color=color, label=way)
+    right.set_xlabel("points in a batch")
+    right.set_ylabel("microseconds a point")
+    for axes in (left, right):
+        axes.legend(frameon=False, fontsize=9)
+    sheet.savefig(DOCS / "scaling.png", dpi=130)
+
+
+@section(40)
+def page() -> str:
+    result = read("scaling")
+    calls, slopes = result["rows"], result["slopes"]
+    names = list(slopes)
+    rows = [
+        [str(row["features"]), *(f"{row['over_velocity'][name]:.1f}" for name in names)]
+        for row in calls
+    ]
+    rows.append(["slope of what is added", *(f"{slopes[name]:.2f}" for name in names)])
+    points = [
+        [
+            f"{row['points']:,}",
+            row["way"],
+            f"{row['microseconds_per_point']:.0f}",
+            f"{row['gigabytes']:.2f}",
+            "yes" if row["bitwise"] else "no",
+        ]
+        for row in result["points"]
+    ]
+    header = ["points", "density", "microseconds a point", "most memory so far, GB", "bitwise"]
+    draw_scaling(result)
+    return (
+        "## How cost grows\n\n"
+        "Velocity and divergence, one call, 64 points, over the velocity alone; and the slope in D "
+        "of what the divergence adds, from D = 16 on.\n\n"
+        f"{table(['D', *names], rows)}\n\n![Cost against D and batch](scaling.png)\n\n"
+        "Log-density of many points in 16 dimensions; bitwise: the first and last hundred are what "
+        f"they are on their own.\n\n{table(header, points)}\n\n{source('scaling', result)}\n"
+    )
 
 
 if __name__ == "__main__":

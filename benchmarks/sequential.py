@@ -11,6 +11,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from common import arguments, provenance, write
+from page import read, section, source, table
 from pyro.infer import MCMC, NUTS
 from pyro.infer.autoguide.initialization import init_to_sample
 from torch import Tensor
@@ -18,6 +19,11 @@ from torch import Tensor
 import pyro_stad
 from pyro_stad.demo.closed_form import NormalInverseGamma
 from pyro_stad.demo.regression import load_halves
+
+# What `make bench`, `bench-long`, `bench-quick` and the slow tests run of it.
+RUNS = {
+    "long": ("",),
+}  # fmt: skip
 
 
 def regression(theta: Tensor, x: Tensor, y: Tensor) -> None:
@@ -94,6 +100,50 @@ def main() -> None:
     error = (both.log_z_err**2 + a.log_z_err**2 + b.log_z_err**2) ** 0.5
     print(f"identity: {identity:+.3f} +- {error:.3f}")
     write(options.name, {"provenance": made, "rows": rows, "identity": [identity, error]})
+
+
+@section
+def identity() -> str:
+    result = read("identity")
+    rows = [
+        [
+            row["objective"],
+            str(row["features"]),
+            f"{row['relative_error_of_mean']:+.2%}",
+            f"{row['relative_sd']:.2%}",
+        ]
+        for row in result["rows"]
+    ]
+    header = ["objective", "D", "error of the mean", "sd over points"]
+    return (
+        "## The divergence of v = x under N(0, I) is D\n\n"
+        "The test that tells the right loss from the tempting wrong one. Relative to D.\n\n"
+        f"{table(header, rows)}\n\n{source('identity', result)}\n"
+    )
+
+
+@section(250)
+def page() -> str:
+    result = read("sequential")
+    rows = [
+        [
+            row["what"],
+            row["method"],
+            f"{row['truth']:.3f}",
+            f"{row['log_z']:.3f} +- {row['log_z_err']:.3f}",
+            f"{row['log_z'] - row['truth']:+.3f}",
+            "-" if row["correction"] is None else "{:+.3f} +- {:.3f}".format(*row["correction"]),
+        ]
+        for row in result["rows"]
+    ]
+    header = ["evidence", "method", "closed form", "log Z", "error", "correction in it"]
+    identity, error = result["identity"]
+    return (
+        "## Evidence adds up\n\n"
+        "The demo's patients. log Z(all) - log Z(A) - log Z(B | the prior learned from A) = "
+        f"{identity:+.3f} +- {error:.3f}, zero in closed form.\n\n"
+        f"{table(header, rows)}\n\n{source('sequential', result)}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -17,8 +17,15 @@ import pyro
 import torch
 from common import arguments, provenance, write
 from coverage import banana, draw_banana, evidence, normal
+from page import by, read, section, source, table
 from priors import fitted
 from torch import Tensor
+
+# What `make bench`, `bench-long`, `bench-quick` and the slow tests run of it.
+RUNS = {
+    "long": ("",),
+    "smoke": ("--budget tiny --laws normal --seeds 1 --apart 1",),
+}
 
 _ROWS, _GRID, _FAR = 10_000, 2001, 14.0
 _SIZE = 6
@@ -109,6 +116,29 @@ def main() -> None:
         for seed in seeds:
             rows += measure(name, options.budget, seed, options.apart)
     write(options.name, {"provenance": made, "budget": options.budget, "rows": rows})
+
+
+@section(200)
+def page() -> str:
+    result = read("tension")
+    apart = sorted({row["apart"] for row in result["rows"]})
+    rows = []
+    for (law,), found in by(result["rows"], "law").items():
+        cells = []
+        for k in apart:
+            here = [row for row in found if row["apart"] == k]
+            given = [row for row in here if not row["refused"]]
+            refused = f", {len(here) - len(given)} refused" if len(given) < len(here) else ""
+            worst = max((abs(row["z"]) for row in given), default=None)
+            cells.append("refused" if worst is None else f"{worst:.1f}{refused}")
+        rows.append([law, *cells])
+    return (
+        "## Posteriors in tension\n\n"
+        "A learned posterior times another of its shape, some standard deviations away: the "
+        "largest error of log Z in units of the quoted one, or that it is refused. Budget "
+        f"`{result['budget']}`.\n\n"
+        f"{table(['law', *(f'{k:g} sd' for k in apart)], rows)}\n\n{source('tension', result)}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -8,16 +8,24 @@ density at the quantiles 0.5 and 99.5 percent, and those quantiles of draws.
 
 from __future__ import annotations
 
+import statistics
 import sys
 from typing import Any
 
 import numpy as np
 import torch
 from common import arguments, provenance, write
+from page import by, read, section, source, table
 from scipy import stats
 from torch import Tensor
 
 import pyro_stad
+
+# What `make bench`, `bench-long`, `bench-quick` and the slow tests run of it.
+RUNS = {
+    "long": ("",),
+    "smoke": ("--budget tiny --seeds 1",),
+}
 
 _ROWS, _DRAWS = 10_000, 100_000
 # The law, its bounds, and how many of its ends are walls.
@@ -101,6 +109,72 @@ def main() -> None:
     worst = max(row["largest_error"] for row in rows if row["kind"] == "wall")
     print(f"largest error near a wall: {worst:.1%}")
     write(options.name, {"provenance": made, "budget": options.budget, "rows": rows})
+
+
+def _tail_row(law: str, rows: list[dict[str, Any]]) -> list[str]:
+    cells = [law, ", ".join(f"{u:+.0f}" for u in dict.fromkeys(row["noise"] for row in rows))]
+    for key in ("error", "icdf_error"):
+        for dtype in ("float32", "float64"):
+            found = [row[key] for row in rows if row["dtype"] == dtype and row[key] is not None]
+            worst = max(found, key=abs, default=None)
+            cells.append("-" if worst is None else f"{worst:+.3f}")
+    return [*cells, f"{sum(row['warned'] for row in rows)} of {len(rows)}"]
+
+
+@section
+def tails() -> str:
+    result = read("tails")
+    laws = list(dict.fromkeys(row["law"] for row in result["rows"]))
+    rows = [_tail_row(law, [r for r in result["rows"] if r["law"] == law]) for law in laws]
+    header = ["prior", "noise of the datum", "worst error, single", "worst error, double"]
+    header += ["worst by icdf, single", "worst by icdf, double", "warned"]
+    return (
+        "## Evidence of data in tails\n\n"
+        "One datum far out in the tail of a prior: log Z less quadrature, in nats. Beside it the "
+        "usual map of noise, the prior's own `icdf` of the normal probability, in the same "
+        "precision. Warned: how often `log_evidence` said that its two methods disagree.\n\n"
+        f"{table(header, rows)}\n\n{source('tails', result)}\n"
+    )
+
+
+@section(160)
+def page() -> str:
+    result = read("walls")
+    known = by(result["rows"], "kind", "law")
+    ends = [
+        [
+            law,
+            f"{max(row['largest_error'] for row in found):.1%}",
+            f"{statistics.median(row['largest_error'] for row in found):.1%}",
+            f"{max(abs(row['last_percent']) for row in found):.1%}",
+        ]
+        for (kind, law), found in known.items()
+        if kind == "wall"
+    ]
+    tails = [
+        [
+            law,
+            *(
+                f"{statistics.median(abs(row[kind][at]) for row in found for at in (1, 2)):.0%}, "
+                f"{max(abs(row[kind][at]) for row in found for at in (1, 2)):.0%}"
+                for kind in ("quantiles", "densities")
+            ),
+        ]
+        for (kind, law), found in known.items()
+        if kind == "tail"
+    ]
+    header = ["law", "density near the wall, worst", "median of seeds", "mass of the last percent"]
+    return (
+        "## Walls and tails\n\n"
+        "Density over the truth down to a thousandth of a standard deviation from a wall, and the "
+        "mass of the percent next to it. A hundred of the 10,000 samples are in that percent: "
+        "chance alone is 10 %. Seeds, budget: "
+        f"{len({row['seed'] for row in result['rows']})}, `{result['budget']}`.\n\n"
+        f"{table(header, ends)}\n\n"
+        "Tails: errors of the quantiles 0.5 and 99.5 % of draws and of the density there, median "
+        "and worst. Fifty samples are beyond each.\n\n"
+        f"{table(['law', 'quantile', 'density'], tails)}\n\n{source('walls', result)}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Every example and, among the slow tests, every benchmark runs, with tiny arguments."""
 
 import json
+import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,25 +16,13 @@ EXAMPLES = {
     "digits": ["--budget", "tiny", "--classes", "0", "1", "--images", "3", "--particles", "100"],
     "bounds_and_plates": ["--budget", "tiny", "--objects", "3", "--draws", "6"],
 }
+sys.path.insert(0, str(ROOT / "benchmarks"))
+runner = import_module("run")
+sys.path.pop(0)
 BENCHMARKS = {
-    "oracle": ["--features", "2", "--points", "4"],
-    "identity": ["--features", "2", "--steps", "20"],
-    "scaling": ["--features", "2", "16", "32", "--points", "1", "16", "--repeats", "1"],
-    "evidence": ["--problems", "normal, D = 2", "--seeds", "2", "--particles", "100"],
-    "cost": ["--features", "2", "--batch", "16", "--repeats", "1"],
-    "distillation": ["--features", "2", "--teachers", "ot", "--scale", "0.004"],
-    "tails": ["--laws", "Laplace"],
-    "chain_split": ["--budget", "tiny", "--samples", "200 rows"],
-    "angles": ["--budget", "tiny", "--laws", "uniform"],
-    "mass": ["--budget", "tiny", "--laws", "uniform", "--dimensions", "1", "--seeds", "1"],
-    "walls": ["--budget", "tiny", "--seeds", "1"],
-    "coverage": ["--budget", "tiny", "--laws", "normal", "--seeds", "1", "--widths", "0.5"],
-    "learning": ["--budget", "tiny", "--laws", "normal", "--seeds", "1"],
-    "tension": ["--budget", "tiny", "--laws", "normal", "--seeds", "1", "--apart", "1"],
-    "alone": ["--budget", "tiny", "--laws", "uniform", "--draws", "20", "--warmup", "10"],
-    "edges": ["--budget", "tiny", "--laws", "banana", "--seeds", "1"],
-    "price": ["--before", str(ROOT), "--budget", "tiny", "--samples", "banana, D = 2"]
-    + ["--turns", "1"],
+    f"{script.stem} {index}": (script, arguments)
+    for script in runner.scripts()
+    for index, arguments in enumerate(runner.runs_of(script, "smoke"))
 }
 
 
@@ -52,9 +42,10 @@ def test_example(name, tmp_path):
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_benchmark(name):
     """Under a name that git ignores, so that results of record stay as they are."""
-    file = ROOT / "benchmarks" / "results" / f"smoke_{name}.json"
+    script, arguments = BENCHMARKS[name]
+    file = ROOT / "benchmarks" / "results" / f"smoke_{script.stem}.json"
     try:
-        run(ROOT / "benchmarks" / f"{name}.py", [*BENCHMARKS[name], "--name", f"smoke_{name}"])
+        run(script, [*shlex.split(arguments), "--name", f"smoke_{script.stem}"], cwd=ROOT)
         assert json.loads(file.read_text())["rows"]
     finally:
         file.unlink(missing_ok=True)
