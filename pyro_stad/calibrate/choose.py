@@ -13,8 +13,8 @@ grid known to be fine enough:
    error with standard deviation :math:`\tau` costs, or as much lower as its own standard error is,
    but no lower than twice that. With ``reference="exact"`` only the first counts. A way that would
    serve is looked over, and refused, however good it is at the data, for a *bump* or a *collapse*
-   (:mod:`pyro_stad.calibrate.standard`). If nothing serves, it is the way with the least standard
-   deviation of those that are not refused.
+   (:mod:`pyro_stad.calibrate.exact_points`). If nothing serves, it is the way with the least
+   standard deviation of those that are not refused.
 3. *Bound.* Two ways to one density agree where the networks are consistent. Their difference d(x)
    scales a bound :math:`c\,(d(x) + d_0)` on the error at x, with :math:`d_0` the median of d, and c
    the conformal quantile of :math:`|e| / (d + d_0)` at the bound's level: whatever d is worth, the
@@ -42,8 +42,8 @@ import torch
 from torch import Tensor
 
 from pyro_stad.calibrate.audit import audit
+from pyro_stad.calibrate.exact_points import ExactPoints
 from pyro_stad.calibrate.record import REFERENCES, Calibration, ErrorBound, Trial
-from pyro_stad.calibrate.standard import Standard
 from pyro_stad.calibrate.suspects import disagreement
 from pyro_stad.errors import TrainingError, TrainingWarning
 from pyro_stad.learn.clouds import AbstractCloud
@@ -92,7 +92,7 @@ def calibrate(
     Returns:
         The likelihood, which shares the networks, and its calibration.
     """
-    standard = Standard.of(likelihood, held_out, others, generator)
+    standard = ExactPoints.of(likelihood, held_out, others, generator)
     with torch.no_grad():
         chosen, trials = _chosen(standard, _ways(likelihood, train), tolerance, reference)
         bound = _bound(disagreement(chosen, held_out), standard.error(chosen).abs())
@@ -125,7 +125,7 @@ def choose_steps(
 
 
 def _chosen(
-    standard: Standard, ways: Iterator[AbstractLikelihood], tolerance: float, reference: str
+    standard: ExactPoints, ways: Iterator[AbstractLikelihood], tolerance: float, reference: str
 ) -> tuple[AbstractLikelihood, list[Trial]]:
     """Return the first way that serves, or else the best, and what was found of all tried."""
     tried: list[AbstractLikelihood] = []

@@ -55,7 +55,7 @@ class Trial:
         score, score_error: its mean log-density, mass divided out, less that of the exact trace,
             with its standard error. Above zero, it describes the data better than the flow.
         bump, collapse: where it is refused however accurate it is at the data, both in nats, see
-            :mod:`pyro_stad.calibrate.standard`; None where nobody looked, in old files NaN.
+            :mod:`pyro_stad.calibrate.exact_points`; None where nobody looked, in old files NaN.
     """
 
     likelihood: str

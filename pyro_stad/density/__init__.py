@@ -1,10 +1,10 @@
 """Learned densities as Pyro distributions."""
 
+from pyro_stad.density.alarm import FLAGGED, alarm_level, noise_tail
 from pyro_stad.density.counts import Counts
 from pyro_stad.density.inside import find_cut, find_flow, to_cut, to_flow
 from pyro_stad.density.load import load
 from pyro_stad.density.prior import FlowPrior
-from pyro_stad.density.tail import FLAGGED, alarm_level, noise_tail
 from pyro_stad.density.transform import FlowTransform
 from pyro_stad.density.truncated import TruncatedPrior
 from pyro_stad.density.trust import Extrapolation, extrapolation, is_extrapolated

@@ -31,10 +31,10 @@ from pyro_stad.data import (
 from pyro_stad.data.reference import Reference
 from pyro_stad.density.coordinates import Coordinates
 from pyro_stad.density.counts import Counts
-from pyro_stad.density.described import described
 from pyro_stad.density.level import Levels
 from pyro_stad.density.remade import Remade
 from pyro_stad.density.rows import RowDensity
+from pyro_stad.density.summary import summarise
 from pyro_stad.density.transform import FlowTransform, check_likelihood
 from pyro_stad.learn.spread import Spread
 from pyro_stad.likelihood import AbstractLikelihood
@@ -187,7 +187,7 @@ class FlowPrior(Remade):
 
     def summary(self) -> str:
         """Return what the prior is, how it was fitted and how accurate it is, as text."""
-        return described(self)
+        return summarise(self)
 
     def __repr__(self) -> str:
         likelihood, error = self.likelihood, ""

@@ -18,8 +18,8 @@ from pyro_stad._events import beside
 from pyro_stad.calibrate import Calibration
 from pyro_stad.calibrate.suspects import disagreement
 from pyro_stad.data.reference import Reference
+from pyro_stad.density.alarm import FLAGGED, alarm_level, noise_tail
 from pyro_stad.density.level import Levels
-from pyro_stad.density.tail import FLAGGED, alarm_level, noise_tail
 from pyro_stad.learn.spread import Spread
 from pyro_stad.likelihood import AbstractLikelihood
 from pyro_stad.transport import AbstractInvertible

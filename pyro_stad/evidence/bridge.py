@@ -71,25 +71,8 @@ class Bridge(AbstractMethod):
             EvidenceError: if the iteration does not converge, or no draw has a density.
             TypeError, ValueError: if there are no draws, or not of this model.
         """
-        if self.draws is None:
-            raise ValueError("method='bridge' needs posterior draws of the model: draws=mcmc")
-        model = job.problem.model
-        if periodic := angles(model.latent):
-            raise ValueError(
-                f"method='bridge' integrates over the line, on which the density of the angles in "
-                f"{periodic} repeats itself without end; use method='smc'"
-            )
-        chains = chains_of(self.draws, model.sites, model.like)
-        density = JointDensity(model)
-        with torch.no_grad():
-            count, length = next(iter(chains.values())).shape[:2]
-            flat = {name: value.flatten(0, 1) for name, value in chains.items()}
-            z = density.unconstrain(flat).reshape(count, length, -1).double()
-            _check_rows(z)
-            halves = z[:, : length // 2], z[:, length // 2 :]
-            found = [
-                _half(density, fit, rest, job.generator) for fit, rest in (halves, halves[::-1])
-            ]
+        density = JointDensity(job.problem.model)
+        flat, found, sizes = self._halves(density, job.generator)
         log_z = torch.tensor([half.log_z for half in found], dtype=torch.float64)
         # Not averaged down: what one half is fitted to, the other bridges from. Their errors
         # correlate by 0.4 to 0.6; taken for independent, the quoted error was a third too small.
@@ -101,7 +84,7 @@ class Bridge(AbstractMethod):
         out = extrapolated(flows)
         approximate = distilled(flows) if self.correct else []
         if approximate:
-            known = correct(approximate, count, length)
+            known = correct(approximate, *sizes)
             value, error = value + known.value, math.hypot(error, known.error)
             correction, warnings = (known.value, known.error), _warnings(known)
             draws = _resampled(flat, known, job.generator)
@@ -115,7 +98,7 @@ class Bridge(AbstractMethod):
             formula_err=math.sqrt(found[0].variance),
             ess=sum(half.effective for half in found),
             khat=known.khat if approximate else None,
-            data=model.data,
+            data=job.problem.model.data,
             extrapolated=out.share,
             tolerated=out.tolerated,
             correction=correction,
@@ -123,6 +106,28 @@ class Bridge(AbstractMethod):
             draws=draws,
             log_likelihood=density.pointwise(draws),
         )
+
+    def _halves(
+        self, density: JointDensity, generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], list[_Half], tuple[int, int]]:
+        """Return the draws, chain by chain, what their halves say, and how many there are."""
+        if self.draws is None:
+            raise ValueError("method='bridge' needs posterior draws of the model: draws=mcmc")
+        model = density.model
+        if periodic := angles(model.latent):
+            raise ValueError(
+                f"method='bridge' integrates over the line, on which the density of the angles in "
+                f"{periodic} repeats itself without end; use method='smc'"
+            )
+        chains = chains_of(self.draws, model.sites, model.like)
+        with torch.no_grad():
+            count, length = next(iter(chains.values())).shape[:2]
+            flat = {name: value.flatten(0, 1) for name, value in chains.items()}
+            z = density.unconstrain(flat).reshape(count, length, -1).double()
+            _check_rows(z)
+            halves = z[:, : length // 2], z[:, length // 2 :]
+            found = [_half(density, fit, rest, generator) for fit, rest in (halves, halves[::-1])]
+        return flat, found, (count, length)
 
 
 def _check_rows(z: Tensor) -> None:

@@ -7,17 +7,17 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pyro_stad._checks import check_choice, check_seed
 from pyro_stad._context import own_context
 from pyro_stad.errors import EvidenceError, EvidenceWarning
 from pyro_stad.evidence.importance import Importance, held_against, of_particles
 from pyro_stad.evidence.job import EvidenceJob
-from pyro_stad.evidence.method import METHODS, AbstractMethod, method_of
+from pyro_stad.evidence.method import METHODS, AbstractMethod, AbstractParticleMethod, method_of
 from pyro_stad.evidence.posterior import cautions, disagreement, refusals, with_support
 from pyro_stad.evidence.result import EvidenceResult
-from pyro_stad.evidence.smc import SMC, STUCK
+from pyro_stad.evidence.smc import STUCK
 from pyro_stad.evidence.support import SupportNoise
 from pyro_stad.model.joint import angles
 from pyro_stad.model.noise import LatentProblem
@@ -104,12 +104,9 @@ def log_evidence(
     chosen = _chosen(method, options)
     problem = LatentProblem(model, *args, **kwargs)
     job = EvidenceJob(problem, seed, progress, None if checkpoint is None else Path(checkpoint))
-    if chosen is None:
-        result = _auto(job, options)
-    elif isinstance(chosen, SMC):
-        result = _held_against_importance(chosen(job), job, chosen)
-    else:
-        result = chosen(job)
+    result = _auto(job, options) if chosen is None else chosen(job)
+    if chosen is not None and chosen.is_checked:
+        result = _held_against_importance(result, job, cast(AbstractParticleMethod, chosen))
     result = with_support(result, problem, SupportNoise.of(problem, seed, 10 * particles))
     refused = refusals(result)
     if refused and not allow_extrapolation:
@@ -138,7 +135,7 @@ def _chosen(method: str | AbstractMethod, options: dict[str, Any]) -> AbstractMe
 
 
 def _held_against_importance(
-    result: EvidenceResult, job: EvidenceJob, method: SMC
+    result: EvidenceResult, job: EvidenceJob, method: AbstractParticleMethod
 ) -> EvidenceResult:
     """Confirm SMC by importance sampling from its particles; that takes as many likelihoods more.
 

@@ -26,7 +26,7 @@ from pyro_stad._weights import log_mean_exp, smoothed
 from pyro_stad.errors import EvidenceError
 from pyro_stad.evidence.job import EvidenceJob
 from pyro_stad.evidence.method import AbstractParticleMethod
-from pyro_stad.evidence.posterior import described, disagreement
+from pyro_stad.evidence.posterior import disagreement, posterior_of
 from pyro_stad.evidence.proposal import (
     PRIOR_SHARE,
     PROPOSALS,
@@ -95,7 +95,7 @@ class Importance(AbstractParticleMethod):
             ess=1 / share.square().sum().item(),
             khat=shape,
             data=problem.data[0],
-            **described(problem, u.reshape(-1, problem.size)[chosen]),
+            **posterior_of(problem, u.reshape(-1, problem.size)[chosen]),
         )
 
 

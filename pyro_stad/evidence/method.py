@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from pyro_stad._checks import check_count
 from pyro_stad.evidence.job import EvidenceJob
@@ -16,7 +16,13 @@ __all__ = ["METHODS", "AbstractMethod", "AbstractParticleMethod", "method_of"]
 
 
 class AbstractMethod(ABC):
-    """An estimator of the evidence; leaves are frozen dataclasses of its options."""
+    """An estimator of the evidence; leaves are frozen dataclasses of its options.
+
+    Class attributes:
+        is_checked: whether its particles are held against importance sampling from them.
+    """
+
+    is_checked: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, job: EvidenceJob) -> EvidenceResult:

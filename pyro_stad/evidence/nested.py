@@ -23,7 +23,7 @@ from pyro_stad._random import stream
 from pyro_stad._weights import log_mean_exp
 from pyro_stad.evidence.job import EvidenceJob
 from pyro_stad.evidence.method import AbstractParticleMethod
-from pyro_stad.evidence.posterior import described
+from pyro_stad.evidence.posterior import posterior_of
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.registry import storable
 
@@ -62,7 +62,7 @@ class Nested(AbstractParticleMethod):
             formula_err=formula,
             ess=sum(effective),
             data=problem.data[0],
-            **described(problem, torch.cat(noise)[:, : problem.size].to(problem.like)),
+            **posterior_of(problem, torch.cat(noise)[:, : problem.size].to(problem.like)),
         )
 
     def _run(self, job: EvidenceJob, repeat: int) -> Any:

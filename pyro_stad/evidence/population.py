@@ -21,7 +21,7 @@ from pyro_stad._context import own_context
 from pyro_stad.errors import EvidenceWarning
 from pyro_stad.evidence.importance import Estimate, held_against, of_particles
 from pyro_stad.evidence.job import generator_of
-from pyro_stad.evidence.posterior import cautions, described, disagreement, with_support
+from pyro_stad.evidence.posterior import cautions, disagreement, posterior_of, with_support
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.smc import STUCK, of_runs
 from pyro_stad.evidence.support import SupportNoise
@@ -89,7 +89,7 @@ def log_evidences(
     drawn, noise = particles * repeats, SupportNoise.of(population.problems[0], seed, 4 * particles)
     for index, (problem, check) in enumerate(zip(population.problems, confirmed)):
         calls = int(runs.calls[index]) + drawn
-        posterior = described(problem, runs.u[index].flatten(0, 1))
+        posterior = posterior_of(problem, runs.u[index].flatten(0, 1))
         result = EvidenceResult(
             **of_runs(runs, index),
             method="smc",

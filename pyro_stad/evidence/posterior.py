@@ -17,7 +17,7 @@ from pyro_stad.model.noise import LatentProblem
 
 __all__ = [
     "cautions",
-    "described",
+    "posterior_of",
     "disagreement",
     "extrapolated",
     "refusals",
@@ -28,7 +28,7 @@ _MOST_UNRESOLVED = 0.01
 _DISAGREE = 3.0
 
 
-def described(problem: LatentProblem, noise: Tensor) -> dict[str, Any]:
+def posterior_of(problem: LatentProblem, noise: Tensor) -> dict[str, Any]:
     """Return draws, log-likelihoods, warnings and the extrapolated share at posterior ``noise``.
 
     Arguments:

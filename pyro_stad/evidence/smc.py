@@ -13,7 +13,7 @@ from typing import Any
 from pyro_stad._weights import log_mean_exp
 from pyro_stad.evidence.job import EvidenceJob
 from pyro_stad.evidence.method import AbstractParticleMethod
-from pyro_stad.evidence.posterior import described
+from pyro_stad.evidence.posterior import posterior_of
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.registry import storable
 from pyro_stad.samplers.tempering import Runs
@@ -30,10 +30,12 @@ STUCK = (
 class SMC(AbstractParticleMethod):
     """Tempered sequential Monte Carlo; see :mod:`pyro_stad.samplers.tempering`."""
 
+    is_checked = True
+
     def __call__(self, job: EvidenceJob) -> EvidenceResult:
         problem, runs = job.problem, job.runs(self.particles, self.repeats)
         calls = int(runs.calls[0])
-        found = described(problem, runs.u[0].flatten(0, 1))
+        found = posterior_of(problem, runs.u[0].flatten(0, 1))
         warnings = ((STUCK,) if runs.stuck[0] else ()) + found.pop("warnings")
         return EvidenceResult(
             **of_runs(runs, 0),

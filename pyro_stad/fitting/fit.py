@@ -42,12 +42,12 @@ from pyro_stad.data.reference import Reference
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.errors import AccuracyWarning
 from pyro_stad.fitting.settings import BUDGETS, FitSettings
-from pyro_stad.fitting.workshop import Workshop
+from pyro_stad.fitting.stages import FitStages
 from pyro_stad.learn.members import Resampler
 from pyro_stad.paths import AbstractPath
 from pyro_stad.registry import build
 from pyro_stad.report.fit import FitReport
-from pyro_stad.report.goodness import goodness
+from pyro_stad.report.goodness import Goodness, goodness
 
 __all__ = ["fit"]
 
@@ -135,41 +135,45 @@ def fit(
     loc, scale_tril = whitening(values, rows.weights, rows.layout.names)
     check_whitening(loc, scale_tril, rows.layout.names, dtype)
     white = Standardise(loc, scale_tril).inv(values).to(device, dtype)
-    workshop = Workshop(settings, seed, _resume_folder(resume), progress=progress)
+    stages = FitStages(settings, seed, _resume_folder(resume), progress=progress)
     kept, held = split(
         white, None if rows.weights is None else rows.weights.to(device),
-        settings.validation_fraction, workshop.generator("split", white),
+        settings.validation_fraction, stages.generator("split", white),
         chains=rows.chains, time=taken.time,
     )  # fmt: skip
-    workshop.identify(rows, path, limits, margins, dtype)
-    field = workshop.teacher(path, kept, held)
-    flow, cloud = workshop.divergence(field, kept, held)
-    likelihood, transport, calibration = workshop.calibrated(flow, cloud, kept, held)
+    stages.identify(rows, path, limits, margins, dtype)
+    field = stages.teacher(path, kept, held)
+    flow, cloud = stages.divergence(field, kept, held)
+    likelihood, transport, calibration = stages.calibrated(flow, cloud, kept, held)
     fitness = goodness(likelihood, transport, held, seed, kept=kept, time=taken.time)
     for trouble in (*calibration.troubles, *fitness.troubles):
         warnings.warn(trouble, AccuracyWarning, stacklevel=3)
     weights = None if rows.weights is None else rows.weights.to(device)
-    source = workshop.generator("reference", white)
+    source = stages.generator("reference", white)
     reference = Reference.of(Batches(white, weights), taken.effective, source)
     affine = Standardise(loc, scale_tril)
     sample = Resampler.of(unbounded, taken, limits, affine, margins)
-    spread = workshop.spread(likelihood, transport, sample, kept, reference, members)
-    report = FitReport(
-        seed=seed,
-        rows=taken.rows,
-        stages=tuple(workshop.stages),
-        versions={name: version(name) for name in _VERSIONED},
-        distinct=len(unbounded),
-        effective=round(taken.effective, 1),
-        moved=taken.moved,
-        goodness=fitness,
-    )
+    spread = stages.spread(likelihood, transport, sample, kept, reference, members)
+    report = _report(stages, taken, fitness)
     loc, scale_tril = loc.to(device, dtype), scale_tril.to(device, dtype)
     return FlowPrior(
         likelihood, loc, scale_tril, checked.layout, limits, report, calibration,
         transport=transport, margins=margins and margins.to(device), reference=reference,
         spread=spread,
     )  # fmt: skip
+
+
+def _report(stages: FitStages, taken: Intake, fitness: Goodness) -> FitReport:
+    return FitReport(
+        seed=stages.seed,
+        rows=taken.rows,
+        stages=tuple(stages.done),
+        versions={name: version(name) for name in _VERSIONED},
+        distinct=len(taken.samples.values),
+        effective=round(taken.effective, 1),
+        moved=taken.moved,
+        goodness=fitness,
+    )
 
 
 def _limits(bounds: Any, checked: Samples) -> Bounds | None:

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pyro_stad.calibrate import Calibration, Trial, audit, calibrate, standard
-from pyro_stad.calibrate.standard import Standard
+from pyro_stad.calibrate import Calibration, Trial, audit, calibrate
+from pyro_stad.calibrate import exact_points as standard
+from pyro_stad.calibrate.exact_points import ExactPoints
 from pyro_stad.calibrate.suspects import climbed, disagreement, suspects
 from pyro_stad.data import Batches
 from pyro_stad.divergence import Exact, Stein, TrunkHead
@@ -235,7 +236,7 @@ def test_a_way_is_refused_for_what_the_data_do_not_show(name):
     field, x = field_on("ot", parts), sample_mixture(parts, 2000, 1)
     place, height, width, reason = PLACES[name]
     bumpy = Bumpy(field, place(x), height, width)
-    held = Standard.of(bumpy, x[:200], x, torch.Generator().manual_seed(0))
+    held = ExactPoints.of(bumpy, x[:200], x, torch.Generator().manual_seed(0))
     sound = tried(held, FlowODE(field, Exact(), RK4(8)))
     assert sound.serves(0.1, "exact")
     assert sound.refusal == ""
@@ -273,7 +274,7 @@ def test_a_bump_off_the_lines_between_modes_is_climbed(monkeypatch):
     field, x = field_on("ot", parts), sample_mixture(parts, 500, 1)
     centre = torch.tensor([0.0, 1.5, -1.5, 1.5])
     bumpy = Bumpy(field, centre, 30.0, 0.4, Unsure())
-    held = Standard.of(bumpy, x[:100], x, torch.Generator().manual_seed(0))
+    held = ExactPoints.of(bumpy, x[:100], x, torch.Generator().manual_seed(0))
     # What exceeds the flow by less than three nats would not be refused.
     by_way = bumpy.log_prob(held.probes)
     above = torch.minimum(by_way - held.at_draws.quantile(0.005), by_way - held.at_probes)
@@ -282,10 +283,12 @@ def test_a_bump_off_the_lines_between_modes_is_climbed(monkeypatch):
 
 
 def test_a_bump_that_looks_improbable_is_no_reason():
-    """At twelve deviations the exact density is e^-72: with eight nats more it is flagged still."""
+    """At twelve deviations the density is e^-72: with eight nats more it is flagged still."""
     parts = two_modes()
     field, x = field_on("ot", parts), sample_mixture(parts, 500, 1)
-    held = Standard.of(FlowODE(field, Exact(), RK4(8)), x, None, torch.Generator().manual_seed(0))
+    held = ExactPoints.of(
+        FlowODE(field, Exact(), RK4(8)), x, None, torch.Generator().manual_seed(0)
+    )
     assert tried(held, Bumpy(field, torch.tensor([0.0, 12.0]), 8.0, width=1.0)).bump < 1e-6
 
 

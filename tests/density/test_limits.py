@@ -8,7 +8,7 @@ import torch
 import pyro_stad
 from pyro_stad import AccuracyWarning, TrainingWarning
 from pyro_stad.calibrate.audit import log_mass
-from pyro_stad.fitting.workshop import Workshop
+from pyro_stad.fitting.stages import FitStages
 from tests.oracles import mixture_sample
 
 NOWHERE = [-1.0, -1e-300, 0.0, math.nan, math.inf, -math.inf]
@@ -89,7 +89,7 @@ def test_a_mass_beyond_all_numbers_has_a_logarithm():
 
 def test_a_fit_that_ends_badly_is_returned_and_says_so(monkeypatch, tmp_path):
     """A divergence that broke after its training; what has been learned can still be saved."""
-    learn = Workshop.divergence
+    learn = FitStages.divergence
 
     def broken(self, *arguments):
         flow, cloud = learn(self, *arguments)
@@ -100,7 +100,7 @@ def test_a_fit_that_ends_badly_is_returned_and_says_so(monkeypatch, tmp_path):
             clock.outer.weight.fill_(1e30)
         return flow, cloud
 
-    monkeypatch.setattr(Workshop, "divergence", broken)
+    monkeypatch.setattr(FitStages, "divergence", broken)
     with (
         pytest.warns(AccuracyWarning, match="the calibration is not finite"),
         pytest.warns(AccuracyWarning, match="log_prob is not finite at some of 30 held-out"),

@@ -16,7 +16,7 @@ from pyro.infer.reparam import TransformReparam
 
 from pyro_stad import OutOfDistributionWarning, log_evidence, to_arviz
 from pyro_stad._arviz import generation
-from pyro_stad.density.tail import alarm_level
+from pyro_stad.density.alarm import alarm_level
 from pyro_stad.interop.arviz import _counts
 
 Y = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)

@@ -351,16 +351,16 @@ def test_members_do_not_change_the_density():
 
 
 def test_a_member_that_fails_is_left_out(monkeypatch):
-    from pyro_stad.fitting.workshop import Workshop
+    from pyro_stad.fitting.stages import FitStages
 
-    train, failed = Workshop.train, []
+    train, failed = FitStages.train, []
 
     def failing(self, name, *args, **options):
         if name in ("member_2", *failed):
             raise pyro_stad.TrainingError(f"{name} met non-finite losses")
         return train(self, name, *args, **options)
 
-    monkeypatch.setattr(Workshop, "train", failing)
+    monkeypatch.setattr(FitStages, "train", failing)
     x = torch.randn(400, 2, generator=source())
     with pytest.warns(pyro_stad.TrainingWarning, match="member_2 .* It is left out"):
         prior = pyro_stad.fit(x, members=3, budget="tiny", progress=False)

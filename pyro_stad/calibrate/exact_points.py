@@ -38,7 +38,7 @@ from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.flow_ode import FlowODE, exact_twin
 from pyro_stad.transport import Flow
 
-__all__ = ["Standard"]
+__all__ = ["ExactPoints"]
 
 _LARGEST = 700.0  # what exp takes
 _LEVEL = 0.005  # share of own draws with less density than what a bump has
@@ -49,7 +49,7 @@ _INFLATED = (1.5, 2.0, 3.0)
 _REACH = 9.0  # beyond the root of D, the radius of a normal cloud
 
 
-class Standard(NamedTuple):
+class ExactPoints(NamedTuple):
     """Points with their exact log-densities, and places to look at."""
 
     data: Tensor
@@ -67,7 +67,7 @@ class Standard(NamedTuple):
         data: Tensor,
         others: Tensor | None,
         generator: torch.Generator,
-    ) -> Standard:
+    ) -> ExactPoints:
         """Return the standard for the flow of ``likelihood``; see ``calibrate``."""
         flow, exact = FlowODE.of(likelihood), exact_twin(likelihood)
         noise = own_noise(data, generator)
@@ -77,7 +77,7 @@ class Standard(NamedTuple):
             probes = _probes(likelihood.transport(), others, generator)
             at_data, at_draws = exact.log_prob(data), exact.log_prob(draws)
             at_probes = flow.log_prob(probes)
-        return Standard(data, at_data, draws, at_draws, others, probes, flow, at_probes)
+        return ExactPoints(data, at_data, draws, at_draws, others, probes, flow, at_probes)
 
     def error(self, way: AbstractLikelihood) -> Tensor:
         """Return the errors of a way at the data."""

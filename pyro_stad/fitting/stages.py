@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ from pyro_stad.registry import build, describe
 from pyro_stad.report.fit import MEMBER, Stage
 from pyro_stad.transport import AbstractTransport, Flow
 
-__all__ = ["Workshop"]
+__all__ = ["FitStages"]
 
 # Enough to know the radius of the outermost thousandth.
 _GATE_ROWS = 100_000
@@ -55,14 +55,14 @@ _SHARE = 0.7
 _FEWEST_LABELS = 100
 
 
-class Workshop:
+class FitStages:
     """The training runs of one fit: their settings, seeds, files and reports."""
 
     def __init__(
         self, settings: FitSettings, seed: int, folder: Path | None, *, progress: bool
     ) -> None:
         self.settings, self.seed, self.progress, self.folder = settings, seed, progress, folder
-        self.stages: list[Stage] = []
+        self.done: list[Stage] = []
         self.identity = ""
 
     def generator(self, name: str, like: Tensor) -> torch.Generator:
@@ -91,7 +91,7 @@ class Workshop:
         self.identity = digest.hexdigest()
 
     def record(self, name: str, history: History) -> None:
-        self.stages.append(Stage.of(name, history))
+        self.done.append(Stage.of(name, history))
 
     def options(self, name: str, like: Tensor) -> dict[str, Any]:
         """Return what every training run of this fit is told."""
@@ -134,10 +134,10 @@ class Workshop:
     ) -> None:
         """Train a field in place."""
         options = self.options(name, kept.values)
-        if isinstance(field, AbstractAngularField):
-            history = match(field, kept, held, settings, **options)
-        elif isinstance(field, FreeFormField):
-            history = train_free_form(field, kept, held, settings, **options)
+        if field.has_score:
+            history = match(cast(AbstractAngularField, field), kept, held, settings, **options)
+        else:
+            history = train_free_form(cast(FreeFormField, field), kept, held, settings, **options)
         self.record(name, history)
 
     def spread(
@@ -207,7 +207,7 @@ class Workshop:
         if settings.polish is not None:
             labels = HutchinsonLabels(settings.polish_products)
             polish = settings.polish
-            if not isinstance(field, PathField):
+            if not field.has_score:
                 # The rate that serves a field on a path makes a free-form field's head worse.
                 polish = replace(polish, learning_rate=0.5 * polish.learning_rate)
             # Where the time grid has a larger error than the labels show, there is nothing to gain.

@@ -9,10 +9,10 @@ import torch
 from pyro_stad.data import Angle, Margins
 from pyro_stad.density.base import AbstractFlowPrior
 
-__all__ = ["described"]
+__all__ = ["summarise"]
 
 
-def described(prior: AbstractFlowPrior) -> str:
+def summarise(prior: AbstractFlowPrior) -> str:
     """Return a few lines on ``prior``."""
     lines = [repr(prior)]
     if prior.names:
