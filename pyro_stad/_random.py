@@ -7,12 +7,13 @@ give neighbouring seeds common streams, and overflow where seeds are large; a ha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-__all__ = ["generator", "signs", "stream"]
+__all__ = ["forked", "generator", "signs", "stream"]
 
 
 def stream(seed: int, name: str) -> int:
@@ -30,3 +31,14 @@ def signs(shape: Sequence[int], source: torch.Generator, like: Tensor) -> Tensor
     """Return random signs, +1 and -1, drawn on the device of ``source``, like ``like``."""
     ones = torch.randint(0, 2, tuple(shape), generator=source, device=source.device)
     return (2 * ones - 1).to(like)
+
+
+@contextmanager
+def forked(seed: int) -> Iterator[None]:
+    """Let code that knows but the global generator draw from a seed; put it back afterwards.
+
+    That of the CPU: ``torch.manual_seed`` would seed those of all GPUs too, and leave them so.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

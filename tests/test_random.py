@@ -1,6 +1,8 @@
 """Streams of random numbers: any integer is a seed, and no two purposes share a stream."""
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -40,3 +42,38 @@ def test_a_fit_takes_any_integer(seed, tmp_path):
     prior = pyro_stad.fit(mixture_sample(200, 1), budget="tiny", progress=False, seed=seed)
     prior.save(tmp_path / "prior")
     assert pyro_stad.load(tmp_path / "prior").report.seed == int(seed)
+
+
+def test_no_stage_shares_a_stream_with_another(monkeypatch):
+    """Of a fit, its checks, its members and a calibration of what came out: every stream once."""
+    seen = []
+
+    def recorded(seed, name):
+        seen.append((seed, name))
+        return stream(seed, name)
+
+    monkeypatch.setattr("pyro_stad._random.stream", recorded)
+    state = torch.get_rng_state()
+    samples = mixture_sample(400, 2, seed=5)
+    prior = pyro_stad.fit(samples, budget="tiny", members=2, progress=False, seed=3)
+    prior.calibrate(mixture_sample(100, 2, seed=6).float(), seed=3)
+    assert len(seen) > 10
+    assert len(seen) == len(set(seen)), [s for s in seen if seen.count(s) > 1]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_generators_of_other_devices_are_left_alone(monkeypatch):
+    """Seeding all by name would leave those of GPUs at a place of ours."""
+
+    def refused(seed):
+        raise AssertionError("the generators of all GPUs were seeded")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", refused)
+    monkeypatch.setattr(torch, "manual_seed", refused)
+    prior = pyro_stad.fit(mixture_sample(200, 2), budget="tiny", members=0, progress=False)
+
+    def model():
+        theta = pyro.sample("theta", prior)
+        pyro.sample("y", dist.Normal(theta, 1.0).to_event(1), obs=torch.zeros(2))
+
+    pyro_stad.log_evidence(model, particles=100, repeats=2, progress=False)

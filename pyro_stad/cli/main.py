@@ -13,6 +13,7 @@ from typing import Annotated
 import torch
 import typer
 
+from pyro_stad._random import forked
 from pyro_stad.cli.arguments import (
     description,
     finite,
@@ -160,8 +161,7 @@ def sample(
     """Draw from a prior."""
     check_table(out, [prior])
     learned = load(prior)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with forked(seed):
         draws = learned.sample((count,))
     write_table(out, draws, learned.names)
     typer.echo(f"wrote {count} draws to {out}")

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_stad._random import forked
+
 __all__ = ["NormalInverseGamma"]
 
 
@@ -70,8 +72,7 @@ class NormalInverseGamma:
         """Return draws of ``coefficients``, ``(count, P)``, and ``log_sigma``, ``(count,)``."""
         # Gamma draws have no generator argument in torch; fork instead of touching the global one.
         seed = int(torch.randint(2**31, (), generator=generator))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with forked(seed):
             law = torch.distributions.Gamma(
                 torch.tensor(self.shape, dtype=torch.float64), self.rate
             )

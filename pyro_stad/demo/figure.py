@@ -14,6 +14,7 @@ import torch
 from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter
 
+from pyro_stad._random import forked
 from pyro_stad.demo.grid import Grid
 from pyro_stad.demo.ridge import Ridge, normal_fits
 
@@ -140,8 +141,7 @@ def _density_of_draws(ridge: Ridge) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
     Of the flow, as both routes start from it; of its density there would be a grid to make.
     """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+    with forked(0), torch.no_grad():
         logs = ridge.prior.sample((_DRAWS,)).log().numpy()
     counts, *edges = np.histogram2d(logs[:, _PEAK], logs[:, _HALF], 120, ((3, 8), (-7, 1)))
     first, second = ((side[1:] + side[:-1]) / 2 for side in edges)

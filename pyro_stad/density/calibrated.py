@@ -54,7 +54,7 @@ def calibrated(
             f"`samples` must be at least {_FEWEST} distinct points inside the bounds; got "
             f"{len(points)} points, {distinct} of them distinct and {outside} outside"
         )
-    source = generator(check_seed(seed), "calibration", points.device)
+    source = generator(check_seed(seed), "recalibration", points.device)
     points = prior.unroll(points, source)
     cloud = cloud_for(prior.likelihood.field, Batches(points), source)
     chosen, calibration = calibrate(

@@ -22,6 +22,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_stad._random import forked
+
 __all__ = ["AbstractSetter", "VectorisedModel", "is_data", "is_latent"]
 
 _PLATE = "_evidence_draws"
@@ -204,10 +206,13 @@ class VectorisedModel:
         Where nothing is possible, as outside a cut, all ways to run a model agree.
         """
         generator = torch.Generator().manual_seed(0)
-        rows, alone = self.like.new_empty(0, size), self.like.new_empty(0)
+        rows = self.like.new_empty(0, size)
+        # In the dtype that the model has, which may be another than that of its latent sites.
+        alone = self.like.new_empty(0, dtype=torch.float64)
         for _ in range(_TRIES):
             more = torch.randn(3, size, generator=generator).to(self.like)
-            rows, alone = torch.cat([rows, more]), torch.cat([alone, log_density(more).to(alone)])
+            found = log_density(more)
+            rows, alone = torch.cat([rows, more]), torch.cat([alone.to(found), found])
             if int(torch.isfinite(alone).sum()) >= len(more):
                 break
         best = (~torch.isfinite(alone)).double().argsort(stable=True)[: len(more)]
@@ -258,8 +263,7 @@ def _is_computed(site: Any) -> bool:
 def _first_run(model: Callable[..., Any], args: Any, kwargs: Any) -> list[Any]:
     """Return the sample sites of one run of the model, subsamples of plates apart."""
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), poutine.block():
-            torch.manual_seed(0)
+        with forked(0), torch.no_grad(), poutine.block():
             trace = poutine.trace(model).get_trace(*args, **kwargs)
     except NotImplementedError as error:
         raise ValueError(

@@ -353,3 +353,20 @@ def test_forty_modes_far_apart(shared_data):
     # All forty are found: each draw belongs to the mode that is nearest.
     nearest = torch.cdist(result.draws["x"], means).argmin(1)
     assert len(nearest.unique()) == 40
+
+
+def test_a_prior_in_single_and_data_in_double_precision():
+    """The likelihood is in double precision then: its digits are no random numbers."""
+    prior = pyro_stad.fit(
+        torch.randn(300, 2), budget="tiny", members=0, progress=False, dtype=torch.float32
+    )
+
+    def model(y):
+        theta = pyro.sample("theta", prior)
+        pyro.sample("y", dist.Normal(theta, 1.0).to_event(1), obs=y)
+
+    y = torch.tensor([0.3, -0.2])
+    found = log_evidence(model, y, particles=500, repeats=2, progress=False)
+    truth = dist.Normal(0.0, 2**0.5).log_prob(y).sum().item()
+    # Of 300 samples, a tiny fit.
+    assert abs(found.log_z - truth) < 0.3
