@@ -216,7 +216,9 @@ class FitStages:
                 target = (0.5 * settings.grid_tolerance / span) ** 2 / field.features
                 polish = replace(polish, target=target)
             self.distil("polish", head, field, labels, clouds, polish)
-        return FlowODE(field, Stein(head), RK4()), clouds[1]
+        # Trained no more: what is frozen is evaluated by hand.
+        flow = FlowODE(field, Stein(head), RK4()).requires_grad_(False)
+        return flow, clouds[1]
 
     def calibrated(
         self, flow: FlowODE, cloud: AbstractCloud, kept: Batches, held: Batches

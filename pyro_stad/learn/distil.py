@@ -36,6 +36,7 @@ from torch import Tensor
 from pyro_stad.divergence.stein import AbstractDivergenceNetwork
 from pyro_stad.fields.base import AbstractField
 from pyro_stad.learn.clouds import AbstractCloud
+from pyro_stad.learn.frozen import frozen
 from pyro_stad.learn.loop import History, train
 from pyro_stad.learn.objectives import AbstractObjective
 from pyro_stad.learn.settings import TrainingSettings
@@ -63,7 +64,7 @@ def distil(
 
     Arguments:
         network: the divergence network.
-        field: the field, frozen by this function.
+        field: the field; it is not trained, and left as it was.
         objective: the loss per point.
         cloud: law of the training points.
         held_out: law of the validation points.
@@ -75,28 +76,22 @@ def distil(
         purpose: identifies the run in ``resume``.
     """
     # A gate has its divergence in closed form: the network learns what is left.
-    field = field.requires_grad_(False).ungated()
+    bare = field.ungated()
     frame = objective.frame(field.features, settings.batch_size)
     fixed = held_out.draw(4 * settings.batch_size, generator, frame=frame)
     state = generator.get_state()
 
     def loss(module: AbstractDivergenceNetwork, source: torch.Generator) -> Tensor:
         points = cloud.draw(settings.batch_size, source, frame=frame)
-        return objective(module, field, points, source).mean()
+        return objective(module, bare, points, source).mean()
 
     def validate(module: AbstractDivergenceNetwork) -> float:
         # The same noise every time, in the objective too.
         again = torch.Generator(generator.device).set_state(state)
-        return objective(module, field, fixed, again).mean().item()
+        return objective(module, bare, fixed, again).mean().item()
 
-    return train(
-        network,
-        loss,
-        validate,
-        settings,
-        generator=generator,
-        progress=progress,
-        label=label,
-        resume=resume,
-        purpose=purpose,
-    )
+    with frozen(field):
+        return train(
+            network, loss, validate, settings, generator=generator, progress=progress,
+            label=label, resume=resume, purpose=purpose,
+        )  # fmt: skip

@@ -32,6 +32,7 @@ from torch.nn import functional
 from pyro_stad.data import Batches, between
 from pyro_stad.errors import TrainingError
 from pyro_stad.fields.gate import Gate
+from pyro_stad.learn.frozen import frozen
 from pyro_stad.learn.loop import History, train
 from pyro_stad.learn.settings import TrainingSettings
 from pyro_stad.likelihood.base import AbstractLikelihood
@@ -86,9 +87,9 @@ def distil_density(
         TrainingError: if the flow has hardly a finite label, or training never a finite loss.
     """
     generator = options["generator"]
-    flow.requires_grad_(False)
-    places = _points(flow, kept, count, generator), _held_points(flow, held, _HELD, generator)
-    labels, fixed = (_labelled(flow, x) for x in places)
+    with frozen(flow):
+        places = _points(flow, kept, count, generator), _held_points(flow, held, _HELD, generator)
+        labels, fixed = (_labelled(flow, x) for x in places)
     if any(len(found.points) < _FEWEST * len(x) for found, x in zip((labels, fixed), places)):
         raise TrainingError(
             f"{options['label']} has finite labels at {len(labels.points)} of {len(places[0])} "

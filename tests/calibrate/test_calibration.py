@@ -7,7 +7,7 @@ import torch
 
 import pyro_stad
 from pyro_stad import AccuracyWarning
-from pyro_stad.divergence import Exact
+from pyro_stad.divergence import Exact, Hutchinson
 from pyro_stad.fields import Gate
 from pyro_stad.fitting import FitSettings
 from pyro_stad.learn import TrainingSettings
@@ -161,3 +161,29 @@ def test_resume_wants_a_folder(tmp_path):
     file.write_text("")
     with pytest.raises(ValueError, match="`resume` must be a folder"):
         pyro_stad.fit(mixture_sample(200, 2), budget="tiny", progress=False, resume=file)
+
+
+def test_the_exact_twin_is_one_call_and_keeps_the_rest(free_prior):
+    """Chunk size, grid, draws and batch shape; what was measured was the other one."""
+    likelihood = free_prior.likelihood.replace(chunk_size=64)
+    prior = free_prior.with_likelihood(likelihood).expand((3,))
+    twin = prior.exact()
+    assert twin.likelihood.is_exact
+    assert (twin.likelihood.chunk_size, twin.likelihood.solver) == (64, likelihood.solver)
+    assert twin.transport is prior.transport
+    assert twin.batch_shape == (3,)
+    assert twin.calibration is None
+    flow = FlowODE(likelihood.field, Exact(), likelihood.solver)
+    x = free_prior.sample((5,))
+    wanted = free_prior.with_likelihood(flow).log_prob(x)
+    torch.testing.assert_close(twin.log_prob(x[:, None])[:, 0], wanted, rtol=0, atol=1e-9)
+    heavier = flow.replace(log_mass=0.5, chunk_size=64)
+    assert heavier.replace(divergence=Hutchinson(2)).log_mass == 0.5
+
+
+@pytest.mark.parametrize("reference", ["data", "exact"])
+def test_a_new_calibration_keeps_the_chunk_size(free_prior, reference):
+    prior = free_prior.with_likelihood(free_prior.likelihood.replace(chunk_size=64))
+    again = prior.calibrate(mixture_sample(60, 2, seed=9), reference=reference)
+    assert again.likelihood.chunk_size == 64
+    assert again.transport.chunk_size == 64

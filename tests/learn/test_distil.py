@@ -12,7 +12,13 @@ from pyro_stad.fields import FreeFormField, PathField
 from pyro_stad.fields.base import AbstractAngularField
 from pyro_stad.fields.mixture import random_mixture
 from pyro_stad.learn import TrainingSettings
-from pyro_stad.learn.clouds import ConditionalCloud, PerturbedCloud, TeacherCloud, stein_residual
+from pyro_stad.learn.clouds import (
+    ConditionalCloud,
+    PerturbedCloud,
+    TeacherCloud,
+    cloud_for,
+    stein_residual,
+)
 from pyro_stad.learn.distil import distil
 from pyro_stad.learn.objectives import (
     AbstractObjective,
@@ -251,3 +257,19 @@ def test_gaussian_needs_no_training():
 def test_head_needs_a_trunk():
     with pytest.raises(TypeError, match="TrunkHead needs a field that shows its layers"):
         TrunkHead.for_field(field_on("ot", gaussian(2)))
+
+
+def test_a_field_is_left_as_it_was():
+    """Whoever trains it on after a distillation finds it trainable, and without a gradient."""
+    field = PathField(OptimalTransport(), 2, width=8, depth=2)
+    field.trunk.out.bias.requires_grad_(False)
+    before = [p.requires_grad for p in field.parameters()]
+    batches = Batches(torch.randn(64, 2))
+    cloud = cloud_for(field, batches, torch.Generator().manual_seed(0))
+    head = TrunkHead.for_field(field)
+    settings = TrainingSettings(3, batch_size=16, validate_every=2)
+    for objective in (SteinObjective(), ExactLabels(), HutchinsonLabels(1)):
+        source = torch.Generator().manual_seed(0)
+        distil(head, field, objective, cloud, cloud, settings, generator=source, progress=False)
+        assert [p.requires_grad for p in field.parameters()] == before
+        assert all(p.grad is None for p in field.parameters())
