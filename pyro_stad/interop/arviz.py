@@ -25,7 +25,8 @@ from pyro_stad.interop.groups import as_numpy, assemble, grouped, labels_of, pre
 from pyro_stad.interop.summary import LEARNING
 from pyro_stad.learn import joint_log_weights
 from pyro_stad.model.draws import by_chain
-from pyro_stad.model.replay import Replay, replay
+from pyro_stad.model.replay import replay
+from pyro_stad.model.replayed import Replay
 
 __all__ = ["to_arviz"]
 

@@ -2,6 +2,7 @@
 
 from pyro_stad.model.joint import JointDensity
 from pyro_stad.model.noise import LatentProblem
-from pyro_stad.model.replay import Replay, replay
+from pyro_stad.model.replay import replay
+from pyro_stad.model.replayed import Replay
 
 __all__ = ["JointDensity", "LatentProblem", "Replay", "replay"]
