@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import pyro_stad
+from pyro_stad import registry
 from pyro_stad.divergence import Exact
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.evidence import METHODS, EvidenceResult
@@ -28,7 +29,6 @@ from tests.oracles import mixture_sample
 ROOT = Path(__file__).parents[1]
 
 
-@storable("path", "straight")
 @dataclass(frozen=True)
 class Straight(AbstractPath):
     """A path of another clock: optimal transport at the square of its time."""
@@ -44,7 +44,6 @@ class Straight(AbstractPath):
         return (1 / (1 + 1 / ratio)).sqrt()
 
 
-@storable("solver", "ralston")
 @dataclass(frozen=True)
 class Ralston(AbstractFixedGrid):
     """Ralston's rule of order 2."""
@@ -53,7 +52,6 @@ class Ralston(AbstractFixedGrid):
     tableau = Tableau((0.0, 2 / 3), ((), (2 / 3,)), (0.25, 0.75))
 
 
-@storable("divergence", "finite difference")
 @dataclass(frozen=True)
 class FiniteDifference(AbstractDivergence):
     """Central differences along each coordinate."""
@@ -75,7 +73,6 @@ class FiniteDifference(AbstractDivergence):
         return field.velocity(t, x), total
 
 
-@storable("curve", "shrinking")
 @dataclass(frozen=True)
 class Shrinking(AbstractCurve):
     """A curve straight to a point nearer to the middle."""
@@ -95,7 +92,6 @@ class Shrinking(AbstractCurve):
         return 0
 
 
-@storable("evidence method", "by hand")
 @dataclass(frozen=True)
 class ByHand(AbstractMethod):
     """Plain Monte Carlo from the prior."""
@@ -114,7 +110,6 @@ class ByHand(AbstractMethod):
         )  # fmt: skip
 
 
-@storable("kernel", "lazy")
 @dataclass(frozen=True)
 class Lazy(AbstractKernel):
     """Crank and Nicolson's move, every other time."""
@@ -127,15 +122,24 @@ class Lazy(AbstractKernel):
         return moved.where(awake, state), taken & awake
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _only_here():
-    """Take the names out of the registry again, for tests that go through all of them."""
-    yield
-    from pyro_stad import registry
+OURS = {
+    Straight: ("path", "straight"),
+    Ralston: ("solver", "ralston"),
+    FiniteDifference: ("divergence", "finite difference"),
+    Shrinking: ("curve", "shrinking"),
+    ByHand: ("evidence method", "by hand"),
+    Lazy: ("kernel", "lazy"),
+}
 
-    for axis, names in registry._AXES.items():
-        for name in [n for n, kind in names.items() if kind.__module__ == __name__]:
-            del registry._AXES[axis][name]
+
+@pytest.fixture(scope="module", autouse=True)
+def _registered():
+    """Register all, as a decorator would, and take them out again: others go through all names."""
+    for kind, (axis, name) in OURS.items():
+        assert storable(axis, name)(kind) is kind
+    yield
+    for axis, name in OURS.values():
+        del registry._AXES[axis][name]
 
 
 @pytest.fixture(scope="module")
