@@ -25,6 +25,7 @@ from torch import Tensor
 
 import pyro_stad
 from pyro_stad.data import Standardise, whitening
+from pyro_stad.divergence import Exact
 from pyro_stad.likelihood import Constant, FlowODE, SteinPath
 
 # What `make bench`, `bench-long`, `bench-quick` and the slow tests run of it.
@@ -66,8 +67,10 @@ def prices(features: int, points: int, repeats: int) -> list[dict[str, Any]]:
 def chunks(features: int, points: int, repeats: int) -> dict[str, dict[int, float]]:
     """Return microseconds a point, gradient included, by way and by size of the chunks."""
     x, found = torch.randn(points, features), {}
-    for name in ("distilled density", "Stein path, constant, 8 nodes", "flow, Stein, RK4(4)"):
-        way = priors(features)[name].likelihood
+    names = "distilled density", "Stein path, constant, 8 nodes", "flow, Stein, RK4(4)"
+    ways: dict[str, Any] = {name: priors(features)[name].likelihood for name in names}
+    ways["flow, exact trace"] = ways[names[-1]].replace(divergence=Exact())
+    for name, way in ways.items():
         runs = {}
         for size in _CHUNKS:
             runs[size] = partial(at_size, way, size, x)

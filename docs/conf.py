@@ -32,6 +32,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|torchdiffeq|pyro|numpy|pandas|arviz|xarray)\..*"),
     ("py:.*", r"pyro_stad\.(.+\.)?_\w+"),
+    ("py:class", "Array"),  # of numpy, in double precision
 ]
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]

@@ -25,7 +25,7 @@ from torch import Tensor
 
 __all__ = ["Source", "build", "describe", "registered", "storable"]
 
-T = TypeVar("T", bound=type)
+_T = TypeVar("_T", bound=type)
 
 _AXES: dict[str, dict[str, Any]] = {}
 
@@ -57,7 +57,7 @@ class Source:
         return self.tensors[self.place + name]
 
 
-def storable(axis: str, *names: str) -> Callable[[T], T]:
+def storable(axis: str, *names: str) -> Callable[[_T], _T]:
     """Make a class one that files can hold.
 
     Arguments:
@@ -67,7 +67,7 @@ def storable(axis: str, *names: str) -> Callable[[T], T]:
             which of them an object has.
     """
 
-    def register(kind: T) -> T:
+    def register(kind: _T) -> _T:
         known = _AXES.setdefault(axis, {})
         for name in names:
             # A module that is loaded again brings the same class anew.

@@ -25,14 +25,14 @@ from pyro_stad.learn.clouds import cloud_for
 
 __all__ = ["calibrated"]
 
-Prior = TypeVar("Prior", bound=AbstractFlowPrior)
+_Prior = TypeVar("_Prior", bound=AbstractFlowPrior)
 
 _FEWEST = 20  # points for a calibration; the 95 percent bound needs as many
 
 
 def calibrated(
-    prior: Prior, samples: Tensor, tolerance: float | None, reference: str, seed: int
-) -> Prior:
+    prior: _Prior, samples: Tensor, tolerance: float | None, reference: str, seed: int
+) -> _Prior:
     """Return ``prior`` with the cheapest density that is accurate enough on ``samples``.
 
     Raises:

@@ -62,12 +62,12 @@ class AbstractField(nn.Module, ABC):
 
     @property
     def state_shape(self) -> torch.Size:
-        """Shape of what moves: that of a point, or of a point and what is put beside it."""
+        """Shape of what moves, which is that of a point unless more is put beside it."""
         return self.event_shape
 
     @property
     def features(self) -> int:
-        """The dimension D of a point: the number of its coordinates."""
+        """Number of coordinates of a point, its dimension D."""
         return self.event_shape.numel()
 
     def given(self, context: Tensor) -> AbstractField:

@@ -11,7 +11,7 @@ from pyro_stad._files import read_tensors, write_tensors
 from pyro_stad.errors import CheckpointError
 from pyro_stad.samplers.problem import Problem
 
-__all__ = ["probe", "restore", "store"]
+__all__ = ["Resumable", "probe", "restore", "store"]
 
 _FORMAT, _VERSION = "pyro_stad tempered runs", 1
 
