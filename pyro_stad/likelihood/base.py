@@ -1,7 +1,8 @@
 r"""What every likelihood shares: the flow that its density is one of, and frozen settings.
 
 A likelihood is a density, and not a way to draw from it: that is a transport
-(:mod:`pyro_stad.transport.base`). It is never changed, but replaced by one that differs in some part.
+(:mod:`pyro_stad.transport.base`). It is never changed, but replaced by one that differs in some
+part.
 """
 
 from __future__ import annotations
