@@ -47,13 +47,17 @@ def check_whitening(
 
     Arguments:
         loc: mean with shape ``(D,)``, of the unbounded coordinates.
-        scale_tril: Cholesky factor of the covariance with shape ``(D, D)``.
+        scale_tril: Cholesky factor of the covariance, ``(D, D)``, or scales, ``(D,)``.
         names: names of the columns.
         dtype: floating-point type of the prior.
 
     Raises:
         ValueError: as ``check_scale``.
     """
+    if scale_tril.ndim == 1:
+        _check_ends(loc.abs() + scale_tril, scale_tril, names, dtype)
+        _check_steps(loc, scale_tril, scale_tril, names, dtype)
+        return
     largest = scale_tril.abs().amax(1)
     # Divided first: squares overflow where scales do not.
     scale = (scale_tril / largest[:, None]).norm(dim=1) * largest

@@ -33,6 +33,7 @@ __all__ = [
 # Smallest eigenvalues of the correlation: of columns that are dependent, and of some that may be.
 _WORST_CORRELATION, _DOUBTFUL_CORRELATION = 1e-10, 5e-6
 _OUTLYING = 50.0
+_MOST_FULL = 512
 
 
 def real_events(dims: int) -> constraints.Constraint:
@@ -157,6 +158,9 @@ def whitening(
 ) -> tuple[Tensor, Tensor]:
     """Return the mean and the lower Cholesky factor of the covariance, in float64.
 
+    Of more than 512 columns, the standard deviations alone: their covariance has more numbers than
+    samples can tell.
+
     Arguments:
         values: sample with shape ``(N, D)``.
         weights: weights with shape ``(N,)`` or None.
@@ -169,6 +173,8 @@ def whitening(
         SampleWarning: if they are so but for rounding.
     """
     loc, scale = spread_of(values, weights)
+    if len(loc) > _MOST_FULL:
+        return loc, scale
     # Correlations first: parameters in physical units differ by many orders of magnitude.
     correlation = _correlation((values.double() - loc) / scale, weights)
     _check_correlation(correlation, names)

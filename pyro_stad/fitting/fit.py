@@ -25,8 +25,8 @@ from pyro_stad.data import (
     Intake,
     Margins,
     Samples,
-    Standardise,
     Wrap,
+    affine,
     as_samples,
     check_margins,
     check_whitening,
@@ -134,7 +134,8 @@ def fit(
     values = unbounded if margins is None else margins.to(torch.float64).inv(unbounded)
     loc, scale_tril = whitening(values, rows.weights, rows.layout.names)
     check_whitening(loc, scale_tril, rows.layout.names, dtype)
-    white = Standardise(loc, scale_tril).inv(values).to(device, dtype)
+    whiten = affine(loc, scale_tril)
+    white = whiten.inv(values).to(device, dtype)
     stages = FitStages(settings, seed, _resume_folder(resume), progress=progress)
     kept, held = split(
         white, None if rows.weights is None else rows.weights.to(device),
@@ -151,8 +152,7 @@ def fit(
     weights = None if rows.weights is None else rows.weights.to(device)
     source = stages.generator("reference", white)
     reference = Reference.of(Batches(white, weights), taken.effective, source)
-    affine = Standardise(loc, scale_tril)
-    sample = Resampler.of(unbounded, taken, limits, affine, margins)
+    sample = Resampler.of(unbounded, taken, limits, whiten, margins)
     spread = stages.spread(likelihood, transport, sample, kept, reference, members)
     report = _report(stages, taken, fitness)
     loc, scale_tril = loc.to(device, dtype), scale_tril.to(device, dtype)

@@ -29,11 +29,12 @@ import torch
 from torch import Tensor
 
 from pyro_stad.data import (
+    AbstractWhitening,
     Batches,
     Bounds,
     Intake,
     Margins,
-    Standardise,
+    affine,
     between,
     fit_margins,
     whitening,
@@ -57,7 +58,7 @@ class Member(NamedTuple):
     """A flow, with the whitening and the margins that go with it."""
 
     field: AbstractField
-    affine: Standardise
+    affine: AbstractWhitening
     margins: Margins | None
 
 
@@ -83,7 +84,7 @@ class Resampler:
     time: float
     effective: float
     bounds: Bounds | None
-    affine: Standardise
+    affine: AbstractWhitening
     margins: Margins | None
     names: tuple[str, ...]
 
@@ -92,7 +93,7 @@ class Resampler:
         values: Tensor,
         taken: Intake,
         bounds: Bounds | None,
-        affine: Standardise,
+        affine: AbstractWhitening,
         margins: Margins | None,
     ) -> Resampler:
         """Return what draws from samples that were taken in, unbounded as ``values``."""
@@ -141,11 +142,11 @@ class Resampler:
         margins = None if self.margins is None else self.margins.to(torch.float64)
         return Member(field, self.affine, margins)
 
-    def _whitening(self, values: Tensor, weights: Tensor) -> Standardise:
+    def _whitening(self, values: Tensor, weights: Tensor) -> AbstractWhitening:
         # Few rows for their dimension: a resample would not span it.
         if int((weights > 0).sum()) < _ROWS_A_COLUMN * values.shape[1]:
             return self.affine
-        return Standardise(*whitening(values, weights, self.names))
+        return affine(*whitening(values, weights, self.names))
 
     def _margins(self, weights: Tensor, generator: torch.Generator) -> Margins | None:
         if self.margins is None:

@@ -16,6 +16,7 @@ from pyro_stad.fields.mixture import random_mixture
 from pyro_stad.likelihood import FlowODE, SteinPath
 from pyro_stad.ode import RK4
 from pyro_stad.paths import OptimalTransport
+from tests.oracles import mixture_sample
 
 SHAPE = (2, 2, 3)
 SIZE = 12
@@ -186,3 +187,19 @@ def test_vectors_need_names(prior):
         pyro_stad.FlowPrior(flat.likelihood, torch.zeros(SIZE), torch.eye(SIZE))
     with pytest.raises(ValueError, match="have no names"):
         prior.unpack(prior.sample())
+
+
+def test_long_vectors_are_scaled_number_by_number(monkeypatch, tmp_path):
+    """Their covariance has too many numbers: a flow, its members and its files get along."""
+    monkeypatch.setattr("pyro_stad.data.standardise._MOST_FULL", 3)
+    x = mixture_sample(300, 4, seed=1) * torch.tensor([1.0, 10.0, 0.1, 1.0])
+    prior = pyro_stad.fit(x, budget="tiny", members=2, progress=False)
+    scale = prior.transforms[1].scale_tril
+    # Of coordinates that were bent, a little different.
+    torch.testing.assert_close(scale.double(), x.std(0, correction=0), rtol=0.05, atol=0)
+    assert prior.learning_error(x[:3].float()).shape == (3,)
+    prior.save(tmp_path / "long.safetensors")
+    loaded = pyro_stad.load(tmp_path / "long.safetensors")
+    value = x[:5].float()
+    torch.testing.assert_close(loaded.log_prob(value), prior.log_prob(value))
+    assert torch.isfinite(loaded.log_prob(loaded.sample((20,)))).all()
