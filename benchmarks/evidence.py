@@ -18,7 +18,7 @@ import pyro
 import torch
 from common import arguments, provenance, write
 from matplotlib.figure import Figure
-from page import DOCS, by, read, section, source, table
+from page import DOCS, read, section, source, table
 from pyro.infer import MCMC, NUTS
 from scipy import stats
 from torch import Tensor
@@ -110,31 +110,6 @@ def _coverage(rows: list[dict[str, Any]]) -> str:
     return (
         f"{len(z)} estimates, {within:.1%} of them within three of their own standard errors; the "
         f"ratio has a standard deviation of {statistics.stdev(z):.2f}"
-    )
-
-
-@section
-def edges() -> str:
-    result = read("edges")
-    rows = [
-        [
-            law,
-            way,
-            f"{statistics.mean(row['loss'] for row in found):.4f}",
-            f"{statistics.mean(row['held_out'] for row in found):.4f}",
-            *(f"{statistics.mean(row['off'][i] for row in found):+.2f}" for i in (0, 1)),
-            f"{statistics.mean(row['seconds'] for row in found):.0f}",
-        ]
-        for (law, way), found in by(result["rows"], "law", "way").items()
-    ]
-    header = ["law", "training", "loss on fresh points, nat", "held-out log-density"]
-    return (
-        "## Off the ridge, by other trainings\n\n"
-        "What was tried to make the flow steeper where there are no samples: log Z less the truth "
-        "for two likelihoods there (banana: the hollow at (0, 0.5) and (0, 1); modes: the valley, "
-        "and beyond a mode), means of "
-        f"{len({row['seed'] for row in result['rows']})} seeds. None is kept.\n\n"
-        f"{table([*header, 'first', 'second', 'seconds'], rows)}\n\n{source('edges', result)}\n"
     )
 
 

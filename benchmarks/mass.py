@@ -214,7 +214,7 @@ def page_by_way() -> str:
         "### Of every way that a calibration may take\n\n"
         f"The mass that is farthest from one, of D = {', '.join(map(str, sizes))}, one seed. But "
         "for the one that was chosen, ways are not normalised by a calibration.\n\n"
-        f"{table(['law', *ways], rows)}\n\n{source('mass_ways', result)}\n"
+        f"{table(['law', *ways], rows)}\n\n{source('mass', result)}\n"
     )
 
 

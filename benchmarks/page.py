@@ -23,6 +23,8 @@ CURVES = {
 
 def section(place: int) -> Callable[[Callable[[], str]], Callable[[], str]]:
     """Put a part on the page; ``place`` says after which others."""
+    if not isinstance(place, int):
+        raise TypeError("a section needs its place: @section(120)")
 
     def put(part: Callable[[], str]) -> Callable[[], str]:
         if place in SECTIONS:

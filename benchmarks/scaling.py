@@ -123,33 +123,6 @@ def main() -> None:
     write(options.name, result)
 
 
-@section
-def cost() -> str:
-    result = read("cost")
-    rows = [
-        [
-            str(row["features"]),
-            f"{row['stein_over_hutchinson']:.2f}",
-            f"1/{1 / row['stein_over_exact']:.1f}",
-            f"{row['seconds']['stein'] / row['seconds']['flow alone']:.2f}",
-            f"{row['seconds']['hutch++ 6'] / row['seconds']['hutchinson']:.2f}",
-        ]
-        for row in result["rows"]
-    ]
-    header = [
-        "D",
-        "Stein / one Hutchinson probe",
-        "Stein / exact trace",
-        "Stein / flow without a density",
-        "Hutch++ (6) / one Hutchinson probe",
-    ]
-    return (
-        "## What a call costs\n\n"
-        f"Ratios of times of log p of {result['rows'][0]['batch']} points, {result['solver']}.\n\n"
-        f"{table(header, rows)}\n\n{source('cost', result)}\n"
-    )
-
-
 def draw_scaling(result: dict[str, Any]) -> None:
     sheet = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = sheet.subplots(1, 2)

@@ -102,26 +102,6 @@ def main() -> None:
     write(options.name, {"provenance": made, "rows": rows, "identity": [identity, error]})
 
 
-@section
-def identity() -> str:
-    result = read("identity")
-    rows = [
-        [
-            row["objective"],
-            str(row["features"]),
-            f"{row['relative_error_of_mean']:+.2%}",
-            f"{row['relative_sd']:.2%}",
-        ]
-        for row in result["rows"]
-    ]
-    header = ["objective", "D", "error of the mean", "sd over points"]
-    return (
-        "## The divergence of v = x under N(0, I) is D\n\n"
-        "The test that tells the right loss from the tempting wrong one. Relative to D.\n\n"
-        f"{table(header, rows)}\n\n{source('identity', result)}\n"
-    )
-
-
 @section(250)
 def page() -> str:
     result = read("sequential")

@@ -111,32 +111,6 @@ def main() -> None:
     write(options.name, {"provenance": made, "budget": options.budget, "rows": rows})
 
 
-def _tail_row(law: str, rows: list[dict[str, Any]]) -> list[str]:
-    cells = [law, ", ".join(f"{u:+.0f}" for u in dict.fromkeys(row["noise"] for row in rows))]
-    for key in ("error", "icdf_error"):
-        for dtype in ("float32", "float64"):
-            found = [row[key] for row in rows if row["dtype"] == dtype and row[key] is not None]
-            worst = max(found, key=abs, default=None)
-            cells.append("-" if worst is None else f"{worst:+.3f}")
-    return [*cells, f"{sum(row['warned'] for row in rows)} of {len(rows)}"]
-
-
-@section
-def tails() -> str:
-    result = read("tails")
-    laws = list(dict.fromkeys(row["law"] for row in result["rows"]))
-    rows = [_tail_row(law, [r for r in result["rows"] if r["law"] == law]) for law in laws]
-    header = ["prior", "noise of the datum", "worst error, single", "worst error, double"]
-    header += ["worst by icdf, single", "worst by icdf, double", "warned"]
-    return (
-        "## Evidence of data in tails\n\n"
-        "One datum far out in the tail of a prior: log Z less quadrature, in nats. Beside it the "
-        "usual map of noise, the prior's own `icdf` of the normal probability, in the same "
-        "precision. Warned: how often `log_evidence` said that its two methods disagree.\n\n"
-        f"{table(header, rows)}\n\n{source('tails', result)}\n"
-    )
-
-
 @section(160)
 def page() -> str:
     result = read("walls")

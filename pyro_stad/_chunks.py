@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pyro_stad._checks import check_count
@@ -34,7 +34,6 @@ def check_chunk_size(chunk_size: object) -> None:
 
 @full_precision
 def in_chunks(
-    module: nn.Module,
     x: Tensor,
     function: Callable[..., Tensor],
     chunk_size: int,
@@ -46,7 +45,6 @@ def in_chunks(
     """Apply a row-wise ``function`` to ``x``, shape ``(B, ...)``, in padded chunks of rows.
 
     Arguments:
-        module: whose parameters the function uses.
         x: the rows.
         function: from rows, and their context if there is one, to as many values of any shape.
         chunk_size: network rows worked on at a time.
@@ -60,8 +58,9 @@ def in_chunks(
         return padded(function, multiple, *parts)
     chunks = list(zip(*(part.split(rows) for part in parts)))
     if torch.is_grad_enabled() and any(part.requires_grad for part in parts):
-        trained = any(parameter.requires_grad for parameter in module.parameters())
-        again = _by_checkpoint if trained else _Again.apply
+        # One row tells whether a gradient goes to anything else: weights, or what was closed over.
+        one = padded(function, multiple, *(part[:1].detach() for part in parts))
+        again = _by_checkpoint if one.requires_grad else _Again.apply
         return torch.cat([again(function, multiple, *chunk) for chunk in chunks])
     # Into one tensor, made before the chunks' own large ones: thousands of small results between
     # those would keep the allocator from giving anything back.

@@ -71,12 +71,16 @@ def storable(axis: str, *names: str) -> Callable[[_T], _T]:
         known = _AXES.setdefault(axis, {})
         for name in names:
             # A module that is loaded again brings the same class anew.
-            if name in known and known[name].__qualname__ != kind.__qualname__:
+            if name in known and _full_name(known[name]) != _full_name(kind):
                 raise ValueError(f"the {axis} {name!r} is {known[name].__qualname__} already")
             known[name] = kind
         return kind
 
     return register
+
+
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def registered(axis: str) -> Mapping[str, Any]:
@@ -94,8 +98,8 @@ def describe(part: Any, axis: str) -> dict[str, Any]:
     if not names:
         raise TypeError(
             f"a {axis} of type {type(part).__name__} can't be stored, only {sorted(_AXES[axis])}; "
-            "register its class by pyro_stad.registry.storable, or store a foreign network by its "
-            "own means and wrap it again"
+            "register its class by pyro_stad.registry.storable, or store what it wraps and wrap "
+            "that again"
         )
     name = part.stored_name() if len(names) > 1 else names[0]
     settings = part.settings() if hasattr(part, "settings") else asdict(part)

@@ -210,6 +210,9 @@ def test_a_kernel_moves_tempered_particles():
 def test_a_name_is_taken_once():
     with pytest.raises(ValueError, match="the path 'ot' is OptimalTransport already"):
         storable("path", "ot")(Straight)
+    namesake = type("OptimalTransport", (Straight,), {"__module__": __name__})
+    with pytest.raises(ValueError, match="already"):
+        storable("path", "ot")(namesake)
 
 
 BENCHMARK = """

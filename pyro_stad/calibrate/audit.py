@@ -145,7 +145,7 @@ def own_noise(data: Tensor, generator: torch.Generator) -> Tensor:
 
     Held-out data are what there is; own draws can be had, and a mass known from 80 was off by 0.2.
     """
-    shape = (max(len(data), _FEWEST_DRAWS), data.shape[1])
+    shape = (max(len(data), _FEWEST_DRAWS), *data.shape[1:])
     return torch.randn(shape, generator=generator, dtype=data.dtype, device=data.device)
 
 
@@ -203,7 +203,7 @@ def _suspect_error(
     """Return the errors at the most suspect of data and own draws, and how many there were."""
     # Evenly, if they are very many: a second is enough.
     data = data[:: math.ceil(len(data) / _MOST_LOOKED_AT)]
-    shape = (_LOOKED_AT, data.shape[1])
+    shape = (_LOOKED_AT, *data.shape[1:])
     noise = torch.randn(shape, generator=generator, dtype=data.dtype, device=data.device)
     with torch.no_grad():
         points = torch.cat([data, likelihood.transport().push(noise)])

@@ -103,7 +103,7 @@ def choose_grid(
 
 
 def _on(flow: Flow, solver: AbstractSolver) -> Flow:
-    return Flow(flow.field, solver, flow.back, flow.chunk_size)
+    return flow.on_grid(solver)
 
 
 def _tried(flow: Flow, noise: Tensor, truth: Tensor, others: Tensor) -> GridTrial:

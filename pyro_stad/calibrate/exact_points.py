@@ -144,7 +144,7 @@ class ExactPoints(NamedTuple):
 
 def _probes(flow: Flow, data: Tensor, generator: torch.Generator) -> Tensor:
     """Return places off the bulk, with shape ``(B, D)``."""
-    size = data.shape[1]
+    size, event = data[0].numel(), data.shape[1:]
     options: dict[str, Any] = {
         "generator": generator, "dtype": data.dtype, "device": data.device
     }  # fmt: skip
@@ -152,5 +152,5 @@ def _probes(flow: Flow, data: Tensor, generator: torch.Generator) -> Tensor:
     scales = data.new_tensor(_INFLATED).repeat_interleave(_PROBES // len(_INFLATED) + 1)[:_PROBES]
     direction = torch.nn.functional.normalize(torch.randn(_PROBES, size, **options), dim=1)
     around = direction * (size**0.5 + _REACH) * torch.rand(_PROBES, 1, **options)
-    wide = flow.push(noise * scales[:, None])
-    return torch.cat([wide, around, between(data, _PROBES, generator)])
+    wide = flow.push((noise * scales[:, None]).reshape(-1, *event))
+    return torch.cat([wide, around.reshape(-1, *event), between(data, _PROBES, generator)])

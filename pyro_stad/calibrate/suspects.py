@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyro_stad._events import event_sum
+from pyro_stad._events import beside, event_sum
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.curves import Coarse, Constant
 from pyro_stad.likelihood.flow_ode import FlowODE
@@ -38,7 +38,7 @@ def disagreement(likelihood: AbstractLikelihood, x: Tensor) -> Tensor:
     """
     other = _second_opinion(likelihood)
     if other is None:
-        return torch.zeros_like(x[:, 0])
+        return x.new_zeros(len(x))
     return (likelihood.log_prob(x) - other.log_prob(x)).abs()
 
 
@@ -58,14 +58,14 @@ def suspects(likelihood: AbstractLikelihood, x: Tensor, count: int) -> Tensor:
 
 def most_alone(x: Tensor, data: Tensor, count: int) -> Tensor:
     """Return those of points ``(B, D)`` that are farthest from all ``data``: at most ``count``."""
-    nearest = torch.cdist(x, data).amin(1)
+    nearest = torch.cdist(x.flatten(1), data.flatten(1)).amin(1)
     return x[nearest.topk(min(count, len(x))).indices]
 
 
 def climbed(height: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return where ``height`` is largest on ways uphill from points ``(B, D)``, as many."""
     best = x
-    top = torch.full_like(x[:, 0], -torch.inf)
+    top = x.new_full((len(x),), -torch.inf)
     for step in range(_CLIMB):
         with torch.enable_grad():
             at = x.detach().requires_grad_()
@@ -73,8 +73,9 @@ def climbed(height: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
             (slope,) = torch.autograd.grad(found.sum(), at)
         higher = found.detach() > top
         top = torch.where(higher, found.detach(), top)
-        best = torch.where(higher[:, None], at.detach(), best)
-        uphill = torch.nn.functional.normalize(slope.nan_to_num(0.0, 0.0, 0.0), dim=1)
+        best = torch.where(beside(higher, x), at.detach(), best)
+        flat = slope.nan_to_num(0.0, 0.0, 0.0).flatten(1)
+        uphill = torch.nn.functional.normalize(flat, dim=1).view_as(x)
         x = at.detach() + _STRIDE * _SHRINK**step * uphill
     return best
 

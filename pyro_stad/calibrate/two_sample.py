@@ -67,8 +67,8 @@ class TwoSample:
 
 
 def two_sample(first: Tensor, second: Tensor) -> TwoSample:
-    """Compare two samples of independent points, each with shape ``(n, D)``."""
-    count, pooled = len(first), torch.cat([first, second]).double()
+    """Compare two samples of independent points, each with shape ``(n, ...)``."""
+    count, pooled = len(first), torch.cat([first, second]).flatten(1).double()
     # By differences: products round away what is between points that are near each other.
     apart = torch.cdist(pooled, pooled, compute_mode="donot_use_mm_for_euclid_dist")
     apart.fill_diagonal_(torch.inf)

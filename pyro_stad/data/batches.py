@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_stad._events import beside
+
 __all__ = ["Batches", "balanced_noise", "between", "split", "stratified"]
 
 _TIMES, _MOST_STRETCHES = 5, 50
@@ -161,4 +163,5 @@ def between(data: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Return ``count`` places on the lines between pairs of data ``(B, D)``, off their ends."""
     options: dict[str, Any] = {"generator": generator, "device": data.device}
     one, other = (data[torch.randint(len(data), (count,), **options)] for _ in range(2))
-    return torch.lerp(one, other, 0.25 + 0.5 * torch.rand(count, 1, dtype=data.dtype, **options))
+    share = torch.rand(count, dtype=data.dtype, **options)
+    return torch.lerp(one, other, 0.25 + 0.5 * beside(share, one))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -65,8 +65,12 @@ def calibrated(
             "no way to the density is finite at the samples of the calibration; are they from "
             "the law that was fitted?"
         )
-    transport, draws = choose_grid(prior.likelihood.transport(), points, source)
-    calibration = replace(calibration, draws=draws)
+    transport: Any = prior.transport.on_grid(chosen.solver)
+    if transport is None:
+        transport = prior.transport
+    else:
+        transport, draws = choose_grid(transport, points, source)
+        calibration = replace(calibration, draws=draws)
     for trouble in calibration.troubles:
         warnings.warn(trouble, AccuracyWarning, stacklevel=4)
     new = prior.like_this(lambda part: part, chosen, transport, calibration)

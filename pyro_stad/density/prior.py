@@ -35,7 +35,7 @@ from pyro_stad.density.level import Levels
 from pyro_stad.density.remade import Remade
 from pyro_stad.density.rows import RowDensity
 from pyro_stad.density.summary import summarise
-from pyro_stad.density.transform import FlowTransform, check_likelihood
+from pyro_stad.density.transform import FlowTransform, check_likelihood, check_transport
 from pyro_stad.learn.spread import Spread
 from pyro_stad.likelihood import AbstractLikelihood
 from pyro_stad.report.fit import FitReport
@@ -99,6 +99,7 @@ class FlowPrior(Remade):
         # Frozen: jit refuses constants that require grad, and SVI would train the prior away.
         self.likelihood = likelihood = likelihood.requires_grad_(False).eval().freeze()
         transport = likelihood.transport() if transport is None else transport
+        check_transport(transport)
         self.transport = transport.requires_grad_(False).eval()
         self.layout, self.bounds = layout, bounds and wind(bounds, None, None)
         self.report, self.calibration = report, calibration

@@ -58,7 +58,7 @@ class Remade(AbstractFlowPrior):
 
         It comes without a calibration: what was measured was the other one. This is the way to
         another divergence, solver or estimator, such as
-        ``prior.with_likelihood(prior.likelihood.replace(divergence=Hutchinson(4)))``. Draws are
+        ``prior.with_likelihood(FlowODE.of(prior.likelihood, divergence=Hutchinson(4)))``. Draws are
         made as before, but for those of another field.
         """
         check_likelihood(likelihood, self.like.shape)

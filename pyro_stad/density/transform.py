@@ -18,7 +18,7 @@ from pyro_stad.data.standardise import real_events
 from pyro_stad.likelihood import AbstractLikelihood
 from pyro_stad.transport import AbstractInvertible
 
-__all__ = ["FlowTransform", "check_likelihood"]
+__all__ = ["FlowTransform", "check_likelihood", "check_transport"]
 
 
 class FlowTransform(Transform):
@@ -66,10 +66,24 @@ def check_likelihood(likelihood: Any, event_shape: torch.Size) -> None:
     """Refuse what is not the density of such events, which could be broadcast."""
     if not isinstance(likelihood, AbstractLikelihood):
         raise TypeError(
-            f"`likelihood` must be FlowODE or SteinPath; got {type(likelihood).__name__}"
+            f"`likelihood` must be a likelihood, such as FlowODE; got {type(likelihood).__name__}"
+        )
+    if likelihood.context is not None or likelihood.field.context_shape:
+        raise ValueError(
+            "`likelihood` depends on a context, of which a prior knows nothing: its density given "
+            "one is likelihood.given(context).log_prob(x)"
         )
     if likelihood.field.event_shape != event_shape:
         raise ValueError(
             f"`likelihood` has a field of events of shape {tuple(likelihood.field.event_shape)}, "
             f"the prior has events of shape {tuple(event_shape)}"
+        )
+
+
+def check_transport(transport: Any) -> None:
+    """Refuse what can't be gone back: noise of data is asked for by alarms and by Pyro."""
+    if not isinstance(transport, AbstractInvertible):
+        raise TypeError(
+            f"`transport` must have a way back (push and pull), as a Flow has; got "
+            f"{type(transport).__name__}"
         )

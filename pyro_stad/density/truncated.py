@@ -83,6 +83,8 @@ def truncate(prior: AbstractFlowPrior, region: Region, seed: int = 0) -> Truncat
         ValueError: if no draw of the prior is inside, or for a wrong shape.
     """
     check_region(region)
+    if not prior.names:
+        raise ValueError("a region is one of named variables: events that are no vectors have none")
     like = prior.like
     source = generator(check_seed(seed), "mass of a region", like.device)
     with torch.no_grad():

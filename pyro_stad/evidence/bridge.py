@@ -24,7 +24,7 @@ References:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -61,7 +61,7 @@ class Bridge(AbstractMethod):
             trace.
     """
 
-    draws: Any = None
+    draws: Any = field(default=None, repr=False)
     correct: bool = True
 
     def __call__(self, job: EvidenceJob) -> EvidenceResult:

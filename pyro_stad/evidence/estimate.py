@@ -14,7 +14,13 @@ from pyro_stad._context import own_context
 from pyro_stad.errors import EvidenceError, EvidenceWarning
 from pyro_stad.evidence.importance import Importance, held_against, of_particles
 from pyro_stad.evidence.job import EvidenceJob
-from pyro_stad.evidence.method import METHODS, AbstractMethod, AbstractParticleMethod, method_of
+from pyro_stad.evidence.method import (
+    METHODS,
+    AbstractMethod,
+    AbstractParticleMethod,
+    method_of,
+    takes,
+)
 from pyro_stad.evidence.posterior import cautions, disagreement, refusals, with_support
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.smc import STUCK
@@ -107,6 +113,7 @@ def log_evidence(
     result = _auto(job, options) if chosen is None else chosen(job)
     if chosen is not None and chosen.is_checked:
         result = _held_against_importance(result, job, cast(AbstractParticleMethod, chosen))
+    particles = getattr(chosen, "particles", particles)
     result = with_support(result, problem, SupportNoise.of(problem, seed, 10 * particles))
     refused = refusals(result)
     if refused and not allow_extrapolation:
@@ -125,12 +132,14 @@ def _chosen(method: str | AbstractMethod, options: dict[str, Any]) -> AbstractMe
     """Return the method that was asked for; None for the best of several."""
     if not isinstance(method, AbstractMethod):
         check_choice(method, "method", ("auto", *METHODS))
-    if options["draws"] is not None and method not in ("auto", "bridge"):
+    if isinstance(method, AbstractMethod):
+        if options["draws"] is not None:
+            raise ValueError(f"`draws` are to be given to the method, {type(method).__name__}")
+        return method
+    if options["draws"] is not None and method != "auto" and not takes(method, "draws"):
         raise ValueError(f"`draws` are for the bridge; method={method!r} makes no use of them")
     # All options are checked, whatever the method makes use of.
     Importance(options["particles"], options["repeats"], options["proposal"])
-    if isinstance(method, AbstractMethod):
-        return method
     return None if method == "auto" else method_of(method, options)
 
 

@@ -36,6 +36,7 @@ from pyro_stad.evidence.proposal import (
 )
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.registry import storable
+from pyro_stad.samplers.kernels import AbstractKernel
 from pyro_stad.samplers.tempering import Problem, Runs
 
 __all__ = ["Estimate", "Importance", "held_against", "of_particles"]
@@ -51,9 +52,11 @@ class Importance(AbstractParticleMethod):
 
     Arguments:
         proposal: ``"student"``, a t law, or ``"flow"``, for several modes, a minute's fit.
+        kernel: how particles move; None for Crank and Nicolson's way.
     """
 
     proposal: str = "student"
+    kernel: AbstractKernel | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,7 +68,7 @@ class Importance(AbstractParticleMethod):
         Raises:
             EvidenceError: if the weights are too heavy-tailed to be believed.
         """
-        problem, tempered = job.problem, job.runs(self.particles, self.repeats)
+        problem, tempered = job.problem, job.runs(self.particles, self.repeats, self.kernel)
         with torch.no_grad():
             proposal = PROPOSALS[self.proposal](tempered.u, job)
             u = proposal.draw(job.generator)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_stad._random import generator
 from pyro_stad.model.noise import LatentProblem
+from pyro_stad.samplers.kernels import AbstractKernel, CrankNicolson
 from pyro_stad.samplers.tempering import Runs, temper
 
 __all__ = ["EvidenceJob", "generator_of"]
@@ -40,19 +41,20 @@ class EvidenceJob:
     seed: int = 0
     progress: bool = True
     checkpoint: Path | None = None
-    _tempered: dict[tuple[int, int], Runs] = field(default_factory=dict, repr=False)
+    _tempered: dict[tuple[int, int, str], Runs] = field(default_factory=dict, repr=False)
 
     @cached_property
     def generator(self) -> torch.Generator:
         """Source of randomness, on the problem's device."""
         return generator_of(self.problem.like, self.seed)
 
-    def runs(self, particles: int, repeats: int) -> Runs:
-        """Return tempered runs, made once for all estimators that start from as many."""
-        key = particles, repeats
+    def runs(self, particles: int, repeats: int, kernel: AbstractKernel | None = None) -> Runs:
+        """Return tempered runs, made once for all estimators that start from the same."""
+        kernel = CrankNicolson() if kernel is None else kernel
+        key = particles, repeats, repr(kernel)
         if key not in self._tempered:
             self._tempered[key] = temper(
-                self.problem, particles, repeats, self.generator, progress=self.progress,
-                checkpoint=self.checkpoint,
+                self.problem, particles, repeats, self.generator, kernel=kernel,
+                progress=self.progress, checkpoint=self.checkpoint,
             )  # fmt: skip
         return self._tempered[key]

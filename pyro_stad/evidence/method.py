@@ -12,7 +12,7 @@ from pyro_stad.evidence.job import EvidenceJob
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.registry import registered
 
-__all__ = ["METHODS", "AbstractMethod", "AbstractParticleMethod", "method_of"]
+__all__ = ["METHODS", "AbstractMethod", "AbstractParticleMethod", "method_of", "takes"]
 
 
 class AbstractMethod(ABC):
@@ -57,3 +57,9 @@ def method_of(name: str, options: Mapping[str, Any]) -> AbstractMethod:
     """Return the method of a name, with those of ``options`` that it has."""
     kind: Any = METHODS[name]
     return kind(**{f.name: options[f.name] for f in fields(kind) if f.name in options})
+
+
+def takes(name: str, option: str) -> bool:
+    """Whether the method of a name has an option."""
+    kind: Any = METHODS[name]
+    return option in {f.name for f in fields(kind)}

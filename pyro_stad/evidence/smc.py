@@ -16,6 +16,7 @@ from pyro_stad.evidence.method import AbstractParticleMethod
 from pyro_stad.evidence.posterior import posterior_of
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.registry import storable
+from pyro_stad.samplers.kernels import AbstractKernel
 from pyro_stad.samplers.tempering import Runs
 
 __all__ = ["SMC", "STUCK", "of_runs"]
@@ -28,12 +29,18 @@ STUCK = (
 @storable("evidence method", "smc")
 @dataclass(frozen=True)
 class SMC(AbstractParticleMethod):
-    """Tempered sequential Monte Carlo; see :mod:`pyro_stad.samplers.tempering`."""
+    """Tempered sequential Monte Carlo; see :mod:`pyro_stad.samplers.tempering`.
 
+    Arguments:
+        particles, repeats: N particles in each of R runs.
+        kernel: how particles move; None for Crank and Nicolson's way.
+    """
+
+    kernel: AbstractKernel | None = None
     is_checked = True
 
     def __call__(self, job: EvidenceJob) -> EvidenceResult:
-        problem, runs = job.problem, job.runs(self.particles, self.repeats)
+        problem, runs = job.problem, job.runs(self.particles, self.repeats, self.kernel)
         calls = int(runs.calls[0])
         found = posterior_of(problem, runs.u[0].flatten(0, 1))
         warnings = ((STUCK,) if runs.stuck[0] else ()) + found.pop("warnings")

@@ -12,9 +12,12 @@ Its parameters are frozen by no one: call ``requires_grad_(False)`` on it when i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
+from typing import Any, cast
 
 from torch import Tensor, nn
 
+from pyro_stad._checks import check_count
 from pyro_stad._events import beside
 from pyro_stad.fields.base import AbstractAngularField
 from pyro_stad.paths import AbstractPath, convert
@@ -56,7 +59,10 @@ def _wrap(
     if not callable(function):
         raise TypeError(f"`function` must be a callable (t, x) -> {face}; got {function!r}")
     known = build(path, "path") if isinstance(path, str) else path
-    event_shape = (features,) if isinstance(features, int) else features
+    sizes = (features,) if isinstance(features, Integral) else tuple(cast(Any, features))
+    event_shape = tuple(map(int, sizes))
+    for size in event_shape or (0,):
+        check_count(size, "features")
     return ForeignField(function, face, known, event_shape)
 
 

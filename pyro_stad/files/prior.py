@@ -22,11 +22,6 @@ from pyro_stad._files import read_tensors, write_tensors
 from pyro_stad.calibrate import Calibration
 from pyro_stad.data import Angle, Bounds, Layout, Margins, box
 from pyro_stad.data.reference import Reference
-from pyro_stad.divergence import (
-    Hutchinson,
-    HutchPlusPlus,
-    XTrace,
-)
 from pyro_stad.errors import CheckpointError
 from pyro_stad.files.parts import (
     check_finite,
@@ -54,7 +49,6 @@ _VERSION = 1
 MISTAKES = (
     LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError,
 )  # fmt: skip
-_PROBED: dict[str, type] = {"hutchinson": Hutchinson, "hutch++": HutchPlusPlus, "xtrace": XTrace}
 
 
 class StoredPrior(NamedTuple):
@@ -97,7 +91,19 @@ def write(
     write_tensors(path, tensors, encode(document))
 
 
+def _check_transport(prior: StoredPrior) -> None:
+    """Refuse a transport of which the file would not hold all."""
+    transport, field = prior.transport, prior.likelihood.field
+    others = [name for name in transport.state_dict() if not name.startswith("field.")]
+    if others or getattr(transport, "field", field) is not field:
+        raise TypeError(
+            f"{transport!r} can't be stored: files hold transports of the likelihood's own field, "
+            "without tensors besides. Use likelihood.transport()"
+        )
+
+
 def _describe_prior(prior: StoredPrior) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    _check_transport(prior)
     likelihood = prior.likelihood
     document = {
         "format": _FORMAT,
@@ -161,7 +167,7 @@ def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> Stored
     if layout is not None:
         # Scales alone where a factor would be too large.
         shape = torch.Size([size])
-        scale = scale if len(scale) == 1 else torch.Size([size, size])
+        scale = scale if len(scale) < 2 else torch.Size([size, size])
     expected |= {"loc": shape, "scale_tril": scale}
     check_tensors(tensors, expected, dtype)
     loc, scale_tril = tensors.pop("loc"), tensors.pop("scale_tril")

@@ -92,7 +92,7 @@ def fit(
             none at all. For a cut that is no box, see ``FlowPrior.truncate``.
         path: a name in ``pyro_stad.paths.PATHS``, a path object, or ``"cnf"`` for a free-form
             continuous normalising flow trained by maximum likelihood.
-        budget: a name in ``pyro_stad.density.BUDGETS`` or a ``FitSettings``.
+        budget: a name in ``pyro_stad.BUDGETS`` or a ``FitSettings``.
         members: refits to bootstrap resamples, by which the error of learning is known:
             ``FlowPrior.learning_error``, and the errors of evidences and posteriors. Two at the
             least, or none: 0 leaves it unknown.

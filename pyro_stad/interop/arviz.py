@@ -165,13 +165,13 @@ def _priors_by_site(
         site
         for site, value in values.items()
         # Under a reparametrisation the base site has the same shape as the site itself.
-        if value.ndim > 1 and value.shape[-1] == len(prior.names) and not site.endswith("_base")
+        if value.shape[1:][-prior.like.ndim :] == prior.like.shape and not site.endswith("_base")
     ]
     if not fitting:
         shapes = {site: tuple(value.shape[1:]) for site, value in values.items()}
         raise ValueError(
-            f"`prior` is of {len(prior.names)} coordinates, {', '.join(prior.names)}; no site has "
-            f"as many in its last dimension: {shapes}"
+            f"`prior` is of {prior.like.numel()} coordinates, {', '.join(prior.names)}; no site "
+            f"has as many in its last dimension: {shapes}"
         )
     if len(fitting) != 1:
         raise ValueError(f"`prior` fits the sites {fitting}; pass it as a mapping of site to prior")

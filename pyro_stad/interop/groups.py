@@ -63,6 +63,8 @@ def labels_of(
 ) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """Add the names of learned coordinates to what the user gave."""
     for site, prior in priors.items():
+        if not prior.names:
+            continue
         # Dimensions of plates stand between the draw and the coordinate.
         plates = [f"{site}_plate_{i}" for i in range(values[site].ndim - 2)]
         dims.setdefault(site, [*plates, f"{site}_name"])

@@ -28,7 +28,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from pyro_stad._events import event_sum
+from pyro_stad._events import beside, event_sum
 from pyro_stad.data.batches import Batches, balanced_noise, stratified
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.fields.base import AbstractAngularField, AbstractField
@@ -91,7 +91,7 @@ class AbstractPathCloud(AbstractCloud):
         pairs = draw_pairs(self.field, self.batches, fraction, generator, frame=frame)
         with torch.no_grad():
             noise = self._noise(pairs)
-        return Points(pairs.angle, pairs.y, -noise / torch.sin(pairs.angle)[:, None])
+        return Points(pairs.angle, pairs.y, -noise / beside(torch.sin(pairs.angle), noise))
 
     @abstractmethod
     def _noise(self, pairs: Pairs) -> Tensor:
@@ -102,7 +102,7 @@ class TeacherCloud(AbstractPathCloud):
     """The path's law with the teacher's score; see ``AbstractPathCloud``."""
 
     def _noise(self, pairs: Pairs) -> Tensor:
-        cos, sin = torch.cos(pairs.angle)[:, None], torch.sin(pairs.angle)[:, None]
+        cos, sin = (beside(f(pairs.angle), pairs.y) for f in (torch.cos, torch.sin))
         return sin * pairs.y + cos * self.field.velocity(pairs.angle, pairs.y)
 
 
@@ -146,14 +146,15 @@ class PerturbedCloud(AbstractCloud):
     def at(self, fraction: Tensor, generator: torch.Generator, *, frame: int = 1) -> Points:
         knots, times, t = self.like, self.times, self.field.at_fraction(fraction)
         left = torch.searchsorted(times, t, right=True).sub(1).clamp(0, len(times) - 2)
-        share = ((t - times[left]) / (times[left + 1] - times[left]))[:, None]
+        share = (t - times[left]) / (times[left + 1] - times[left])
         row = torch.randint(
             knots.shape[1], fraction.shape, generator=generator, device=knots.device
         )
-        centre = torch.lerp(knots[left, row], knots[left + 1, row], share)
-        features = centre.shape[1]
-        noise = balanced_noise(len(t), frame, features, generator, knots).reshape(-1, features)
-        x = centre.repeat_interleave(frame, 0).repeat(2, 1) + self.scale * noise
+        start, end = knots[left, row], knots[left + 1, row]
+        centre, event = torch.lerp(start, end, beside(share, start)), start.shape[1:]
+        noise = balanced_noise(len(t), frame, event.numel(), generator, knots)
+        noise = noise.reshape(-1, *event)
+        x = torch.cat([centre.repeat_interleave(frame, 0)] * 2) + self.scale * noise
         return Points(t.repeat_interleave(frame).repeat(2), x, -noise / self.scale)
 
 

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_stad._events import beside
 from pyro_stad.data.batches import Batches, balanced_noise, stratified
 from pyro_stad.fields.base import AbstractAngularField
 from pyro_stad.learn.loop import History, train
@@ -68,11 +69,11 @@ def draw_pairs(
             second half of the points is the first half with the noise reversed.
     """
     data = batches.draw(len(fraction), generator)
-    count, features = data.shape
-    noise = balanced_noise(count, frame, features, generator, data).reshape(-1, features)
+    count, event = len(data), data.shape[1:]
+    noise = balanced_noise(count, frame, event.numel(), generator, data).reshape(-1, *event)
     angle = field.at_fraction(fraction).repeat_interleave(frame).repeat(2)
-    data = data.repeat_interleave(frame, 0).repeat(2, 1)
-    y = torch.cos(angle)[:, None] * data + torch.sin(angle)[:, None] * noise
+    data = torch.cat([data.repeat_interleave(frame, 0)] * 2)
+    y = beside(torch.cos(angle), data) * data + beside(torch.sin(angle), data) * noise
     return Pairs(angle, y, data, noise)
 
 
@@ -93,7 +94,7 @@ def _training_pairs(
 
 def matching_loss(field: AbstractAngularField, pairs: Pairs) -> Tensor:
     """Return the mean squared error of the angular velocity per coordinate, a scalar."""
-    cos, sin = torch.cos(pairs.angle)[:, None], torch.sin(pairs.angle)[:, None]
+    cos, sin = (beside(f(pairs.angle), pairs.y) for f in (torch.cos, torch.sin))
     target = cos * pairs.noise - sin * pairs.data
     return (field.velocity(pairs.angle, pairs.y) - target).square().mean()
 

@@ -8,6 +8,7 @@ part.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import math
 from abc import ABC, abstractmethod
@@ -27,6 +28,12 @@ from pyro_stad.transport import Flow
 __all__ = ["AbstractLikelihood"]
 
 _PARTS = ("field", "divergence", "solver", "chunk_size", "log_mass")
+
+
+@functools.cache
+def _parts_of(kind: type) -> tuple[str, ...]:
+    """Return the arguments of a constructor, each of which is an attribute of what it makes."""
+    return tuple(inspect.signature(kind).parameters)
 
 
 class AbstractLikelihood(nn.Module, ABC):
@@ -64,7 +71,8 @@ class AbstractLikelihood(nn.Module, ABC):
         self.chunk_size, self.log_mass = chunk_size, log_mass
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _PARTS and name in self.__dict__.keys() | self._modules.keys():
+        fixed = name in _PARTS or name in _parts_of(type(self))
+        if fixed and name in self.__dict__.keys() | self._modules.keys():
             raise AttributeError(
                 f"a likelihood is not changed: `{name}` can't be assigned. Make another one by "
                 f"likelihood.replace({name}=...)"
@@ -77,12 +85,16 @@ class AbstractLikelihood(nn.Module, ABC):
     def replace(self, **changes: Any) -> Self:
         """Return a likelihood of the same kind and parts, but for what is named.
 
-        ``replace(divergence=Exact())`` is the exact twin: chunk size, solver and mass are kept.
+        Of a flow that is solved, ``replace(divergence=Exact())`` is the exact twin: chunk size,
+        solver and mass are kept. Of any other way, it is ``FlowODE.of(likelihood,
+        divergence=Exact())``, whose mass is one.
+
+        Every argument of a constructor is an attribute of the same name.
 
         Raises:
             TypeError: if there is no such part.
         """
-        parts = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        parts = {name: getattr(self, name) for name in _parts_of(type(self))}
         unknown = sorted(changes.keys() - parts.keys())
         if unknown:
             raise TypeError(f"{type(self).__name__} has no {unknown}; it has {list(parts)}")

@@ -88,12 +88,25 @@ class DistilledDensity(AbstractLikelihood):
             raise TypeError(f"`correction` must be a Correction; got {correction!r}")
         if not isinstance(gate, Gate):
             raise TypeError(f"`gate` must be a Gate, such as Gate(5.0, 6.5); got {gate!r}")
+        if len(field.event_shape) != 1:
+            raise ValueError(
+                f"a distilled density is one of vectors; the field has events of shape "
+                f"{tuple(field.event_shape)}. Use another way to the density"
+            )
         entering = correction.features
         if entering != field.features:
             raise ValueError(
                 f"`correction` takes points of {entering} features, the field has {field.features}"
             )
         self.correction, self.gate = correction, gate
+
+    def replace(self, **changes: Any) -> DistilledDensity:
+        if "divergence" in changes:
+            raise TypeError(
+                "a distilled density integrates no divergence: say FlowODE.of(likelihood, "
+                "divergence=...) for a way that does"
+            )
+        return super().replace(**changes)
 
     def given(self, context: Tensor) -> DistilledDensity:
         raise TypeError("a distilled density takes no context: use another way to the density")
@@ -140,7 +153,7 @@ class DistilledDensity(AbstractLikelihood):
     def by_autograd(self, x: Tensor) -> Tensor:
         """Return the log-density as operations that can be differentiated again."""
         law = self.law
-        return in_chunks(self, x, lambda rows: law.value(law.met(rows)), self.chunk_size)
+        return in_chunks(x, lambda rows: law.value(law.met(rows)), self.chunk_size)
 
     @property
     def law(self) -> CorrectedNormal:
@@ -165,7 +178,7 @@ class _LogProb(torch.autograd.Function):
             return density.by_autograd(_whitened(v, whitening))
         # In chunks too, of which only this is kept: nothing has to be computed again.
         size = density.chunk_size
-        found = in_chunks(density, v, lambda rows: law.side_by_side(rows, whitening), size)
+        found = in_chunks(v, lambda rows: law.side_by_side(rows, whitening), size)
         ctx.save_for_backward(v, found[:, 1:])
         # A copy: what is returned may be written to.
         return found[:, 0].clone()

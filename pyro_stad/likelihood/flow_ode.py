@@ -72,7 +72,7 @@ class FlowODE(AbstractLikelihood):
         # An exact trace makes as many rows of each as there are coordinates.
         per_row = max(1, self.divergence.passes(self.field.features))
         return in_chunks(
-            self, x, self._log_prob, self.chunk_size, context=self._rows(len(x)), per_row=per_row
+            x, self._log_prob, self.chunk_size, context=self._rows(len(x)), per_row=per_row
         )
 
     @property

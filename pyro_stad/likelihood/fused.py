@@ -67,6 +67,14 @@ class _Seen(NamedTuple):
     version: int
 
 
+class _Child(NamedTuple):
+    """A module when tables were made: where it was found."""
+
+    holder: dict[str, Any]
+    name: str
+    module: Any
+
+
 def _version(parameter: Tensor) -> int:
     """Return how often a parameter was written to; one of inference mode does not know."""
     return -1 if parameter.is_inference() else parameter._version
@@ -111,6 +119,12 @@ class Fused:
             for name, parameter in module._parameters.items()
             if parameter is not None
         )
+        self.field = field
+        self.children = tuple(
+            _Child(module._modules, name, child)
+            for module in (*field.modules(), *divergence.modules())
+            for name, child in module._modules.items()
+        )
         omega, root = weights[:, None], math.sqrt(field.features)
         embedded = angle_features(times)
         *turns, out = head.turning(embedded).split(trunk.width, dim=-1)
@@ -122,7 +136,7 @@ class Fused:
             cotangents=1 / torch.tan(times)[:, None],
         )
         # A handful of points, as inside NUTS: repeated once.
-        self.of_few = {points: self.of_nodes.repeated(points) for points in range(1, ROWS + 1)}
+        self.of_few: dict[int, Tables] = {}
         self.weights = weights_of(trunk, head)
         self.clock = root * (weights * head.clock(embedded)).sum()
         self.constant = torch.full_like(self.clock, constant)
@@ -131,7 +145,10 @@ class Fused:
         """Whether ``x`` can be evaluated here: nothing has changed, and all is of one dtype."""
         if torch.compiler.is_compiling() or x.dtype != self.constant.dtype:
             return False
-        return all(
+        same = self.field.gate is self.gate and all(
+            holder.get(name) is child for holder, name, child in self.children
+        )
+        return same and all(
             holder.get(name) is parameter
             and _version(parameter) == version
             and not parameter.requires_grad
@@ -221,7 +238,15 @@ class Fused:
 
     def tables(self, points: int) -> Tables:
         """Return the tables for ``points`` points, whose nodes lie side by side."""
-        return self.of_few[points] if points in self.of_few else self.of_nodes.repeated(points)
+        if points > ROWS:
+            return self.of_nodes.repeated(points)
+        if points not in self.of_few:
+            self.of_few[points] = self.of_nodes.repeated(points)
+        return self.of_few[points]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies of copies: they are made again.
+        return {**self.__dict__, "of_few": {}}
 
     def rows(self, y: Tensor) -> Tensor:
         """Repeat points ``(B, D)`` for their nodes: ``(B K, D)``."""

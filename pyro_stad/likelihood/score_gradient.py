@@ -12,6 +12,8 @@ References:
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from pyro_stad._chunks import in_chunks
@@ -60,22 +62,30 @@ class ScoreGradient(AbstractLikelihood):
         super().__init__(
             inner.field, inner.divergence, inner.solver, inner.chunk_size, inner.log_mass
         )
-        self.inner = inner
+        self.inner, self.context = inner, inner.context
 
     def __repr__(self) -> str:
         return f"ScoreGradient({self.inner!r})"
 
+    def replace(self, **changes: Any) -> ScoreGradient:
+        inner = changes.pop("inner", self.inner)
+        return ScoreGradient(inner.replace(**changes) if changes else inner)
+
+    def given(self, context: Tensor) -> ScoreGradient:
+        return ScoreGradient(self.inner.given(context))
+
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of data ``x``, shape ``(B, D)``."""
         constant = x.detach()
-        slopes = in_chunks(self, constant, self._slopes, self.chunk_size)
+        rows = self._rows(len(x))
+        slopes = in_chunks(constant, self._slopes, self.chunk_size, context=rows)
         return with_gradient(x, self.inner.log_prob(constant), slopes)
 
     def sequential_calls(self) -> int | None:
         return self.inner.sequential_calls()
 
-    def _slopes(self, x: Tensor) -> Tensor:
+    def _slopes(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the score of data, shape ``(B, D)``."""
-        field, y = self.field, x * self.field.data_scale
+        field, y = self._field_given(context), x * self.field.data_scale
         angle = y.new_full((len(y),), field.t_min)
         return field.data_scale * field.own_score(angle, y, field.velocity(angle, y))

@@ -122,7 +122,7 @@ class SteinPath(AbstractLikelihood):
         multiple = ROWS if solved else ROWS // math.gcd(ROWS, self.nodes)
         per_row = self.nodes * max(1, self.integrand.passes(self.field.features))
         return in_chunks(
-            self, x, self._log_prob, self.chunk_size, context=self._rows(len(x)), per_row=per_row,
+            x, self._log_prob, self.chunk_size, context=self._rows(len(x)), per_row=per_row,
             multiple=multiple,
         )  # fmt: skip
 
@@ -142,6 +142,12 @@ class SteinPath(AbstractLikelihood):
             "consistent": consistent,
         }
         return super().from_settings(name, parts, source)
+
+    def replace(self, **changes: Any) -> SteinPath:
+        # What stands in place of one divergence is not that of another.
+        if "divergence" in changes:
+            changes = {"consistent": None, **changes}
+        return super().replace(**changes)
 
     def freeze(self) -> SteinPath:
         """Return the same path, with its gradient by hand if the networks have one (``fused``).
@@ -163,7 +169,10 @@ class SteinPath(AbstractLikelihood):
         """Return what evaluates ``x`` by hand, if anything does."""
         if self.fused is None or self.fused.serves(x):
             return self.fused
-        # Within a transform or a trace, tables would be part of it.
+        # What trains, or is of another precision, has none; nor has a transform or a trace, which
+        # tables would be part of.
+        if any(p.requires_grad or p.dtype != x.dtype for p in self.parameters()):
+            return None
         if is_transformed(x) or torch.jit.is_tracing() or torch.compiler.is_compiling():
             return None
         self.fused = self._fused()

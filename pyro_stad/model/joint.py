@@ -124,7 +124,7 @@ class JointDensity:
             if flow is not None:
                 sites = [trace.nodes[name] for trace in traces]
                 inner = torch.cat([to_flow(s["fn"], s["value"]).flatten() for s in sites])
-                found[name] = (flow, inner.reshape(points, -1, len(flow.names)))
+                found[name] = (flow, inner.reshape(points, -1, *flow.like.shape))
         return found
 
     def pointwise(self, values: dict[str, Tensor]) -> dict[str, Tensor]:

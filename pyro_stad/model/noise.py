@@ -191,11 +191,11 @@ class _Flow(NamedTuple):
     @property
     def features(self) -> int:
         """Number of coordinates of one draw."""
-        return len(self.prior.names)
+        return self.prior.like.numel()
 
     def noise(self, u: Tensor) -> Tensor:
         """Return its part of all noise ``(N, D)``, draw by draw of the prior."""
-        return u[:, self.columns].reshape(-1, self.features).to(self.prior.transforms[1].loc)
+        return u[:, self.columns].reshape(-1, *self.prior.like.shape).to(self.prior.like)
 
 
 def _flows(latent: list[Any]) -> list[_Flow]:
@@ -203,7 +203,7 @@ def _flows(latent: list[Any]) -> list[_Flow]:
     for site in latent:
         size, flow = site["value"].numel(), find_flow(site["fn"])
         if flow is not None:
-            features, calls = len(flow.names), flow.transport.sequential_calls()
+            features, calls = flow.like.numel(), flow.transport.sequential_calls()
             calls = calls and calls * size // features
             found.append(_Flow(flow, slice(at, at + size), calls, find_cut(site["fn"])))
         at += size

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from pyro_stad.density import FlowPrior
 from pyro_stad.model.replayed import Replay, read_sites, sampled
-from pyro_stad.model.together import agree, together
+from pyro_stad.model.together import agree, attempt, together
 
 __all__ = ["replay"]
 
 _CHUNK = 1000  # draws at a time
+_EVENLY = 8
 
 
 def replay(
@@ -46,16 +47,31 @@ def replay(
             subsample; they are named.
     """
     count = len(next(iter(draws.values())))
-    few = sorted({0, count // 2, count - 1})
-    known = _one_by_one(model, args, kwargs, {name: value[few] for name, value in draws.items()})
-    at_once = partial(together, model, args, kwargs, known)
-    if agree(at_once, {name: value[few] for name, value in draws.items()}, known):
-        parts = [
-            at_once({name: value[at : at + _CHUNK] for name, value in draws.items()})
-            for at in range(0, count, _CHUNK)
-        ]
-        return known.with_rows(parts)
-    return _one_by_one(model, args, kwargs, draws)
+    known = _one_by_one(model, args, kwargs, _rows(draws, [0]))
+    parts = []
+    for at in range(0, count, _CHUNK):
+        chunk = {name: value[at : at + _CHUNK] for name, value in draws.items()}
+        found = attempt(partial(together, model, args, kwargs, known), chunk)
+        if found is None:
+            return _one_by_one(model, args, kwargs, draws)
+        # What mixes draws up, or asks something of all of them, gives itself away somewhere.
+        looked_at = _suspects(found.lp)
+        alone = _one_by_one(model, args, kwargs, _rows(chunk, looked_at))
+        if not agree(found, alone, looked_at):
+            return _one_by_one(model, args, kwargs, draws)
+        parts.append(found)
+    return known.with_rows(parts)
+
+
+def _rows(draws: Mapping[str, Tensor], chosen: list[int]) -> dict[str, Tensor]:
+    return {name: value[chosen] for name, value in draws.items()}
+
+
+def _suspects(lp: Tensor) -> list[int]:
+    """Return which draws are run alone too: evenly, and where the model says least and most."""
+    evenly = range(0, len(lp), max(1, len(lp) // _EVENLY))
+    order = lp.nan_to_num(nan=-torch.inf).argsort()
+    return sorted({*evenly, len(lp) - 1, *order[:2].tolist(), *order[-2:].tolist()})
 
 
 def _one_by_one(

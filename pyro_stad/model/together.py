@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_stad.model.replayed import BY_DRAW, Replay, read_sites, sampled
 
-__all__ = ["agree", "together"]
+__all__ = ["agree", "attempt", "together"]
 
 
 def together(
@@ -83,20 +83,22 @@ def _of_shape(value: Tensor, count: int, shape: torch.Size) -> Tensor:
     return _by_draw(value, count).reshape(count, *shape)
 
 
-def agree(
-    run: Callable[[Mapping[str, Tensor]], Replay], few: Mapping[str, Tensor], known: Replay
-) -> bool:
-    """Whether the model broadcasts over draws: a few of them say at once what each says alone."""
+def attempt(run: Callable[[Mapping[str, Tensor]], Replay], draws: Mapping[str, Tensor]) -> Any:
+    """Return the replay of many draws at once; None for a model that can't be run so."""
     try:
-        found = run(few)
-    except (RuntimeError, ValueError, IndexError, TypeError, KeyError):
-        return False
-    pairs = [(found.lp, known.lp)]
+        return run(draws)
+    except Exception:  # A model raises what it likes.
+        return None
+
+
+def agree(found: Replay, alone: Replay, which: list[int]) -> bool:
+    """Whether draws say at once what ``which`` of them say alone."""
+    pairs = [(found.lp[which], alone.lp)]
     for name in BY_DRAW:
-        ours, theirs = getattr(found, name), getattr(known, name)
+        ours, theirs = getattr(found, name), getattr(alone, name)
         if ours.keys() != theirs.keys():
             return False
-        pairs += [(ours[key], theirs[key]) for key in theirs]
+        pairs += [(ours[key][which], theirs[key]) for key in theirs]
     return all(
         one.shape == other.shape
         and torch.allclose(one.double(), other.double(), rtol=1e-4, atol=1e-4, equal_nan=True)

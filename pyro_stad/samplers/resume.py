@@ -14,6 +14,7 @@ from pyro_stad.samplers.problem import Problem
 __all__ = ["Resumable", "probe", "restore", "store"]
 
 _FORMAT, _VERSION = "pyro_stad tempered runs", 1
+_FIRST_KERNEL = "CrankNicolson()"
 
 
 class Resumable(Protocol):
@@ -24,6 +25,7 @@ class Resumable(Protocol):
     particles: int
     repeats: int
     generator: torch.Generator
+    kernel: Any
     u: torch.Tensor
 
     @property
@@ -53,7 +55,8 @@ def restore(path: Path, runs: Resumable) -> bool:
         return False
     tensors, document = read_tensors(path)
     known = _identity(runs)
-    found = document if isinstance(document, dict) else {}
+    # Of before there was a choice, files say nothing of a kernel.
+    found = {"kernel": _FIRST_KERNEL, **(document if isinstance(document, dict) else {})}
     for name, value in known.items():
         if found.get(name) != value:
             raise CheckpointError(
@@ -79,6 +82,7 @@ def _identity(runs: Resumable) -> dict[str, Any]:
         "repeats": runs.repeats,
         "seed": runs.generator.initial_seed(),
         "dtype": str(runs.u.dtype),
+        "kernel": repr(runs.kernel),
         "size": runs.problem.size,
         "data": list(runs.problem.data),
     }

@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from pyro_stad.ode import AbstractSolver
+
 __all__ = ["AbstractInvertible", "AbstractTransport"]
 
 
@@ -22,6 +24,10 @@ class AbstractTransport(nn.Module, ABC):
 
         Rows that could not be carried hold NaN.
         """
+
+    def on_grid(self, solver: AbstractSolver) -> AbstractTransport | None:
+        """Return the same transport on another time grid; None for one that has no grid."""
+        return None
 
     @abstractmethod
     def sequential_calls(self) -> int | None:

@@ -74,13 +74,17 @@ class Flow(AbstractInvertible):
         solvers = (build(settings.pop(name), "solver") for name in ("solver", "back"))
         return cls(source.given["field"], *solvers, **settings)
 
+    def on_grid(self, solver: AbstractSolver) -> Flow:
+        flow = Flow(self.field, solver, self.back, self.chunk_size)
+        return flow if self.context is None else flow.given(self.context)
+
     def push(self, z: Tensor) -> Tensor:
         """Carry standard normal ``z``, shape ``(B, *event_shape)``, to data."""
-        return in_chunks(self, z, self._push, self.chunk_size, context=self._rows(len(z)))
+        return in_chunks(z, self._push, self.chunk_size, context=self._rows(len(z)))
 
     def pull(self, x: Tensor) -> Tensor:
         """Carry data ``x``, shape ``(B, *event_shape)``, to standard normal."""
-        return in_chunks(self, x, self._pull, self.chunk_size, context=self._rows(len(x)))
+        return in_chunks(x, self._pull, self.chunk_size, context=self._rows(len(x)))
 
     def sequential_calls(self) -> int | None:
         return self.solver.sequential_calls()

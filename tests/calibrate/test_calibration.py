@@ -1,5 +1,6 @@
 """``prior.calibrate`` and ``prior.surrogate_error``: what they take, keep and promise."""
 
+import copy
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 import pyro_stad
 from pyro_stad import AccuracyWarning
-from pyro_stad.divergence import Exact, Hutchinson
+from pyro_stad.divergence import Exact, Hutchinson, Stein, TrunkHead
 from pyro_stad.fields import Gate
 from pyro_stad.fitting import FitSettings
 from pyro_stad.learn import TrainingSettings
@@ -16,8 +17,11 @@ from pyro_stad.likelihood import (
     Correction,
     DistilledDensity,
     FlowODE,
+    ScoreGradient,
     SteinPath,
 )
+from pyro_stad.ode import RK4
+from pyro_stad.transport import AbstractTransport, Flow
 from tests.oracles import mixture_sample
 
 
@@ -186,4 +190,52 @@ def test_a_new_calibration_keeps_the_chunk_size(free_prior, reference):
     prior = free_prior.with_likelihood(free_prior.likelihood.replace(chunk_size=64))
     again = prior.calibrate(mixture_sample(60, 2, seed=9), reference=reference)
     assert again.likelihood.chunk_size == 64
-    assert again.transport.chunk_size == 64
+    assert again.transport.chunk_size == prior.transport.chunk_size
+
+
+def test_another_divergence_is_refused_where_it_would_change_nothing(free_prior):
+    flow = free_prior.likelihood
+    correction = Correction(2, 8, 1).double()
+    distilled = DistilledDensity(
+        flow.field, flow.divergence, flow.solver, correction, Gate(5.0, 6.0)
+    )
+    with pytest.raises(TypeError, match=r"FlowODE.of\(likelihood, divergence=...\)"):
+        distilled.replace(divergence=Hutchinson(4))
+    trained = Stein(TrunkHead.for_field(flow.field)).double()
+    path = SteinPath(flow.field, flow.divergence, flow.solver, consistent=trained)
+    assert path.replace(divergence=Exact()).integrand.is_exact
+    assert path.replace(nodes=8).consistent is trained
+    score = ScoreGradient(path).replace(chunk_size=64)
+    assert (score.inner.chunk_size, score.chunk_size) == (64, 64)
+
+
+def test_a_new_calibration_keeps_the_transport(free_prior):
+    flow = free_prior.likelihood
+    transport = Flow(flow.field, flow.solver, RK4(11), chunk_size=256)
+    parts = free_prior.stored()._replace(transport=transport)
+    again = pyro_stad.FlowPrior(**parts._asdict()).calibrate(mixture_sample(60, 2, seed=9))
+    assert (again.transport.chunk_size, again.transport.back) == (256, RK4(11))
+
+
+def test_a_transport_has_a_way_back_and_a_file_has_all_of_it(free_prior, tmp_path):
+    class OneWay(AbstractTransport):
+        def push(self, z):
+            return z
+
+        def sequential_calls(self):
+            return 1
+
+    parts = free_prior.stored()
+    with pytest.raises(TypeError, match="`transport` must have a way back"):
+        pyro_stad.FlowPrior(**parts._replace(transport=OneWay())._asdict())
+    other = Flow(copy.deepcopy(parts.likelihood.field), RK4(4))
+    with pytest.raises(TypeError, match="of the likelihood's own field"):
+        pyro_stad.FlowPrior(**parts._replace(transport=other)._asdict()).save(tmp_path / "p")
+
+
+def test_one_scale_for_a_vector_is_saved(free_prior, tmp_path):
+    parts = free_prior.stored()._replace(scale_tril=torch.tensor(2.0), spread=None, reference=None)
+    prior = pyro_stad.FlowPrior(**parts._asdict())
+    prior.save(tmp_path / "p")
+    x = prior.sample((4,))
+    torch.testing.assert_close(pyro_stad.load(tmp_path / "p").log_prob(x), prior.log_prob(x))

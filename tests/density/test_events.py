@@ -4,16 +4,18 @@ import copy
 import math
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer.reparam import TransformReparam
 
 import pyro_stad
-from pyro_stad.data import Layout, affine
+from pyro_stad.data import Batches, Layout, affine
 from pyro_stad.divergence import Exact
-from pyro_stad.fields import GaussianMixtureField
+from pyro_stad.fields import Gate, GaussianMixtureField
 from pyro_stad.fields.mixture import random_mixture
-from pyro_stad.likelihood import FlowODE, SteinPath
+from pyro_stad.learn import ConditionalCloud, PerturbedCloud, TeacherCloud, stein_residual
+from pyro_stad.likelihood import Correction, DistilledDensity, FlowODE, SteinPath
 from pyro_stad.ode import RK4
 from pyro_stad.paths import OptimalTransport
 from tests.oracles import mixture_sample
@@ -203,3 +205,48 @@ def test_long_vectors_are_scaled_number_by_number(monkeypatch, tmp_path):
     value = x[:5].float()
     torch.testing.assert_close(loaded.log_prob(value), prior.log_prob(value))
     assert torch.isfinite(loaded.log_prob(loaded.sample((20,)))).all()
+
+
+def test_it_is_calibrated_and_not_cut(prior):
+    again = prior.calibrate(prior.sample((60,)), tolerance=0.5)
+    assert again.event_shape == SHAPE
+    assert again.calibration.audit.points == 60
+    assert again.surrogate_error(prior.sample((3,))).shape == (3,)
+    with pytest.raises(ValueError, match="a region is one of named variables"):
+        prior.truncate(lambda t: t["x"] > 0)
+
+
+def test_evidence_and_arviz_take_events(prior):
+    def model(y):
+        x = pyro.sample("x", prior)
+        pyro.sample("y", dist.Normal(x, 1.0).to_event(3), obs=y)
+
+    y = prior.sample()
+    found = pyro_stad.log_evidence(
+        model, y, particles=200, repeats=2, progress=False, allow_extrapolation=True
+    )
+    assert found.draws["x"].shape[1:] == SHAPE
+    data = pyro_stad.to_arviz({"x": prior.sample((10,))}, model=model, args=(y,), prior=prior)
+    assert data["posterior"]["x"].shape == (1, 10, *SHAPE)
+
+
+def test_clouds_and_pairs_keep_the_shape_of_events(prior):
+    field = prior.likelihood.field
+    batches = Batches(torch.randn(30, *SHAPE))
+    source = torch.Generator().manual_seed(0)
+    for cloud in (
+        ConditionalCloud(field, batches),
+        TeacherCloud(field, batches),
+        PerturbedCloud(field, batches, RK4(4), pool=8, generator=source),
+    ):
+        points = cloud.draw(40, source, frame=2)
+        assert points.x.shape == points.score.shape
+        assert points.x.shape[1:] == SHAPE
+        mean, error = stein_residual(Exact(), field, points)
+        assert torch.isfinite(mean + error)
+
+
+def test_a_distilled_density_is_one_of_vectors(prior):
+    parts = prior.likelihood.field, Exact(), RK4(4)
+    with pytest.raises(ValueError, match="a distilled density is one of vectors"):
+        DistilledDensity(*parts, Correction(SIZE, 8, 1), Gate(5.0, 6.0))

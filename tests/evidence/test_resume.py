@@ -4,12 +4,16 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import dataclass
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
 from pyro_stad import CheckpointError, log_evidence
-from pyro_stad.samplers import tempering
+from pyro_stad.evidence import SMC, Bridge
+from pyro_stad.samplers import CrankNicolson, tempering
 from pyro_stad.testing.evidence import PROBLEMS
 
 QUIET = {"progress": False, "particles": 200}
@@ -129,3 +133,33 @@ def test_twenty_kills_at_random_times_end_with_the_same_answer(tmp_path):
         assert found.log_z == whole.log_z
         assert torch.equal(found.draws["x"], whole.draws["x"])
     assert interrupted > 10
+
+
+def test_runs_of_another_kernel_are_refused(tmp_path):
+    @dataclass(frozen=True)
+    class Other(CrankNicolson):
+        pass
+
+    def model():
+        x = pyro.sample("x", dist.Normal(torch.zeros(()), 1.0))
+        pyro.sample("y", dist.Normal(x, 1.0), obs=torch.ones(()))
+
+    file, options = tmp_path / "runs", {"progress": False, "checkpoint": tmp_path / "runs"}
+    log_evidence(model, method=SMC(200, 2), **options)
+    assert file.exists()
+    with pytest.raises(CheckpointError, match="kernel"):
+        log_evidence(model, method=SMC(200, 2, kernel=Other()), **options)
+
+
+def test_a_method_has_its_own_options():
+    def model():
+        x = pyro.sample("x", dist.Normal(torch.zeros(()), 1.0))
+        pyro.sample("y", dist.Normal(x, 1.0), obs=torch.ones(()))
+
+    named = log_evidence(model, method="smc", particles=300, repeats=2, progress=False)
+    made = log_evidence(model, method=SMC(300, 2), progress=False)
+    assert (made.log_z, made.support.log_ratio) == (named.log_z, named.support.log_ratio)
+    draws = {"x": torch.randn(200)}
+    assert "draws" not in repr(Bridge(draws))
+    with pytest.raises(ValueError, match="`draws` are to be given to the method, Bridge"):
+        log_evidence(model, method=Bridge(), draws=draws, progress=False)

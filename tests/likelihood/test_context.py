@@ -3,9 +3,19 @@
 import pytest
 import torch
 
+from pyro_stad import FlowPrior, from_velocity
+from pyro_stad.data import Layout
 from pyro_stad.divergence import Exact, Hutchinson
 from pyro_stad.fields import ConditionalGaussianField, Gate
-from pyro_stad.likelihood import Coarse, Constant, Correction, DistilledDensity, FlowODE, SteinPath
+from pyro_stad.likelihood import (
+    Coarse,
+    Constant,
+    Correction,
+    DistilledDensity,
+    FlowODE,
+    ScoreGradient,
+    SteinPath,
+)
 from pyro_stad.ode import RK4
 from pyro_stad.paths import OptimalTransport
 from tests.oracles import field_on, gaussian
@@ -132,3 +142,43 @@ def test_what_has_no_context_or_another_shape_is_refused():
     distilled = DistilledDensity(field, Exact(), RK4(2), Correction(SIZE, 8, 1), gate)
     with pytest.raises(TypeError, match="takes no context"):
         distilled.given(torch.randn(4, GIVEN))
+
+
+def test_a_closed_field_and_a_foreign_weight_get_their_gradients_in_chunks():
+    """Whatever a function closes over: a gradient is no matter of the batch's size."""
+    context = torch.randn(1, GIVEN, requires_grad=True)
+    weight = torch.eye(SIZE).requires_grad_()
+    x = torch.randn(40, SIZE, requires_grad=True)
+    fields = {
+        "context": (lambda: conditional().given(context), context),
+        "weight": (
+            lambda: from_velocity(lambda t, y: torch.tanh(y @ weight), path="ot", features=SIZE),
+            weight,
+        ),
+    }
+    for make, asked in fields.values():
+        slopes = [
+            torch.autograd.grad(FlowODE(make(), Exact(), RK4(2), size).log_prob(x).sum(), asked)[0]
+            for size in (16, 4096)
+        ]
+        assert slopes[0].abs().max() > 0.1
+        torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-9)
+
+
+def test_the_score_as_a_gradient_knows_the_context():
+    x, context = torch.randn(20, SIZE, requires_grad=True), torch.randn(20, GIVEN)
+    inner = FlowODE(conditional(), Exact(), RK4(16), chunk_size=16)
+    for density in (ScoreGradient(inner).given(context), ScoreGradient(inner.given(context))):
+        value = density.log_prob(x)
+        torch.testing.assert_close(value, inner.given(context).log_prob(x), rtol=0, atol=1e-12)
+        (slope,) = torch.autograd.grad(value.sum(), x)
+        exact = smeared(conditional()).log_density(x, context)
+        (wanted,) = torch.autograd.grad(exact.sum(), x)
+        torch.testing.assert_close(slope, wanted, rtol=0.02, atol=0.02)
+
+
+def test_a_prior_refuses_what_depends_on_a_context():
+    way = FlowODE(conditional(), Exact(), RK4(2))
+    for likelihood in (way, way.given(torch.zeros(GIVEN))):
+        with pytest.raises(ValueError, match="depends on a context, of which a prior"):
+            FlowPrior(likelihood, torch.zeros(SIZE), torch.eye(SIZE), Layout.of(["a", "b", "c"]))

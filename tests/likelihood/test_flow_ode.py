@@ -190,5 +190,5 @@ def test_chunks_are_computed_again_once_and_differentiated_twice():
         seen.append(calls)
         curvatures.append(torch.autograd.grad(slope.square().sum(), y)[0])
     torch.testing.assert_close(*curvatures, rtol=0, atol=1e-9)
-    # Three chunks, forward and again.
-    assert seen[1] <= 6 * seen[0]
+    # One row, three chunks, and those again.
+    assert seen[1] <= 8 * seen[0]

@@ -124,7 +124,32 @@ def replaced(path):
     path.field.trunk.biases.bias = value
 
 
-CHANGES = {"written": written, "loaded": loaded, "assigned": assigned, "replaced": replaced}
+def another_head(path):
+    head = TrunkHead.for_field(path.field)
+    with torch.no_grad():
+        head.clock.outer.bias.add_(0.3)
+    path.divergence.network = head.to(bias(path)).requires_grad_(False)
+
+
+def another_trunk(path):
+    other = path_of(1)
+    path.field.trunk.links[0] = type(path.field.trunk.links[0])(16, 16, bias=False)
+    path.field.trunk.links[0].to(bias(other)).requires_grad_(False)
+
+
+def another_gate(path):
+    path.field.gate = Gate(0.5, 1.0)
+
+
+CHANGES = {
+    "another head": another_head,
+    "another layer": another_trunk,
+    "another gate": another_gate,
+    "written": written,
+    "loaded": loaded,
+    "assigned": assigned,
+    "replaced": replaced,
+}
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -142,7 +167,9 @@ def test_parts_are_replaced_and_never_assigned():
     path, x = path_of(), points(4)
     before = path.log_prob(x)
     other = Stein(TrunkHead.for_field(path.field)).requires_grad_(False)
-    for name, value in {"divergence": other, "log_mass": 0.5, "solver": RK4(3)}.items():
+    changes = {"divergence": other, "log_mass": 0.5, "solver": RK4(3), "curve": Coarse(2)}
+    changes |= {"nodes": 32, "consistent": other}
+    for name, value in changes.items():
         with pytest.raises(AttributeError, match=rf"likelihood.replace\({name}=...\)"):
             setattr(path, name, value)
     torch.testing.assert_close(path.log_prob(x), before, rtol=0, atol=0)
@@ -236,3 +263,22 @@ def test_networks_of_other_kinds_are_not_fused():
     assert path.fused is not None
     field = Doubled(OptimalTransport(), FEATURES, width=16, depth=3)
     assert SteinPath(field, path.divergence, RK4(2)).freeze().fused is None
+
+
+def test_what_trains_takes_the_plain_way_without_tables():
+    """They would be made in vain for every point."""
+    path, x = path_of(), points(1)
+    path.requires_grad_(True)
+    fused = path.fused
+    for _ in range(3):
+        path.log_prob(x)
+    assert path.fused is fused
+    assert not fused.serves(x)
+
+
+def test_a_pickle_has_no_tables_that_are_copies():
+    path = path_of()
+    for count in range(1, 17):
+        path.log_prob(points(count))
+    assert path.fused.of_few
+    assert not pickled(path).fused.of_few
