@@ -84,10 +84,13 @@ def length(function):
 
 
 def test_choices_are_made_by_what_parts_say():
-    """Not by their types: three questions for a type in a thousand lines are for what comes in."""
+    """Not by their types. What comes in from outside, and laws of Pyro, are asked for theirs.
+
+    Three in a thousand lines are wanted; five and a half there are, most of them at the door.
+    """
     asked = sum(path.read_text().count("isinstance(") for path in FILES)
     lines = sum(len(path.read_text().splitlines()) for path in FILES)
-    assert asked <= 7 * lines / 1000
+    assert asked <= 6 * lines / 1000
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -31,6 +31,8 @@ from pyro_stad.registry import storable
 
 __all__ = ["FlowODE", "exact_twin"]
 
+_LARGER = 4
+
 
 @storable("likelihood", "flow-ode")
 class FlowODE(AbstractLikelihood):
@@ -69,8 +71,11 @@ class FlowODE(AbstractLikelihood):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of data ``x``, shape ``(B, D)``; NaN where the solve failed."""
-        # An exact trace makes as many rows of each as there are coordinates.
+        # An exact trace makes as many rows of each as there are coordinates. With a gradient,
+        # chunks are computed twice: they are fewer then, and larger.
         per_row = max(1, self.divergence.passes(self.field.features))
+        if torch.is_grad_enabled() and x.requires_grad:
+            per_row = max(1, per_row // _LARGER)
         return in_chunks(
             x, self._log_prob, self.chunk_size, context=self._rows(len(x)), per_row=per_row
         )

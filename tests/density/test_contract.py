@@ -333,9 +333,7 @@ def test_foreign_parts_can_not_be_saved(free_prior, tmp_path):
 
 def test_likelihoods_that_do_not_fit(free_prior):
     """A field of other dimensions would be broadcast into a finite, wrong density."""
-    with pytest.raises(
-        TypeError, match="`likelihood` must be a likelihood, such as FlowODE; got NoneType"
-    ):
+    with pytest.raises(TypeError, match="must be a likelihood, such as FlowODE; got None"):
         free_prior.with_likelihood(None)
     field = pyro_stad.from_score(lambda t, x: -x, path="vp", features=3)
     with pytest.raises(ValueError, match=r"events of shape \(3,\), the prior has .* \(2,\)"):
