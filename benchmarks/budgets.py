@@ -1,8 +1,7 @@
 """Claim: with many samples, accuracy grows with the budget.
 
-A mixture of five normals in 8 dimensions, 100,000 samples, each budget, one member of a fit: how far
-the flow's exact trace and the density that calibration took are from the truth, at 4,000 fresh
-points. One thread.
+A mixture of five normals in 8 dimensions, 100,000 samples, each budget: how far the flow's exact
+trace and the density that calibration took are from the truth, at 4,000 fresh points. One thread.
 """
 
 from __future__ import annotations
@@ -69,8 +68,8 @@ def page() -> str:
     return (
         "## What a larger budget buys\n\n"
         f"A mixture of five normals in {result['features']} dimensions, {result['samples']:,} "
-        "samples: mean loss of log p against the truth and the error's standard deviation, in nats, "
-        "of the flow's exact trace and of the density that was chosen.\n\n"
+        "samples: mean loss of log p against the truth and the error's standard deviation, in "
+        "nats, of the flow's exact trace and of the density that was chosen.\n\n"
         f"{table(header, rows)}\n\n{source('budgets', result)}\n"
     )
 
