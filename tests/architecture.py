@@ -49,17 +49,25 @@ def layer_of(module: str, package: str) -> str | None:
 
 
 def against_the_order(path: Path, package: Path) -> list[str]:
-    """Return the imports of a file that go up, or to what is aside."""
-    name = package.name
+    """Return the imports of a file that go up, to what is aside, or that do not say where to.
+
+    What all layers share, beside their folders, imports none of them.
+    """
+    name, tree = package.name, ast.parse(path.read_text())
     own = layer_of(name_of(path, package), name)
-    if own == ASIDE or path.parent == package:
+    if own == ASIDE or path in (package / "__init__.py", package / "__main__.py"):
         return []
-    found = []
-    for module in imports(ast.parse(path.read_text())):
+    height = -1 if own is None else LAYERS.index(own)
+    found = [
+        f"{path.relative_to(package)} imports something relative to itself"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+    for module in imports(tree):
         other = layer_of(module, name)
-        if other == ASIDE or (other and LAYERS.index(other) > LAYERS.index(own)):
+        if other == ASIDE or (other and LAYERS.index(other) > height):
             found.append(f"{path.relative_to(package)} imports {module}")
-        if module.split(".")[0] == "pyro" and LAYERS.index(own) < LAYERS.index(FROM_PYRO_ON):
+        if module.split(".")[0] == "pyro" and height < LAYERS.index(FROM_PYRO_ON):
             found.append(f"{path.relative_to(package)} imports {module}")
     return found
 

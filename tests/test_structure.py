@@ -39,6 +39,8 @@ PLANTED = {
     "an import of what is aside": {"cli/a.py": "from house.testing.b import f", "testing/b.py": ""},
     "pyro below the densities": {"likelihood/a.py": "import pyro.distributions as dist"},
     "a hidden import": {"data/a.py": "def f():\n    from house.data.b import g", "data/b.py": ""},
+    "a relative import": {"data/a.py": "from .b import f", "data/b.py": ""},
+    "a layer in what all share": {"_shared.py": "from house.data.a import f", "data/a.py": ""},
     "nothing": {
         "data/a.py": "def f():\n    import pandas",
         "density/b.py": "import pyro\nfrom house.data.a import f",

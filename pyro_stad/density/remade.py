@@ -89,7 +89,9 @@ class Remade(AbstractFlowPrior):
         parts: dict[str, Any] = {name: getattr(old, name) for name in others}
         parts = {name: part if part is None else moved(part) for name, part in parts.items()}
         parts |= {"likelihood": likelihood, "transport": transport, "calibration": calibration}
-        return type(self)(**{**old._asdict(), **parts})
+        new = type(self)(**{**old._asdict(), **parts})
+        new._validate_args = self._validate_args
+        return new
 
     @own_context()
     def calibrate(

@@ -209,6 +209,15 @@ def test_another_divergence_is_refused_where_it_would_change_nothing(free_prior)
     assert (score.inner.chunk_size, score.chunk_size) == (64, 64)
 
 
+def test_priors_made_of_a_prior_validate_as_it_does(free_prior):
+    prior = pyro_stad.FlowPrior(**free_prior.stored()._asdict(), validate_args=False)
+    bad = torch.tensor([[torch.nan, 0.0]])
+    for made in (prior, prior.exact(), prior.with_likelihood(prior.likelihood), prior.to("cpu")):
+        assert made.log_prob(bad) == -torch.inf
+    with pytest.raises(ValueError, match="nan"):
+        free_prior.exact().log_prob(bad)
+
+
 def test_a_new_calibration_keeps_the_transport(free_prior):
     flow = free_prior.likelihood
     transport = Flow(flow.field, flow.solver, RK4(11), chunk_size=256)
