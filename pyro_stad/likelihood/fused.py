@@ -164,21 +164,26 @@ class Fused:
 
     def by_autograd(self, x: Tensor) -> Tensor:
         """Return the same as operations that can be traced, and differentiated again."""
-        y = x * self.scale
+        y = self.filled(x * self.scale)
         sums, _, _ = self.forward(y)
-        return self.values(y, sums, self.gate_at(y))
+        return self.values(y, sums, self.gate_at(y))[: len(x)]
 
     def by_slopes(self, x: Tensor) -> Tensor:
         """Return the same as operations of a trace, which have the gradient in them.
 
         A trace knows nothing of a pass back by hand, and its own takes twice the time.
         """
-        scale = self.scale
-        y = x.detach() * scale
+        scale, count = self.scale, len(x)
+        y = self.filled(x.detach() * scale)
         sums, velocity, layers = self.forward(y)
         gate = self.gate_at(y)
         slopes = scale * self.slopes(y, sums, gate, velocity, layers)
-        return with_gradient(x, self.values(y, sums, gate), slopes)
+        return with_gradient(x, self.values(y, sums, gate)[:count], slopes[:count])
+
+    def filled(self, y: Tensor) -> Tensor:
+        """Return points with more of the last one, until their nodes fill whole rows."""
+        missing = -len(y) % (ROWS // math.gcd(ROWS, self.nodes))
+        return torch.cat([y, y[-1:].expand(missing, -1)]) if missing and len(y) else y
 
     def forward(self, y: Tensor) -> tuple[_Sums, Tensor, list[Layer]]:
         """Return the sums over nodes of points ``(B, D)``, velocities ``(B K, D)``, and layers."""
@@ -258,11 +263,12 @@ class _LogProb(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, fused: Fused) -> Tensor:
-        y = x * fused.scale
+        # Filled in here: outside, the graph would have a node for it, and one to take it off.
+        y = fused.filled(x * fused.scale)
         sums, velocity, layers = fused.forward(y)
         ctx.fused, ctx.gate = fused, fused.gate_at(y)
         ctx.save_for_backward(x, y, *sums, velocity, *chain.from_iterable(layers))
-        return fused.values(y, sums, ctx.gate)
+        return fused.values(y, sums, ctx.gate)[: len(x)].clone()
 
     @staticmethod
     @full_precision
@@ -274,5 +280,5 @@ class _LogProb(torch.autograd.Function):
             return *again, None
         layers = [Layer(*saved[i : i + 4]) for i in range(0, len(saved), 4)]
         sums = _Sums(inside, across, along)
-        slopes = fused.slopes(y, sums, ctx.gate, velocity, layers)
+        slopes = fused.slopes(y, sums, ctx.gate, velocity, layers)[: len(x)]
         return (fused.scale * grad)[:, None] * slopes, None

@@ -120,6 +120,8 @@ class SteinPath(AbstractLikelihood):
         # The nodes of a point fill rows already; a curve that is solved for needs more points.
         solved = self.sequential_calls() > 1
         multiple = ROWS if solved else ROWS // math.gcd(ROWS, self.nodes)
+        if self.fused is not None and self.context is None and self.fused.serves(x):
+            multiple = 1  # it fills its rows itself
         per_row = self.nodes * max(1, self.integrand.passes(self.field.features))
         return in_chunks(
             x, self._log_prob, self.chunk_size, context=self._rows(len(x)), per_row=per_row,
