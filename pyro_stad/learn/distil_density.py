@@ -23,7 +23,7 @@ References:
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -41,6 +41,8 @@ from pyro_stad.likelihood.flow_ode import FlowODE
 
 __all__ = ["distil_density"]
 
+_Way = TypeVar("_Way", bound=AbstractLikelihood)
+
 _HELD = 2_000
 # Shares of the points; the rest are places between data.
 _DATA, _TURNED, _DRAWS, _WIDE = 0.2, 0.25, 0.3, 0.15
@@ -52,7 +54,10 @@ _REACHED, _WIDTH = 0.999, 1.5  # where a gate closes that the flow has not got
 
 
 class _Labels(NamedTuple):
-    """Points, shape ``(N, D)``, with the flow's log-densities, ``(N,)``, and gradients there."""
+    """Points, with their context to the right if there is one: ``(N, D + C)``.
+
+    With the flow's log-densities there, ``(N,)``, and its gradients by the points, ``(N, D)``.
+    """
 
     points: Tensor
     values: Tensor
@@ -75,7 +80,7 @@ def distil_density(
 
     Arguments:
         flow: field, divergence and solver.
-        kept: training data, whitened.
+        kept: training data, whitened; with their context in C more columns, if the field has one.
         held: validation data; how far the density is from the flow's there, and at draws, as a
             mean square in nats, is the validation loss.
         settings: how long and how hard.
@@ -97,7 +102,8 @@ def distil_density(
             "for extreme values"
         )
     parts = flow.field, flow.divergence, flow.solver
-    gate = flow.field.gate or _gate_around(labels.points * flow.field.data_scale)
+    size = flow.field.features
+    gate = flow.field.gate or _gate_around(labels.points[:, :size] * flow.field.data_scale)
 
     def density(module: Correction) -> DistilledDensity:
         return DistilledDensity(*parts, module, gate, flow.chunk_size)
@@ -106,13 +112,15 @@ def distil_density(
         shape = (settings.batch_size,)
         index = torch.randint(len(labels.points), shape, generator=source, device=source.device)
         batch = labels.at(index)
-        value, slope = density(module).law.value_and_slope(batch.points)
+        x, context = _parted(batch.points, size)
+        value, slope = density(module).law.value_and_slope(x, context)
         by_value = functional.huber_loss(value, batch.values)
         by_slope = functional.huber_loss(slope, batch.slopes, reduction="sum") / len(slope)
         return by_value + _SLOPES * by_slope
 
     def validate(module: Correction) -> float:
-        found = density(module).by_autograd(fixed.points)
+        x, context = _parted(fixed.points, size)
+        found = _given(density(module), context).log_prob(x)
         return (found - fixed.values).square().mean().item()
 
     correction.requires_grad_(True)
@@ -125,15 +133,49 @@ def _points(
 ) -> Tensor:
     """Return about ``count`` points where the density is to be learned, ``(N, D)``."""
     own, turned, drawn, wide = (int(count * s) for s in (_DATA, _TURNED, _DRAWS, _WIDE))
-    some, near = data.subset(own, generator), data.draw(turned, generator)
-    noise = _noise(turned + drawn + wide, some, generator)
+    size = flow.field.features
+    some, (near, context) = (
+        data.subset(own, generator), _parted(data.draw(turned, generator), size)
+    )  # fmt: skip
+    noise = _noise(turned + drawn + wide, some[:, :size], generator)
     noise[turned + drawn :] *= _INFLATED
     with torch.no_grad():
         # As much of other noise as keeps the law.
-        start = math.sqrt(1 - _TURN**2) * flow.transport().pull(near) + _TURN * noise[:turned]
-        made = flow.transport().push(torch.cat([start, noise[turned:]]))
+        back = _given(flow, context).transport().pull(near)
+        start = torch.cat([math.sqrt(1 - _TURN**2) * back + _TURN * noise[:turned], noise[turned:]])
+        made = _pushed(flow, start, context, data, generator)
     places = between(some, count - own - turned - drawn - wide, generator)
     return torch.cat([some, made, places])
+
+
+def _parted(rows: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
+    """Return points ``(N, D)`` and their context, ``(N, C)``, or None, from rows of both."""
+    if rows.shape[1] == size:
+        return rows, None
+    return rows[:, :size], rows[:, size:]
+
+
+def _given(way: _Way, context: Tensor | None) -> _Way:
+    """Return a density given rows of a context ``(N, C)``."""
+    if context is None:
+        return way
+    return way.given(context.unflatten(1, way.field.context_shape))
+
+
+def _pushed(
+    flow: AbstractLikelihood,
+    noise: Tensor,
+    context: Tensor | None,
+    data: Batches,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return draws from noise ``(N, D)``, with the first contexts given and others of the data."""
+    if not flow.field.context_shape:
+        return flow.transport().push(noise)
+    size, known = flow.field.features, 0 if context is None else len(context)
+    others = data.draw(len(noise) - known, generator)[:, size:]
+    every = others if context is None else torch.cat([context, others])
+    return torch.cat([_given(flow, every).transport().push(noise), every], 1)
 
 
 def _held_points(
@@ -142,7 +184,8 @@ def _held_points(
     """Return as many data as there are up to half of ``count``, and draws, ``(N, D)``."""
     some = data.subset(count // 2, generator)
     with torch.no_grad():
-        return torch.cat([some, flow.transport().push(_noise(count // 2, some, generator))])
+        noise = _noise(count // 2, some[:, : flow.field.features], generator)
+        return torch.cat([some, _pushed(flow, noise, None, data, generator)])
 
 
 def _noise(count: int, like: Tensor, generator: torch.Generator) -> Tensor:
@@ -152,12 +195,12 @@ def _noise(count: int, like: Tensor, generator: torch.Generator) -> Tensor:
 
 def _labelled(flow: AbstractLikelihood, x: Tensor) -> _Labels:
     """Return the labels of points ``(N, D)``, where they are finite."""
-    way = FlowODE.of(flow)
     values, slopes = [], []
     for rows in x.split(_CHUNK):
+        points, context = _parted(rows, flow.field.features)
         with torch.enable_grad():
-            at = rows.clone().requires_grad_()
-            value = way.log_prob(at)
+            at = points.clone().requires_grad_()
+            value = FlowODE.of(_given(flow, context)).log_prob(at)
             (slope,) = torch.autograd.grad(value.sum(), at)
         values.append(value.detach())
         slopes.append(slope)

@@ -45,22 +45,25 @@ class CorrectedNormal(NamedTuple):
     gate: Gate
     weights: list[Tensor]
 
-    def met(self, x: Tensor) -> _Met:
-        """Go through the network once with data ``(B, D)``."""
+    def met(self, x: Tensor, context: Tensor | None = None) -> _Met:
+        """Go through the network once with data ``(B, D)``, and their context ``(B, C)``."""
         y = x * self.scale
         squared = y.square().sum(-1)
         gate = None if self._is_open(squared) else self.gate.at(squared)
-        return _Met(y, squared, gate, *_forward(self.weights, y))
+        entering = y if context is None else torch.cat([y, context], 1)
+        return _Met(y, squared, gate, *_forward(self.weights, entering))
 
     def value(self, met: _Met) -> Tensor:
         """Return log-densities ``(B,)``."""
         correction = met.h if met.gate is None else met.gate.value * met.h
         return torch.add(correction + self.constant, met.squared, alpha=-0.5)
 
-    def value_and_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log-densities of data ``(B, D)``, and their gradients, by hand."""
-        met = self.met(x)
+    def value_and_slope(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the log-densities of data ``(B, D)``, and their gradients by them, by hand."""
+        met = self.met(x, context)
         slopes = _backward(self.weights, met.seen)
+        if context is not None:
+            slopes = slopes[:, : x.shape[1]]
         if met.gate is None:
             return self.value(met), self.scale * (slopes - met.y)
         by_norm = 2 * met.gate.slope * met.h - 1
@@ -155,10 +158,16 @@ class Correction(nn.Module):
         width: units of each hidden layer, a multiple of four.
         depth: number of hidden layers.
         generator: source of the first weights; see ``pyro_stad.fields.networks.perceptron.linear``.
+        context: numbers C of a context that it sees beside the point, 0 for none.
     """
 
     def __init__(
-        self, features: int, width: int, depth: int, generator: torch.Generator | None = None
+        self,
+        features: int,
+        width: int,
+        depth: int,
+        generator: torch.Generator | None = None,
+        context: int = 0,
     ) -> None:
         super().__init__()
         for name, size in {"features": features, "width": width, "depth": depth}.items():
@@ -166,8 +175,9 @@ class Correction(nn.Module):
         if width % COLUMNS:
             # Products with other numbers of columns see a row's place in the batch.
             raise ValueError(f"`width` must be a multiple of {COLUMNS}; got {width}")
-        self.features, self.width, self.depth = features, width, depth
-        sizes = [features] + [width] * (depth - 1)
+        check_count(context, "context", least=0)
+        self.features, self.width, self.depth, self.context = features, width, depth, context
+        sizes = [features + context] + [width] * (depth - 1)
         self.layers = nn.ModuleList(linear(size, width, generator) for size in sizes)
         self.out = linear(width, 1, generator)
         nn.init.zeros_(self.out.weight)
@@ -176,10 +186,11 @@ class Correction(nn.Module):
     @classmethod
     def from_settings(cls, features: int, settings: dict[str, Any], source: Source) -> Correction:
         """Return a correction of the sizes of its tensors: others could fill the memory."""
-        width, depth = settings["width"], settings["depth"]
+        width, depth, context = settings["width"], settings["depth"], settings.get("context", 0)
         check_count(width, "width")
+        check_count(context, "context", least=0)
         check_count(depth, "depth", most=len(source.tensors))
-        shapes = [(width, features), *[(width, width)] * (depth - 1), (1, width)]
+        shapes = [(width, features + context), *[(width, width)] * (depth - 1), (1, width)]
         names = [*(f"layers.{index}.weight" for index in range(depth)), "out.weight"]
         for name, shape in zip(names, shapes):
             tensor = source.tensors.get(source.place + name)
@@ -188,10 +199,10 @@ class Correction(nn.Module):
                 raise ValueError(
                     f"`width` {width} and `depth` {depth} do not fit {source.place}{name}, {found}"
                 )
-        return cls(features, width, depth, torch.Generator())
+        return cls(features, width, depth, torch.Generator(), context)
 
     def forward(self, y: Tensor) -> Tensor:
-        """Return h at points ``(B, D)``: ``(B,)``."""
+        """Return h at points, with their context to the right, ``(B, D + C)``: ``(B,)``."""
         return _forward(self.weights(), y)[0]
 
     def weights(self) -> list[Tensor]:

@@ -93,10 +93,11 @@ class DistilledDensity(AbstractLikelihood):
                 f"a distilled density is one of vectors; the field has events of shape "
                 f"{tuple(field.event_shape)}. Use another way to the density"
             )
-        entering = correction.features
-        if entering != field.features:
+        context = field.context_shape.numel() if field.context_shape else 0
+        if (correction.features, correction.context) != (field.features, context):
             raise ValueError(
-                f"`correction` takes points of {entering} features, the field has {field.features}"
+                f"`correction` takes points of {correction.features} features and a context of "
+                f"{correction.context} numbers, the field has {field.features} and {context}"
             )
         self.correction, self.gate = correction, gate
 
@@ -108,15 +109,13 @@ class DistilledDensity(AbstractLikelihood):
             )
         return super().replace(**changes)
 
-    def given(self, context: Tensor) -> DistilledDensity:
-        raise TypeError("a distilled density takes no context: use another way to the density")
-
     def __repr__(self) -> str:
         width, depth = self.correction.width, self.correction.depth
         return f"DistilledDensity({self.divergence!r}, {self.solver!r}, {depth} x {width} units)"
 
     def settings(self) -> dict[str, Any]:
-        sizes = {"width": self.correction.width, "depth": self.correction.depth}
+        names = ("width", "depth", "context")
+        sizes = {name: getattr(self.correction, name) for name in names}
         return {**sizes, "gate": asdict(self.gate)}
 
     @classmethod
@@ -130,6 +129,8 @@ class DistilledDensity(AbstractLikelihood):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of data ``x``, shape ``(B, D)``."""
+        if self.correction.context:
+            return self.by_autograd(x)
         if torch.jit.is_tracing():
             law = self.law
             numbers = law.scale, law.constant, law.gate.inner, law.gate.outer
@@ -142,7 +143,7 @@ class DistilledDensity(AbstractLikelihood):
 
     def log_prob_before(self, whitening: AbstractWhitening, v: Tensor) -> Tensor:
         law = self.law
-        if is_transformed(v) or law.is_training():
+        if is_transformed(v) or law.is_training() or self.correction.context:
             return super().log_prob_before(whitening, v)
         # The whitening's own graph would cost as much as two layers, at one point.
         return cast(Tensor, _LogProb.apply(v, self, law, whitening))
@@ -152,8 +153,14 @@ class DistilledDensity(AbstractLikelihood):
 
     def by_autograd(self, x: Tensor) -> Tensor:
         """Return the log-density as operations that can be differentiated again."""
-        law = self.law
-        return in_chunks(x, lambda rows: law.value(law.met(rows)), self.chunk_size)
+        law, context = self.law, self._rows(len(x))
+        if context is None and self.correction.context:
+            raise ValueError("this density depends on a context: use density.given(context)")
+
+        def value(rows: Tensor, given: Tensor | None = None) -> Tensor:
+            return law.value(law.met(rows, None if given is None else given.flatten(1)))
+
+        return in_chunks(x, value, self.chunk_size, context=context)
 
     @property
     def law(self) -> CorrectedNormal:

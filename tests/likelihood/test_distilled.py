@@ -225,7 +225,7 @@ def test_what_does_not_fit_is_refused():
         DistilledDensity(*parts, None, GATES["open"])
     with pytest.raises(TypeError, match="`gate` must be a Gate, such as .*; got 4.0"):
         DistilledDensity(*parts, correction, 4.0)
-    with pytest.raises(ValueError, match="takes points of 2 features, the field has 3"):
+    with pytest.raises(ValueError, match="takes points of 2 features .* the field has 3 and 0"):
         DistilledDensity(*parts, Correction(2, 8, 1), GATES["open"])
     with pytest.raises(ValueError, match="`width` must be a multiple of 4; got 10"):
         Correction(2, 10, 1)
