@@ -30,7 +30,7 @@ from pyro_stad.files import StoredRegion, write
 from pyro_stad.files.region import Mass
 from pyro_stad.learn.spread import shifts
 
-__all__ = ["Mass", "Region", "TruncatedPrior", "check_region", "contains", "truncate"]
+__all__ = ["Region", "TruncatedPrior", "check_region", "contains", "truncate"]
 
 Region = Callable[[dict[str, Tensor]], Tensor]
 Unpack = Callable[[Tensor], dict[str, Tensor]]
