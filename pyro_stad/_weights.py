@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_stad._arviz import psislw
 
-__all__ = ["effective_size", "log_mean_exp", "smoothed"]
+__all__ = ["effective_size", "log_mean_exp", "mean_weight", "smoothed"]
 
 
 def log_mean_exp(values: Tensor, dim: int = -1) -> Tensor:
@@ -22,9 +22,24 @@ def log_mean_exp(values: Tensor, dim: int = -1) -> Tensor:
     return torch.logsumexp(values, dim) - math.log(values.shape[dim])
 
 
-def effective_size(log_weights: Tensor, dim: int = -1) -> Tensor:
-    """Return how many draws of equal weight weighted ones are worth along a dimension: Kish's."""
-    return (2 * torch.logsumexp(log_weights, dim) - torch.logsumexp(2 * log_weights, dim)).exp()
+def mean_weight(log_weights: Tensor) -> tuple[float, float]:
+    """Return the logarithm of the mean of weights ``(N,)``, and the mean's relative error.
+
+    In float64: the mass of a density that went wrong may be beyond every number.
+    """
+    log_weights = log_weights.double()
+    log_mean = log_mean_exp(log_weights)
+    relative = (log_weights - log_mean).exp().std() / math.sqrt(len(log_weights))
+    return log_mean.item(), relative.item()
+
+
+def effective_size(weights: Tensor, dim: int = -1) -> Tensor:
+    """Return how many draws of equal weight weighted ones are worth along a dimension: Kish's.
+
+    Arguments:
+        weights: not negative, of any sum that their squares have room for.
+    """
+    return weights.sum(dim).square() / weights.square().sum(dim)
 
 
 def smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,17 +13,20 @@ import torch
 
 import pyro_stad
 from pyro_stad import registry
+from pyro_stad.density import FlowPrior
 from pyro_stad.divergence import Exact
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.evidence import METHODS, EvidenceResult
 from pyro_stad.evidence.method import AbstractMethod
-from pyro_stad.likelihood import AbstractCurve, Constant, FlowODE, SteinPath
-from pyro_stad.ode import SOLVERS
+from pyro_stad.fields import AbstractField
+from pyro_stad.likelihood import AbstractCurve, AbstractLikelihood, Constant, FlowODE, SteinPath
+from pyro_stad.ode import RK4, SOLVERS
 from pyro_stad.ode.solvers import AbstractFixedGrid, Tableau
 from pyro_stad.paths import PATHS
 from pyro_stad.paths.base import AbstractPath
-from pyro_stad.registry import registered, storable
+from pyro_stad.registry import build, describe, registered, storable
 from pyro_stad.samplers import AbstractKernel, CrankNicolson, temper
+from pyro_stad.transport import AbstractInvertible, Flow
 from tests.oracles import mixture_sample
 
 ROOT = Path(__file__).parents[1]
@@ -100,7 +103,7 @@ class ByHand(AbstractMethod):
 
     def __call__(self, job):
         problem = job.problem
-        u = torch.randn(self.particles, problem.size, generator=job.generator)
+        u = torch.randn(self.particles, problem.size, generator=job.generator("by hand"))
         fit = problem.log_likelihood(u.to(problem.like)).double()
         log_z = torch.logsumexp(fit, 0).item() - torch.tensor(float(len(fit))).log().item()
         return EvidenceResult(
@@ -122,7 +125,71 @@ class Lazy(AbstractKernel):
         return moved.where(awake, state), taken & awake
 
 
+class Normal(AbstractField):
+    """The field of standard normal data on a path that turns: nothing moves."""
+
+    t_min, t_max, data_scale = 0.0, 1.0, 1.0
+
+    def __init__(self, size=2):
+        super().__init__()
+        self.size, self.event_shape = size, torch.Size([size])
+
+    def settings(self):
+        return {"size": self.size}
+
+    @classmethod
+    def from_settings(cls, name, settings, source):
+        return cls(**settings)
+
+    def velocity(self, t, x):
+        return torch.zeros_like(x)
+
+
+class Finer(AbstractLikelihood):
+    """The density of a flow on a grid some times finer than its draws are made on."""
+
+    def __init__(self, field, divergence, solver, chunk_size=2048, log_mass=0.0, times=2):
+        super().__init__(field, divergence, solver, chunk_size, log_mass)
+        self.times = times
+
+    def settings(self):
+        return {"times": self.times}
+
+    def log_prob(self, x):
+        return FlowODE.of(self, solver=RK4(self.times * self.solver.steps)).log_prob(x)
+
+    def sequential_calls(self):
+        return self.times * self.solver.sequential_calls()
+
+
+class Mirrored(AbstractInvertible):
+    """The flow of a field, from the noise on the other side."""
+
+    def __init__(self, flow):
+        super().__init__()
+        self.flow = flow
+
+    def settings(self):
+        return {"flow": describe(self.flow, "transport")}
+
+    @classmethod
+    def from_settings(cls, name, settings, source):
+        return cls(build(settings["flow"], "transport", source))
+
+    def push(self, z):
+        return self.flow.push(-z)
+
+    def pull(self, x):
+        return -self.flow.pull(x)
+
+    def sequential_calls(self):
+        return self.flow.sequential_calls()
+
+
 OURS = {
+    Normal: ("field", "standard normal"),
+    Finer: ("likelihood", "finer"),
+    Mirrored: ("transport", "mirrored"),
     Straight: ("path", "straight"),
     Ralston: ("solver", "ralston"),
     FiniteDifference: ("divergence", "finite difference"),
@@ -176,6 +243,26 @@ def test_a_solver_a_divergence_and_a_curve_are_stored_and_right(prior, tmp_path)
         loaded = again(changed, tmp_path)
         torch.testing.assert_close(loaded.log_prob(x), changed.log_prob(x), rtol=0, atol=1e-12)
     assert loaded.likelihood.curve == Shrinking()
+
+
+def test_a_field_a_likelihood_and_a_transport_are_stored_and_right(prior, tmp_path):
+    x = prior.sample((5,))
+    field = prior.likelihood.field
+    ours = prior.with_likelihood(Finer(field, Exact(), RK4(4), times=3))
+    truth = prior.with_likelihood(FlowODE(field, Exact(), RK4(12))).log_prob(x)
+    for one in (ours, again(ours, tmp_path)):
+        torch.testing.assert_close(one.log_prob(x), truth, rtol=0, atol=1e-12)
+
+    other = FlowPrior(
+        FlowODE(Normal(2), Exact(), RK4(2)), torch.zeros(2), torch.eye(2), prior.layout,
+        transport=Mirrored(Flow(Normal(2), RK4(2))),
+    )  # fmt: skip
+    loaded = again(other, tmp_path)
+    truth = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+    torch.testing.assert_close(loaded.log_prob(x), truth.log_prob(x))
+    z = torch.randn(3, 2)
+    torch.testing.assert_close(loaded.transport.push(z), -z)
+    torch.testing.assert_close(loaded.transport.pull(-z), z)
 
 
 def test_an_evidence_method_is_an_object_or_a_name():

@@ -24,12 +24,13 @@ from torch import Tensor
 
 from pyro_stad._checks import check_count
 from pyro_stad._config import decode, encode
+from pyro_stad._weights import mean_weight
 from pyro_stad.calibrate.suspects import suspects
 from pyro_stad.learn.clouds import AbstractCloud, stein_residual
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.flow_ode import FlowODE, exact_twin
 
-__all__ = ["Audit", "SteinResidual", "audit", "exact_log_prob", "log_mass", "own_noise"]
+__all__ = ["Audit", "SteinResidual", "audit", "exact_log_prob", "own_noise"]
 
 _STEIN_TIMES = 9
 _FEWEST_DRAWS = 500
@@ -121,19 +122,6 @@ class Audit:
         )
 
 
-def log_mass(log_ratio: Tensor) -> tuple[float, float]:
-    """Return the logarithm of the mean of ``exp(log_ratio)``, and the mean's relative error.
-
-    In float64 and about the largest of them: the mass of a density that went wrong may be beyond
-    every number.
-    """
-    log_ratio = log_ratio.double()
-    largest = log_ratio.max()
-    share = (log_ratio - largest).exp()
-    mean, count = share.mean(), len(share)
-    return (largest + mean.log()).item(), (share.std() / mean).item() / math.sqrt(count)
-
-
 def exact_log_prob(likelihood: AbstractLikelihood, x: Tensor) -> Tensor:
     """Return the exact log-density of the flow of ``likelihood`` at data ``x``, shape ``(B,)``."""
     with torch.no_grad():
@@ -176,7 +164,8 @@ def audit(
         grid_error = grid.log_prob(held_out) - finer.log_prob(held_out)
         draws = likelihood.transport().push(noise)
         error = likelihood.log_prob(held_out) - reference
-        log_z, relative = log_mass(likelihood.log_prob(draws) - exact_log_prob(likelihood, draws))
+        ratio = likelihood.log_prob(draws) - exact_log_prob(likelihood, draws)
+        log_z, relative = mean_weight(ratio)
     stein = _stein_residuals(likelihood, cloud, generator, len(held_out))
     off, looked_at = _suspect_error(likelihood, held_out if others is None else others, generator)
     mass = math.exp(log_z) if not log_z > _LARGEST_LOG else math.inf

@@ -30,7 +30,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_stad.calibrate.audit import exact_log_prob, log_mass, own_noise
+from pyro_stad._weights import mean_weight
+from pyro_stad.calibrate.audit import exact_log_prob, own_noise
 from pyro_stad.calibrate.record import HIGHEST, Trial
 from pyro_stad.calibrate.suspects import climbed, most_alone, suspects
 from pyro_stad.data.batches import between
@@ -85,7 +86,7 @@ class ExactPoints(NamedTuple):
 
     def measured(self, way: AbstractLikelihood) -> tuple[AbstractLikelihood, Trial]:
         """Return a way with its mass divided out, and how accurate it is; it is not looked over."""
-        log_z, relative = log_mass(way.log_prob(self.draws) - self.at_draws)
+        log_z, relative = mean_weight(way.log_prob(self.draws) - self.at_draws)
         # One, in units of the mass; a mass that is not finite says nothing.
         one = math.exp(-log_z) if -_LARGEST < log_z < math.inf else math.inf
         if math.isfinite(log_z) and abs(1 - one) > 2 * relative:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from pyro_stad._weights import effective_size
 from pyro_stad.data.bounds import Periodic
 
 __all__ = ["Chain"]
@@ -45,8 +46,7 @@ class Chain:
     def __repr__(self) -> str:
         parts = [f"{len(self.values)} x {len(self.names)}: {', '.join(self.names)}"]
         if self.weights is not None:
-            shares = self.weights / self.weights.max()
-            effective = (shares.sum() ** 2 / shares.square().sum()).item()
+            effective = effective_size(self.weights / self.weights.max()).item()
             parts.append(f"weighted, worth {effective:.0f} equal rows")
         if self.chains is not None:
             parts.append(f"{len(self.chains.unique())} chains")

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from pyro_stad._random import generator
+from pyro_stad._weights import effective_size
 from pyro_stad.data.samples import Samples
-from pyro_stad.data.weights import kish
 from pyro_stad.errors import SampleWarning
 
 __all__ = [
@@ -55,7 +55,9 @@ def effective_rows(samples: Samples, distinct: Samples, time: float) -> float:
 
 
 def _by_weight(samples: Samples) -> float:
-    return float(len(samples.values)) if samples.weights is None else kish(samples.weights)
+    if samples.weights is None:
+        return float(len(samples.values))
+    return effective_size(samples.weights).item()
 
 
 def correlation_time(samples: Samples) -> float:

@@ -32,6 +32,7 @@ import torch
 from scipy.interpolate import CubicHermiteSpline
 from torch import Tensor
 
+from pyro_stad._weights import effective_size
 from pyro_stad.data.angles import Angle
 from pyro_stad.data.bounds import Bounds
 from pyro_stad.data.margin_rows import (
@@ -87,10 +88,10 @@ def fit_margins(
     chosen = values[order].double().cpu().numpy()
     share = np.ones(len(order)) if weights is None else weights[order].double().cpu().numpy()
     # Fewer rows than all, and correlated ones: worth what they are as a share of all.
-    kish = share.sum() ** 2 / (share**2).sum()
+    weighted = effective_size(torch.from_numpy(share)).item()
     decided = columns is not None
     # A resample's weights are uneven by chance alone: it is worth what it was drawn from.
-    worth = effective if decided else min(float(kish), effective)
+    worth = effective if decided else min(weighted, effective)
     loc, scale = (part.tolist() for part in spread_of(values, weights))
     found = {}
     for column in range(values.shape[1]) if columns is None else columns:

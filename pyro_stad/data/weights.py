@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_stad._weights import effective_size
 from pyro_stad.data.numbers import to_float64
 
-__all__ = ["check_weights", "kish"]
+__all__ = ["check_weights"]
 
 
 def check_weights(weights: Any, log_weights: Any, count: int, *, least: int) -> Tensor | None:
@@ -41,18 +42,13 @@ def check_weights(weights: Any, log_weights: Any, count: int, *, least: int) -> 
     if values.shape != (count,):
         raise ValueError(f"{argument} must have shape ({count},); got {tuple(values.shape)}")
     scaled = _scaled(values) if log_weights is None else _scaled_exp(values)
-    effective = kish(scaled)
+    effective = effective_size(scaled).item()
     if effective < least:
         raise ValueError(
             f"{argument} leave an effective sample size of {effective:.0f}; at least "
             f"{least} is needed"
         )
     return None if (scaled == 1).all() else scaled
-
-
-def kish(weights: Tensor) -> float:
-    """Return the effective sample size of weights ``(N,)``, the largest of them about one."""
-    return (weights.sum().square() / weights.square().sum()).item()
 
 
 def _scaled(values: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from pyro_stad.density.alarm import FLAGGED, alarm_level, noise_tail
 from pyro_stad.density.counts import Counts
-from pyro_stad.density.inside import find_cut, find_flow, to_cut, to_flow
+from pyro_stad.density.inside import find_cut, find_flow, to_cut, to_flow, unwrap
 from pyro_stad.density.load import load
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.transform import FlowTransform
@@ -27,4 +27,5 @@ __all__ = [
     "to_cut",
     "to_flow",
     "typical_error",
+    "unwrap",
 ]

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_stad.calibrate import Calibration
 from pyro_stad.data import Bounds, Layout, Margins
 from pyro_stad.density.counts import Counts
 from pyro_stad.density.trust import Trusted
 from pyro_stad.files import StoredPrior
-from pyro_stad.likelihood import AbstractLikelihood
 from pyro_stad.report import FitReport
-from pyro_stad.transport import AbstractInvertible
 
 __all__ = ["AbstractFlowPrior"]
 
@@ -34,9 +31,7 @@ class AbstractFlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistrib
     # What the prior provides.
     expand: Callable[..., Self]
     to: Callable[[torch.device | str | torch.dtype], Self]
-    like_this: Callable[
-        [Callable[[Any], Any], AbstractLikelihood, AbstractInvertible, Calibration | None], Self
-    ]
+    like_this: Callable[..., Self]
     unroll: Callable[[Tensor, torch.Generator], Tensor]
     wrap: Callable[[Tensor], Tensor]
     unpack: Callable[[Tensor], dict[str, Tensor]]

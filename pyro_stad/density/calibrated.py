@@ -7,6 +7,7 @@ import warnings
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from pyro_stad._checks import (
@@ -54,11 +55,15 @@ def calibrated(
             f"`samples` must be at least {_FEWEST} distinct points inside the bounds; got "
             f"{len(points)} points, {distinct} of them distinct and {outside} outside"
         )
-    source = generator(check_seed(seed), "recalibration", points.device)
-    points = prior.unroll(points, source)
-    cloud = cloud_for(prior.likelihood.field, Batches(points), source)
+    seed = check_seed(seed)
+
+    def stream(purpose: str) -> torch.Generator:
+        return generator(seed, f"recalibration, {purpose}", points.device)
+
+    points = prior.unroll(points, stream("unrolling"))
+    cloud = cloud_for(prior.likelihood.field, Batches(points), stream("cloud"))
     chosen, calibration = calibrate(
-        prior.likelihood, points, cloud, tolerance, source, reference=reference
+        prior.likelihood, points, cloud, tolerance, stream("ways"), reference=reference
     )
     if math.isnan(calibration.audit.sd):
         raise ValueError(
@@ -69,7 +74,7 @@ def calibrated(
     if transport is None:
         transport = prior.transport
     else:
-        transport, draws = choose_grid(transport, points, source)
+        transport, draws = choose_grid(transport, points, stream("grid"))
         calibration = replace(calibration, draws=draws)
     for trouble in calibration.troubles:
         warnings.warn(trouble, AccuracyWarning, stacklevel=4)

@@ -7,6 +7,7 @@ site all the same; and so is the cut.
 
 from __future__ import annotations
 
+from functools import singledispatch
 from typing import Any, TypeVar
 
 import pyro.distributions as dist
@@ -17,16 +18,9 @@ from torch.distributions import Independent, TransformedDistribution
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.truncated import TruncatedPrior
 
-__all__ = ["find_cut", "find_flow", "to_cut", "to_flow"]
+__all__ = ["find_cut", "find_flow", "to_cut", "to_flow", "unwrap"]
 
 Kind = TypeVar("Kind")
-_WRAPPERS = (
-    Independent,
-    TransformedDistribution,
-    TruncatedPrior,
-    dist.ExpandedDistribution,
-    dist.MaskedDistribution,
-)
 
 
 def find_flow(fn: Any) -> FlowPrior | None:
@@ -59,21 +53,40 @@ def to_cut(fn: Any, value: Tensor) -> Tensor:
 
 def _find(fn: Any, kind: type[Kind]) -> Kind | None:
     while not isinstance(fn, kind):
-        if isinstance(fn, FlowPrior) or not isinstance(fn, _WRAPPERS):
+        fn = unwrap(fn)
+        if fn is None:
             return None
-        fn = _unwrap(fn)
     return fn
 
 
 def _carry(fn: Any, value: Tensor, kind: type) -> Tensor:
     with torch.no_grad():
         while not isinstance(fn, kind):
-            if isinstance(fn, TransformedDistribution):
-                for transform in reversed(fn.transforms):
-                    value = transform.inv(value)
-            fn = _unwrap(fn)
+            for transform in reversed(getattr(fn, "transforms", ())):
+                value = transform.inv(value)
+            fn = unwrap(fn)
     return value
 
 
-def _unwrap(fn: Any) -> Any:
-    return fn.prior if isinstance(fn, TruncatedPrior) else fn.base_dist
+@singledispatch
+def unwrap(fn: Any) -> Any:
+    """Return the law that ``fn`` is made from, one step inside; None if it is made from none."""
+    return None
+
+
+@unwrap.register(Independent)
+@unwrap.register(TransformedDistribution)
+@unwrap.register(dist.ExpandedDistribution)
+@unwrap.register(dist.MaskedDistribution)
+def _(fn: Any) -> Any:
+    return fn.base_dist
+
+
+@unwrap.register
+def _(fn: TruncatedPrior) -> Any:
+    return fn.prior
+
+
+@unwrap.register
+def _(fn: FlowPrior) -> Any:
+    return None  # Its base is noise.

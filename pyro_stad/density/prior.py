@@ -12,12 +12,13 @@ vectors.
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from typing import Any
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_stad._checks import check_batch, check_not_nan, check_value
@@ -52,7 +53,8 @@ class FlowPrior(Remade):
     """A learned density as a Pyro distribution.
 
     Arguments:
-        likelihood: the log-density in whitened coordinates; its parameters are frozen.
+        likelihood: the log-density in whitened coordinates. One that is still trained is copied,
+            and the prior's own is not.
         loc: mean of the whitening, ``(D,)``, or of the shape of an event.
         scale_tril: Cholesky factor of the whitening, ``(D, D)``; for events that are no vectors,
             or vectors that are too long, scales of the shape of an event, or one.
@@ -96,20 +98,19 @@ class FlowPrior(Remade):
     ) -> None:
         check_likelihood(likelihood, loc.shape)
         _check_vectors(loc, layout=layout, bounds=bounds, margins=margins, spread=spread)
-        # Frozen: jit refuses constants that require grad, and SVI would train the prior away.
-        self.likelihood = likelihood = likelihood.requires_grad_(False).eval().freeze()
         transport = likelihood.transport() if transport is None else transport
         check_transport(transport)
-        self.transport = transport.requires_grad_(False).eval()
+        likelihood, transport = _settled(likelihood, transport)
+        self.likelihood, self.transport = likelihood.freeze(), transport
         self.layout, self.bounds = layout, bounds and wind(bounds, None, None)
         self.report, self.calibration = report, calibration
-        self.counts, self.levels = Counts(), Levels(likelihood, transport)
+        self.counts, self.levels = Counts(), Levels(self.likelihood, transport)
         self.coordinates = coordinates = Coordinates(loc, scale_tril, self.bounds, margins)
         self.margins, self.reference, self.spread = margins, reference, spread
         self.stand_in = coordinates.stand_in
-        self._rows = RowDensity(likelihood, coordinates, self.counts)
+        self._rows = RowDensity(self.likelihood, coordinates, self.counts)
         base = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(loc.ndim)
-        transforms = [FlowTransform(transport, likelihood), *coordinates.transforms]
+        transforms = [FlowTransform(transport, self.likelihood), *coordinates.transforms]
         super().__init__(base, transforms, validate_args=validate_args)  # type: ignore[arg-type]
 
     @property
@@ -199,6 +200,23 @@ class FlowPrior(Remade):
             f"FlowPrior(D={size}, batch_shape={tuple(self.batch_shape)}, "
             f"{type(likelihood.field).__name__}, {likelihood!r}{error})"
         )
+
+
+def _settled(
+    likelihood: AbstractLikelihood, transport: AbstractInvertible
+) -> tuple[AbstractLikelihood, AbstractInvertible]:
+    """Return both with networks that are trained no more: copies, of one field, if they are.
+
+    jit refuses constants that require a gradient, and SVI would train the prior away.
+    """
+    parts = nn.ModuleList([likelihood, transport])
+    trained = any(parameter.requires_grad for parameter in parts.parameters())
+    # What was made around networks that rest says that it is in training; it has no mode.
+    if trained or any(module.training for module in likelihood.field.modules()):
+        likelihood, transport = copy.deepcopy((likelihood, transport))
+    for part in (likelihood, transport):
+        part.requires_grad_(False).eval()
+    return likelihood, transport
 
 
 def _check_vectors(loc: Tensor, **parts: Any) -> None:

@@ -64,9 +64,10 @@ class Remade(AbstractFlowPrior):
         check_likelihood(likelihood, self.like.shape)
         if likelihood.field is self.likelihood.field:
             return self.like_this(lambda part: part, likelihood, self.transport, None)
-        new = self.like_this(lambda part: part, likelihood, likelihood.transport(), None)
-        new.spread = None  # that of another flow
-        return new
+        # The spread is that of the members of this flow.
+        return self.like_this(
+            lambda part: part, likelihood, likelihood.transport(), None, spread=None
+        )
 
     def exact(self) -> Self:
         """Return the exact twin: the same flow, with the exact trace on the density's own grid.
@@ -82,14 +83,15 @@ class Remade(AbstractFlowPrior):
         likelihood: AbstractLikelihood,
         transport: AbstractInvertible,
         calibration: Calibration | None,
+        **changed: Any,
     ) -> Self:
-        """Return a prior with the same other parts, each of them ``moved``."""
+        """Return a prior with the same other parts, each ``moved``, but for those ``changed``."""
         old = self.stored()
         others = ("loc", "scale_tril", "margins", "reference", "spread")
         parts: dict[str, Any] = {name: getattr(old, name) for name in others}
         parts = {name: part if part is None else moved(part) for name, part in parts.items()}
         parts |= {"likelihood": likelihood, "transport": transport, "calibration": calibration}
-        new = type(self)(**{**old._asdict(), **parts})
+        new = type(self)(**{**old._asdict(), **parts, **changed})
         new._validate_args = self._validate_args
         return new
 

@@ -141,4 +141,4 @@ def _widths(squares: Tensor, enough: float) -> Tensor:
 def _log_mean(squares: Tensor, widths: Tensor) -> tuple[Tensor, Tensor]:
     """Return the logarithms of kernels' means, and their effective sizes, each ``(C,)``."""
     exponent = -0.5 * squares / widths.square()
-    return log_mean_exp(exponent), effective_size(exponent)
+    return log_mean_exp(exponent), effective_size(torch.softmax(exponent, -1))

@@ -72,7 +72,7 @@ class Bridge(AbstractMethod):
             TypeError, ValueError: if there are no draws, or not of this model.
         """
         density = JointDensity(job.problem.model)
-        flat, found, sizes = self._halves(density, job.generator)
+        flat, found, sizes = self._halves(density, job.generator("bridge"))
         log_z = torch.tensor([half.log_z for half in found], dtype=torch.float64)
         # Not averaged down: what one half is fitted to, the other bridges from. Their errors
         # correlate by 0.4 to 0.6; taken for independent, the quoted error was a third too small.
@@ -87,7 +87,7 @@ class Bridge(AbstractMethod):
             known = correct(approximate, *sizes)
             value, error = value + known.value, math.hypot(error, known.error)
             correction, warnings = (known.value, known.error), _warnings(known)
-            draws = _resampled(flat, known, job.generator)
+            draws = _resampled(flat, known, job.generator("resampling"))
         return EvidenceResult(
             log_z=value,
             log_z_err=error,

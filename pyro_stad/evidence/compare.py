@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from pyro_stad._random import generator
 from pyro_stad._weights import smoothed
 from pyro_stad.evidence.estimate import log_evidence
 from pyro_stad.evidence.result import EvidenceResult
@@ -161,8 +162,8 @@ def compare_evidence(
     log_z = torch.tensor([result.log_z for result in results.values()], dtype=torch.float64)
     errors = torch.tensor([result.log_z_err for result in results.values()], dtype=torch.float64)
     weights = torch.tensor([prior[name] for name in names], dtype=torch.float64)
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(_DRAWS, len(names), generator=generator, dtype=torch.float64)
+    source = generator(0, "probabilities of models")
+    noise = torch.randn(_DRAWS, len(names), generator=source, dtype=torch.float64)
     spread = torch.softmax(log_z + weights + errors * noise, -1).std(0)
     combined = (errors.square() + errors[0] ** 2).sqrt()
     combined[0] = 0.0

@@ -152,7 +152,7 @@ def _held_against_importance(
     hundreds of nats and know nothing of it.
     """
     runs = job.runs(method.particles, method.repeats)
-    (check,) = of_particles(job.problem, runs, job.generator)
+    (check,) = of_particles(job.problem, runs, job.generator("confirmation"))
     calls = result.likelihood_calls + method.particles * method.repeats
     networks = job.problem.network_calls(calls)
     result = replace(result, likelihood_calls=calls, network_calls=networks)

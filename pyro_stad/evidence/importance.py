@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_choice
-from pyro_stad._weights import log_mean_exp, smoothed
+from pyro_stad._weights import effective_size, log_mean_exp, smoothed
 from pyro_stad.errors import EvidenceError
 from pyro_stad.evidence.job import EvidenceJob
 from pyro_stad.evidence.method import AbstractParticleMethod
@@ -69,13 +69,15 @@ class Importance(AbstractParticleMethod):
             EvidenceError: if the weights are too heavy-tailed to be believed.
         """
         problem, tempered = job.problem, job.runs(self.particles, self.repeats, self.kernel)
+        source = job.generator("importance")
         with torch.no_grad():
             proposal = PROPOSALS[self.proposal](tempered.u, job)
-            u = proposal.draw(job.generator)
+            u = proposal.draw(source)
             log_weights = _log_weights(problem, proposal, u)[0]
         runs = log_mean_exp(log_weights, 1)
         share = torch.softmax(log_weights.reshape(-1), 0)
-        relative = (share.square().sum() - 1 / len(share)).item()
+        effective = effective_size(share).item()
+        relative = 1 / effective - 1 / len(share)
         smooth, tail = smoothed(log_weights.reshape(-1))
         weights, shape = smooth.exp(), tail.item()
         if not shape < _WORST_SHAPE:
@@ -84,7 +86,6 @@ class Importance(AbstractParticleMethod):
                 f"{_WORST_SHAPE}: their mean can't be believed. {_ADVICE[self.proposal]}"
             )
         weights = weights.to(u.device)
-        source = job.generator
         chosen = torch.multinomial(weights, len(share), replacement=True, generator=source)
         calls = int(tempered.calls[0]) + len(share)
         return EvidenceResult(
@@ -95,7 +96,7 @@ class Importance(AbstractParticleMethod):
             likelihood_calls=calls,
             network_calls=problem.network_calls(calls),
             formula_err=math.sqrt(relative * len(runs)),
-            ess=1 / share.square().sum().item(),
+            ess=effective,
             khat=shape,
             data=problem.data[0],
             **posterior_of(problem, u.reshape(-1, problem.size)[chosen]),
@@ -117,7 +118,7 @@ def of_particles(problem: Problem, runs: Runs, generator: torch.Generator) -> li
         log_weights = _log_weights(problem, proposal, proposal.draw(generator))
     means = log_mean_exp(log_weights)
     share = torch.softmax(log_weights.flatten(1), 1)
-    relative = share.square().sum(1) - 1 / share.shape[1]
+    relative = 1 / effective_size(share) - 1 / share.shape[1]
     log_z = log_mean_exp(means)
     error = torch.maximum(relative, means.var(1) / means.shape[1]).sqrt()
     _, shapes = smoothed(log_weights.flatten(1))

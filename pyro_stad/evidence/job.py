@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -14,16 +13,17 @@ from pyro_stad.model.noise import LatentProblem
 from pyro_stad.samplers.kernels import AbstractKernel, CrankNicolson
 from pyro_stad.samplers.tempering import Runs, temper
 
-__all__ = ["EvidenceJob", "generator_of"]
+__all__ = ["EvidenceJob", "stream_of"]
 
 
-def generator_of(like: Tensor, seed: int) -> torch.Generator:
-    """Return a source of randomness on the device of ``like``.
+def stream_of(like: Tensor, seed: int, purpose: str) -> torch.Generator:
+    """Return the randomness of one purpose, from its beginning, on the device of ``like``.
 
-    Of a stream of its own: with the seed that users have simulated their data or draws with, it
-    would make the very same numbers again.
+    So an estimator's number does not depend on which others were asked before it. All are
+    purposes of evidence: with the seed that users have simulated their data with, a stream
+    without a name would make the very same numbers again.
     """
-    return generator(seed, "evidence", like.device)
+    return generator(seed, f"evidence, {purpose}", like.device)
 
 
 @dataclass
@@ -43,10 +43,9 @@ class EvidenceJob:
     checkpoint: Path | None = None
     _tempered: dict[tuple[int, int, str], Runs] = field(default_factory=dict, repr=False)
 
-    @cached_property
-    def generator(self) -> torch.Generator:
-        """Source of randomness, on the problem's device."""
-        return generator_of(self.problem.like, self.seed)
+    def generator(self, purpose: str) -> torch.Generator:
+        """Return the randomness of one purpose, from its beginning, on the problem's device."""
+        return stream_of(self.problem.like, self.seed, purpose)
 
     def runs(self, particles: int, repeats: int, kernel: AbstractKernel | None = None) -> Runs:
         """Return tempered runs, made once for all estimators that start from the same."""
@@ -54,7 +53,7 @@ class EvidenceJob:
         key = particles, repeats, repr(kernel)
         if key not in self._tempered:
             self._tempered[key] = temper(
-                self.problem, particles, repeats, self.generator, kernel=kernel,
+                self.problem, particles, repeats, self.generator("tempering"), kernel=kernel,
                 progress=self.progress, checkpoint=self.checkpoint,
             )  # fmt: skip
         return self._tempered[key]

@@ -20,7 +20,7 @@ from pyro_stad._checks import check_count, check_seed
 from pyro_stad._context import own_context
 from pyro_stad.errors import EvidenceWarning
 from pyro_stad.evidence.importance import Estimate, held_against, of_particles
-from pyro_stad.evidence.job import generator_of
+from pyro_stad.evidence.job import stream_of
 from pyro_stad.evidence.posterior import cautions, disagreement, posterior_of, with_support
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.smc import STUCK, of_runs
@@ -81,11 +81,13 @@ def log_evidences(
     check_count(repeats, "repeats", least=2)
     seed = check_seed(seed)
     population = Population(model, args)
-    generator = generator_of(population.like, seed)
     file = None if checkpoint is None else Path(checkpoint)
-    runs = temper(population, particles, repeats, generator, progress=progress, checkpoint=file)
+    runs = temper(
+        population, particles, repeats, stream_of(population.like, seed, "tempering"),
+        progress=progress, checkpoint=file,
+    )  # fmt: skip
     common, found = population.problems[0].warnings(), []
-    confirmed = of_particles(population, runs, generator)
+    confirmed = of_particles(population, runs, stream_of(population.like, seed, "confirmation"))
     drawn, noise = particles * repeats, SupportNoise.of(population.problems[0], seed, 4 * particles)
     for index, (problem, check) in enumerate(zip(population.problems, confirmed)):
         calls = int(runs.calls[index]) + drawn

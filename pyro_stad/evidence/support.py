@@ -232,5 +232,6 @@ def _tempered(log_likelihood: Tensor, power: float) -> Tensor:
 
 
 def _effective(log_likelihood: Tensor, power: float) -> float:
-    found = effective_size(_tempered(log_likelihood, power)).item()
+    share = torch.softmax(_tempered(log_likelihood, power), 0)
+    found = effective_size(share).item()
     return 0.0 if math.isnan(found) else found

@@ -11,10 +11,11 @@ does, and are the faster ones here: 59 milliseconds for the trace of a mixture i
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vjp
+from torch.func import jvp, vjp
 
 __all__ = ["jacobian_products"]
 
@@ -29,6 +30,11 @@ def jacobian_products(
         x: points.
         tangents: directions with shape ``(K, B, *event_shape)`` or ``(K, 1, *event_shape)``.
     """
+    if torch.jit.is_tracing():
+        # A trace takes what one pass back leaves for another for constants. It is made once, and
+        # by one thread.
+        pairs = [jvp(velocity, (x,), (u.expand_as(x).contiguous(),)) for u in tangents.unbind(0)]
+        return pairs[0][0], torch.stack([pair[1] for pair in pairs])
     if torch._C._functorch.peek_interpreter_stack() is None:
         return _by_autograd(velocity, x, tangents)
     # Inside vmap or grad, only torch's own transforms compose. Elsewhere they don't: they refuse
@@ -49,16 +55,18 @@ def _by_autograd(
         start = x if x.requires_grad and wanted else x.detach().clone().requires_grad_()
         value = velocity(start)
         weight = torch.zeros_like(value, requires_grad=True)
-        (pulled,) = torch.autograd.grad(
-            value, start, weight, create_graph=True, materialize_grads=True
-        )
+        (pulled,) = _gradient((value * weight).sum(), start, create_graph=True)
         products = [
-            torch.autograd.grad(
-                pulled, weight, u.expand_as(x), create_graph=wanted, retain_graph=True,
-                materialize_grads=True,
-            )[0]
+            _gradient((pulled * u).sum(), weight, create_graph=wanted, retain_graph=True)[0]
             for u in tangents
-        ]  # fmt: skip
+        ]
     if wanted:
         return value, torch.stack(products)
     return value.detach(), torch.stack(products).detach()
+
+
+def _gradient(scalar: Tensor, of: Tensor, **options: Any) -> tuple[Tensor, ...]:
+    """Return the gradient in a tuple, as torch does; zero where nothing depends on ``of``."""
+    if not scalar.requires_grad:  # As of a shift, whose velocity is the same everywhere.
+        return (torch.zeros_like(of),)
+    return torch.autograd.grad(scalar, of, materialize_grads=True, **options)

@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from tqdm.auto import tqdm
 
 from pyro_stad._checks import check_count
 from pyro_stad._config import decode, encode
 from pyro_stad._context import own_context
 from pyro_stad._files import read_tensors, write_tensors
+from pyro_stad._progress import progress_bar
 from pyro_stad.errors import CheckpointError, TrainingError, TrainingWarning
 from pyro_stad.learn.settings import TrainingSettings
 from pyro_stad.learn.soap import Soap
@@ -252,9 +252,7 @@ def train(
         run.load(resume, purpose)
     before, started = run.history.seconds, time.monotonic()
     saved = started
-    with tqdm(
-        total=settings.steps, initial=run.step, desc=label, disable=not progress, leave=False
-    ) as bar:
+    with progress_bar(label, settings.steps, shown=progress, done=run.step) as bar:
         while run.step < settings.steps and not run.history.stopped_early:
             finite = run.advance(loss)
             bar.update()

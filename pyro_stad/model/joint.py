@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_stad.density import FlowPrior, find_flow, to_flow
-from pyro_stad.model.vectorised import AbstractSetter, VectorisedModel, is_data, is_latent
+from pyro_stad.model.sites import is_data, is_latent
+from pyro_stad.model.vectorised import AbstractSetter, VectorisedModel
 
 __all__ = ["JointDensity", "angles"]
 

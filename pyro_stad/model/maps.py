@@ -8,24 +8,24 @@ transform of its base; what was cut is the map without its cut, which belongs to
 
 from __future__ import annotations
 
+from functools import singledispatch
+from typing import Any
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import (
     Distribution,
-    Independent,
     LowRankMultivariateNormal,
     MultivariateNormal,
     Normal,
     TransformedDistribution,
 )
 
-from pyro_stad.density import TruncatedPrior
+from pyro_stad.density import unwrap
 from pyro_stad.model.quantiles import has_quantile, quantile, resolved_until
 
 __all__ = ["from_normal", "noise_limit"]
-
-_WRAPPERS = (Independent, dist.ExpandedDistribution, TransformedDistribution, TruncatedPrior)
 
 
 def from_normal(fn: Distribution, u: Tensor) -> Tensor:
@@ -34,25 +34,42 @@ def from_normal(fn: Distribution, u: Tensor) -> Tensor:
     Raises:
         NotImplementedError: if ``fn`` is neither a map of normals nor has quantiles.
     """
-    if isinstance(fn, (Independent, dist.ExpandedDistribution)):
-        return from_normal(fn.base_dist, u)
-    if isinstance(fn, TruncatedPrior):
-        return from_normal(fn.prior, u)
-    if isinstance(fn, Normal):
-        return fn.loc + fn.scale * u
-    if isinstance(fn, (MultivariateNormal, LowRankMultivariateNormal)):
-        return fn.loc + (fn.scale_tril @ u[..., None])[..., 0]
     # Before transforms: a half normal is the modulus of a normal, which has two modes in u.
-    if has_quantile(fn):
-        return quantile(fn, u)
-    if isinstance(fn, TransformedDistribution):
-        x = from_normal(fn.base_dist, u)
-        for transform in fn.transforms:
-            x = transform(x)
-        return x
-    # A law that only its author knows; see noise_limit.
-    smallest = torch.finfo(u.dtype).eps
+    return quantile(fn, u) if has_quantile(fn) else _carried(fn, u)
+
+
+@singledispatch
+def _carried(fn: Any, u: Tensor) -> Tensor:
+    """Carry noise by the law that this one is made from, or by what its author knows of it."""
+    inner = unwrap(fn)
+    if inner is not None:
+        return from_normal(inner, u)
+    smallest = torch.finfo(u.dtype).eps  # See noise_limit.
     return fn.icdf(torch.special.ndtr(u).clamp(smallest, 1 - smallest))
+
+
+@_carried.register
+def _(fn: Normal, u: Tensor) -> Tensor:
+    return fn.loc + fn.scale * u
+
+
+@_carried.register(MultivariateNormal)
+@_carried.register(LowRankMultivariateNormal)
+def _(fn: Any, u: Tensor) -> Tensor:
+    return fn.loc + (fn.scale_tril @ u[..., None])[..., 0]
+
+
+@_carried.register
+def _(fn: dist.MaskedDistribution, u: Tensor) -> Tensor:
+    raise NotImplementedError("a law that is masked has no mass of one")
+
+
+@_carried.register
+def _(fn: TransformedDistribution, u: Tensor) -> Tensor:
+    x = from_normal(fn.base_dist, u)
+    for transform in fn.transforms:
+        x = transform(x)
+    return x
 
 
 def noise_limit(fn: Distribution, dtype: torch.dtype) -> float:
@@ -60,7 +77,7 @@ def noise_limit(fn: Distribution, dtype: torch.dtype) -> float:
 
     A law's own ``icdf`` takes a probability, and one minus it has no digits left far out.
     """
-    while isinstance(fn, _WRAPPERS) and not has_quantile(fn):
-        fn = fn.prior if isinstance(fn, TruncatedPrior) else fn.base_dist
-    normal = isinstance(fn, (Normal, MultivariateNormal, LowRankMultivariateNormal))
-    return torch.inf if normal or has_quantile(fn) else resolved_until(dtype)
+    while not has_quantile(fn) and (inner := unwrap(fn)) is not None:
+        fn = inner
+    known = has_quantile(fn) or _carried.dispatch(type(fn)) is not _carried.dispatch(object)
+    return torch.inf if known else resolved_until(dtype)

@@ -33,7 +33,8 @@ from pyro_stad.density import (
 from pyro_stad.errors import EvidenceError
 from pyro_stad.learn import joint_log_weights
 from pyro_stad.model.maps import from_normal, noise_limit
-from pyro_stad.model.vectorised import AbstractSetter, VectorisedModel, is_data, is_latent
+from pyro_stad.model.sites import is_data, is_latent
+from pyro_stad.model.vectorised import AbstractSetter, VectorisedModel
 
 __all__ = ["LatentProblem"]
 

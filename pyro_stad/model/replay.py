@@ -16,11 +16,11 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_stad.density import FlowPrior
-from pyro_stad.model.replayed import Replay, read_sites, sampled
+from pyro_stad.model.replayed import Replay, read_sites
+from pyro_stad.model.sites import check_whole, sampled
 from pyro_stad.model.together import agree, attempt, together
 
 __all__ = ["replay"]
@@ -115,15 +115,10 @@ def _one_by_one(
 
 def _check_sites(trace: Any, draws: Mapping[str, Tensor]) -> None:
     """Refuse what could only be guessed."""
-    sites = {n: s for n, s in trace.nodes.items() if s["type"] == "sample"}
+    check_whole(trace, "a replay")
+    sites = {site["name"]: site for site in sampled(trace)}
     for name, site in sites.items():
-        if site_is_subsample(site):
-            if site["value"].numel() < site["fn"].size:
-                raise ValueError(
-                    f"plate {name!r} takes a subsample of {site['value'].numel()} of "
-                    f"{site['fn'].size}, which is not the data; pass a model of all of them"
-                )
-        elif not site["is_observed"] and name not in draws:
+        if not site["is_observed"] and name not in draws:
             raise ValueError(
                 f"the model's latent site {name!r} has no draws in `source`, which has "
                 f"{sorted(draws)}. If the model was reparametrised, pass the model in that form; "

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from pyro.distributions import Unit
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_stad.density import FlowPrior, TruncatedPrior, find_cut, find_flow, to_cut, to_flow
+from pyro_stad.model.sites import is_computed, is_factor, sampled
 
-__all__ = ["BY_DRAW", "Replay", "read_sites", "sampled"]
+__all__ = ["BY_DRAW", "Replay", "read_sites"]
 
 
 BY_DRAW = ("log_likelihood", "computed", "inner")
@@ -55,10 +54,8 @@ class Replay:
 def read_sites(trace: Any, draws: Mapping[str, Tensor], later: Mapping[str, Any]) -> Replay:
     """Sort the sites of one run."""
     row = Replay()
-    for name, site in trace.nodes.items():
-        if site["type"] != "sample" or site_is_subsample(site):
-            continue
-        fn, value = site["fn"], site["value"]
+    for site in sampled(trace):
+        name, fn, value = site["name"], site["fn"], site["value"]
         if name not in later:
             row.lp = row.lp + site["log_prob_sum"]
         if name in draws:
@@ -68,20 +65,11 @@ def read_sites(trace: Any, draws: Mapping[str, Tensor], later: Mapping[str, Any]
                 row.priors[name], row.inner[name] = cut, to_cut(fn, value)
             elif flow is not None:
                 row.priors[name], row.inner[name] = flow, to_flow(fn, value)
-        elif site["infer"].get("_deterministic") or getattr(fn, "_mask", None) is False:
+        elif is_computed(site):
             # pyro.deterministic, and what a reparametrisation computed from its base site.
             row.computed[name] = value
-        elif not isinstance(fn, Unit):
+        elif not is_factor(site):
             row.observed[name] = value
             if name not in later:
                 row.log_likelihood[name] = site["log_prob"]
     return row
-
-
-def sampled(trace: Any) -> list[Any]:
-    """Return the sites of a trace that have a law, observed ones too."""
-    return [
-        site
-        for site in trace.nodes.values()
-        if site["type"] == "sample" and not site_is_subsample(site)
-    ]

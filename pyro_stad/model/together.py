@@ -14,7 +14,8 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_stad.model.replayed import BY_DRAW, Replay, read_sites, sampled
+from pyro_stad.model.replayed import BY_DRAW, Replay, read_sites
+from pyro_stad.model.sites import in_plate, sampled
 
 __all__ = ["agree", "attempt", "together"]
 
@@ -34,10 +35,7 @@ def together(
     """
     count = len(next(iter(draws.values())))
 
-    def plated() -> None:
-        with pyro.plate("_draws", count, dim=-1 - known.depth):
-            model(*args, **kwargs)
-
+    plated = in_plate(model, args, kwargs, count, known.depth)
     with torch.no_grad(), pyro.validation_enabled(False), _Set(draws, known.depth):
         trace = poutine.trace(plated).get_trace()
         trace.compute_log_prob()

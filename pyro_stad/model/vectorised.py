@@ -12,21 +12,20 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Unit
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_stad._random import forked
+from pyro_stad._random import forked, generator
+from pyro_stad.model.sites import check_whole, in_plate, is_data, is_factor, is_latent, sampled
 
-__all__ = ["AbstractSetter", "VectorisedModel", "is_data", "is_latent"]
+__all__ = ["AbstractSetter", "VectorisedModel"]
 
-_PLATE = "_evidence_draws"
 _TRIES = 30
 _ADVICE = (
     "Index from the right, as in theta[..., 0], and declare dimensions of data with plates or "
@@ -125,17 +124,13 @@ class VectorisedModel:
 
     def _run(self, setter: AbstractSetter, points: int | None, args: tuple[Any, ...] | None) -> Any:
         """Return the trace of a plate of draws, or of one draw and no plate."""
-
-        def plated() -> None:
-            with pyro.plate(_PLATE, points, dim=-1 - self.depth):
-                alone()
-
-        def alone() -> None:
-            self.model(*(self.args if args is None else args), **self.kwargs)
-
+        args = self.args if args is None else args
+        run: Callable[[], Any] = partial(self.model, *args, **self.kwargs)
+        if points is not None:
+            run = in_plate(self.model, args, self.kwargs, points, self.depth)
         # Checked by its first run. A draw that has no likelihood is to be counted, not to raise.
         with setter, pyro.validation_enabled(False):
-            return poutine.trace(alone if points is None else plated).get_trace()
+            return poutine.trace(run).get_trace()
 
     def log_probs(
         self, traces: list[Any], points: int, which: Callable[[Any], bool]
@@ -144,11 +139,7 @@ class VectorisedModel:
 
         Those of others are not computed: a learned prior's would take its divergence.
         """
-        names = [
-            name
-            for name, site in traces[0].nodes.items()
-            if site["type"] == "sample" and not site_is_subsample(site) and which(site)
-        ]
+        names = [site["name"] for site in sampled(traces[0]) if which(site)]
         with pyro.validation_enabled(False):
             for trace in traces:
                 trace.compute_log_prob(lambda name, _: name in names)
@@ -205,12 +196,12 @@ class VectorisedModel:
 
         Where nothing is possible, as outside a cut, all ways to run a model agree.
         """
-        generator = torch.Generator().manual_seed(0)
+        source = generator(0, "rows of noise")
         rows = self.like.new_empty(0, size)
         # In the dtype that the model has, which may be another than that of its latent sites.
         alone = self.like.new_empty(0, dtype=torch.float64)
         for _ in range(_TRIES):
-            more = torch.randn(3, size, generator=generator).to(self.like)
+            more = torch.randn(3, size, generator=source).to(self.like)
             found = log_density(more)
             rows, alone = torch.cat([rows, more]), torch.cat([alone.to(found), found])
             if int(torch.isfinite(alone).sum()) >= len(more):
@@ -239,25 +230,10 @@ def _fingerprint(observed: list[Any]) -> str:
     values = [
         torch.as_tensor(site["value"]).detach().double().cpu().reshape(-1)
         for site in observed
-        if not isinstance(site["fn"], Unit)
+        if not is_factor(site)
     ]
     data = torch.cat([torch.zeros(0, dtype=torch.float64), *values]).sort().values
     return hashlib.sha256(data.numpy().tobytes()).hexdigest()
-
-
-def is_latent(site: Any) -> bool:
-    """Whether a sample site is to be integrated over."""
-    return not (site["is_observed"] or _is_computed(site) or site_is_subsample(site))
-
-
-def is_data(site: Any) -> bool:
-    """Whether a sample site is an observation."""
-    return bool(site["is_observed"]) and not (_is_computed(site) or site_is_subsample(site))
-
-
-def _is_computed(site: Any) -> bool:
-    """Whether a site is deterministic, as what a reparametrisation leaves of the original is."""
-    return bool(site["infer"].get("_deterministic") or getattr(site["fn"], "_mask", None) is False)
 
 
 def _first_run(model: Callable[..., Any], args: Any, kwargs: Any) -> list[Any]:
@@ -270,15 +246,8 @@ def _first_run(model: Callable[..., Any], args: Any, kwargs: Any) -> list[Any]:
             "the model has a prior that can't be drawn from, as ImproperUniform can't; an "
             f"evidence needs proper priors ({error})"
         ) from error
-    nodes: list[Any] = [s for s in trace.nodes.values() if s["type"] == "sample"]
-    for site in nodes:
-        if site_is_subsample(site) and site["value"].numel() < site["fn"].size:
-            raise ValueError(
-                f"plate {site['name']!r} takes a subsample of {site['value'].numel()} of "
-                f"{site['fn'].size} and scales its likelihood up; an evidence needs all of the "
-                "data, without `subsample_size` or `subsample`"
-            )
-    return [site for site in nodes if not site_is_subsample(site)]
+    check_whole(trace, "an evidence")
+    return sampled(trace)
 
 
 def _check_sites(latent: list[Any], observed: list[Any]) -> None:

@@ -29,9 +29,9 @@ from torch import Tensor
 from pyro_stad._checks import check_count
 from pyro_stad._config import encode
 from pyro_stad._random import generator
+from pyro_stad._weights import effective_size
 from pyro_stad.calibrate.two_sample import TwoSample, two_sample
 from pyro_stad.data import Batches
-from pyro_stad.data.weights import kish
 from pyro_stad.likelihood import AbstractLikelihood
 from pyro_stad.report.gaussians import best_mixture
 from pyro_stad.transport import AbstractTransport
@@ -151,14 +151,14 @@ def goodness(
     """
     source = generator(seed, "goodness of fit", held.values.device)
     rows, shares = _thinned(held)
-    effective = max(1.0, kish(shares / shares.max()) / time)
+    effective = max(1.0, effective_size(shares).item() / time)
     with torch.no_grad():
         own = likelihood.log_prob(rows).double()
     size = rows.shape[1]
     normal = -0.5 * rows.double().square().sum(-1) - 0.5 * size * math.log(2 * math.pi)
     over_mixture, components = None, None
     if kept is not None:
-        worth = max(2.0, min(len(kept), _MOST_KEPT, kish(kept.shares / kept.shares.max()) / time))
+        worth = max(2.0, min(len(kept), _MOST_KEPT, effective_size(kept.shares).item() / time))
         mixture = best_mixture(kept.subset(_MOST_KEPT, source), worth, source)
         if mixture is not None:
             other = torch.from_numpy(mixture.score_samples(rows.double().cpu().numpy()))

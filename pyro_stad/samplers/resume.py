@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from pyro_stad._files import read_tensors, write_tensors
+from pyro_stad._random import generator
 from pyro_stad.errors import CheckpointError
 from pyro_stad.samplers.problem import Problem
 
@@ -90,8 +91,8 @@ def _identity(runs: Resumable) -> dict[str, Any]:
 
 def probe(problem: Problem) -> torch.Tensor:
     """Return log-likelihoods at a little noise that is always the same: a mark of the model."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(problem.objects, 3, problem.size, generator=generator).to(problem.like)
+    source = generator(0, "mark of a model")
+    noise = torch.randn(problem.objects, 3, problem.size, generator=source).to(problem.like)
     which = torch.arange(problem.objects, device=noise.device)
     with torch.no_grad():
         return problem.of_objects(which, noise)

@@ -39,9 +39,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from pyro_stad._weights import log_mean_exp
+from pyro_stad._progress import progress_bar
+from pyro_stad._weights import effective_size, log_mean_exp
 from pyro_stad.errors import EvidenceError
 from pyro_stad.samplers.kernels import AbstractKernel, CrankNicolson, State
 from pyro_stad.samplers.normal import Normal
@@ -87,8 +87,8 @@ def temper(
         runs = Runs(problem, particles, repeats, generator, kernel)
         if checkpoint is None or not restore(checkpoint, runs):
             runs.start()
-        title = {"desc": "SMC", "disable": not progress, "leave": False}
-        with tqdm(total=problem.objects, initial=runs.beta.sum().item(), **title) as bar:
+        done = runs.beta.sum().item()
+        with progress_bar("SMC", problem.objects, shown=progress, done=done) as bar:
             for _ in range(_MOST_TEMPERATURES):
                 if bool((runs.beta >= 1).all()):
                     runs.check_resolution()
@@ -186,9 +186,9 @@ class Runs:
         weights = step[:, None, None] * fit.double()
         self.log_z[at] += log_mean_exp(weights)
         share = torch.softmax(weights, -1)
-        squares = share.square().sum(-1)
-        self.variance[at] += squares - 1 / self.particles
-        self.effective[at] = (1 / squares).sum(-1)
+        effective = effective_size(share)
+        self.variance[at] += 1 / effective - 1 / self.particles
+        self.effective[at] = effective.sum(-1)
         self.beta[at] = torch.where(step >= left, 1.0, self.beta[at] + step)
         normal = Normal.of_others(self.u[at], share).widened(self.u.shape[-1])
         chosen = _systematic(share, self.generator)
@@ -263,7 +263,7 @@ def _next_steps(fit: Tensor, left: Tensor) -> Tensor:
 
     def keeps(step: Tensor) -> Tensor:
         share = torch.softmax(step[:, None, None] * fit.double(), -1)
-        return (1 / share.square().sum(-1) / target).mean(-1) >= 1
+        return (effective_size(share) / target).mean(-1) >= 1
 
     # By bisection of the logarithm: a narrow likelihood starts with a tiny step.
     high = left.log()

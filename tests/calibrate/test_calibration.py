@@ -43,7 +43,7 @@ def test_a_loose_tolerance_takes_the_cheapest_and_a_strict_one_the_best(tiny_pri
 
 def test_a_distilled_density_is_tried_again_first_and_left_where_it_does_not_serve(tiny_prior):
     x, flow = tiny_prior.sample((200,)), tiny_prior.likelihood
-    correction = Correction(3, 8, 1).double()
+    correction = Correction(3, 8, 1).double().requires_grad_(False)
     parts = flow.field, flow.divergence, flow.solver
     normal = tiny_prior.with_likelihood(DistilledDensity(*parts, correction, Gate(3.0, 4.5)))
     loose = normal.calibrate(x, tolerance=1e3)

@@ -7,8 +7,8 @@ import pandas
 import pytest
 import torch
 
+from pyro_stad._weights import effective_size
 from pyro_stad.data import as_samples
-from pyro_stad.data.weights import kish
 from tests.oracles import mixture_sample
 
 ROWS = 200
@@ -110,10 +110,10 @@ def test_weights_of_a_container_stand_alone():
         as_samples(indexed(values(), weights()), weights=weights())
 
 
-def test_kish_counts_equal_weights():
-    assert kish(torch.tensor([1.0, 1.0, 0.0, 1.0])) == 3
+def test_effective_size_counts_equal_weights():
+    assert effective_size(torch.tensor([1.0, 1.0, 0.0, 1.0])) == 3
     # Weights 1 and 1/2, n of each: (3n/2)^2 / (5n/4) = 9n/5.
-    assert kish(torch.tensor([1.0, 0.5] * 50)) == pytest.approx(90)
+    assert effective_size(torch.tensor([1.0, 0.5] * 50)) == pytest.approx(90)
 
 
 def test_an_index_of_weights_by_another_name_is_used_or_named():

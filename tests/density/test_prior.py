@@ -136,6 +136,21 @@ def test_conversion_of_dtype(prior):
     assert prior.expand((3,)).to(torch.float32).batch_shape == (3,)
 
 
+def test_a_field_that_is_trained_stays_so(prior):
+    """A prior has networks that are trained no more; the caller's own are left as they were."""
+    likelihood = FlowODE(copy.deepcopy(prior.likelihood.field), Exact(), RK4(8))
+    likelihood.requires_grad_(True).train()
+    made = prior.with_likelihood(likelihood)
+    assert all(parameter.requires_grad for parameter in likelihood.parameters())
+    assert all(module.training for module in likelihood.modules())
+    for part in (made.likelihood, made.transport):
+        assert not any(parameter.requires_grad for parameter in part.parameters())
+        assert not any(module.training for module in part.modules())
+    assert made.transport.field is made.likelihood.field
+    x = prior.sample((3,))
+    torch.testing.assert_close(made.log_prob(x), exact(prior, 8).log_prob(x))
+
+
 def test_reparametrised_samples_carry_gradients(prior):
     base = torch.zeros(len(prior.names), requires_grad=True)
     value = base

@@ -1,10 +1,12 @@
 """Every divergence against the closed form of the oracle."""
 
+import warnings
+
 import pytest
 import torch
 
 from pyro_stad.divergence import Exact, Hutchinson, HutchPlusPlus, XTrace
-from pyro_stad.fields import PathField
+from pyro_stad.fields import AbstractField, PathField
 from pyro_stad.fields.mixture import random_mixture, sample_mixture
 from pyro_stad.paths import OptimalTransport
 from tests.oracles import field_on
@@ -15,6 +17,27 @@ STOCHASTIC = {
     "hutch++-6": lambda seed: HutchPlusPlus(6, seed),
     "xtrace-6": lambda seed: XTrace(6, seed),
 }
+
+
+def test_an_exact_trace_goes_into_a_compiled_one(field):
+    """As NUTS compiles it, by torch's jit: right at other points, with its gradient."""
+    t, x, other = torch.tensor(0.5), torch.randn(16, 6), torch.randn(16, 6, requires_grad=True)
+    with warnings.catch_warnings():  # Shapes are constants of a trace, and torch says so.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        traced = torch.jit.trace(lambda y: Exact()(field, t, y), (x,), check_trace=False)
+    here = other.detach().clone().requires_grad_()
+    torch.testing.assert_close(traced(other), Exact()(field, t, here))
+    (found,) = torch.autograd.grad(traced(other).sum(), other)
+    (truth,) = torch.autograd.grad(Exact()(field, t, here).sum(), here)
+    torch.testing.assert_close(found, truth)
+
+
+class Shift(AbstractField):
+    event_shape = torch.Size([3])
+    t_min, t_max, data_scale = 0.0, 1.0, 1.0
+
+    def velocity(self, t, x):
+        return torch.ones_like(x)
 
 
 @pytest.fixture
@@ -85,6 +108,16 @@ def test_zero_field_is_no_trouble():
     field = PathField(OptimalTransport(), 5, 8, 2)
     for divergence in (Exact(), Hutchinson(2), HutchPlusPlus(6), XTrace(6)):
         assert divergence(field, torch.tensor(0.3), torch.randn(4, 5)).abs().max() == 0
+
+
+@pytest.mark.parametrize("divergence", [Exact(), *(make(0) for make in STOCHASTIC.values())])
+def test_a_velocity_that_is_the_same_everywhere_has_none(divergence):
+    """A shift, whose velocity has no tape that leads to the point."""
+    velocity, found = divergence.velocity_and_divergence(
+        Shift(), torch.tensor(0.5), torch.zeros(4, 3)
+    )
+    assert torch.equal(found, torch.zeros(4))
+    assert velocity.shape == (4, 3)
 
 
 @pytest.mark.parametrize(("kind", "least"), [(Hutchinson, 1), (HutchPlusPlus, 3), (XTrace, 2)])
