@@ -32,7 +32,7 @@ def errors(head: TrunkHead, bench: Bench, cloud: AbstractCloud, places: Tensor) 
     """Return the root mean square error at every place."""
     found, generator = [], torch.Generator().manual_seed(7)
     for place in places:
-        t, x, _ = cloud.at(place.expand(250), generator)
+        t, x, *_ = cloud.at(place.expand(250), generator)
         with torch.no_grad():
             error = Stein(head)(bench.field, t, x) - Exact()(bench.field, t, x)
         found.append((error.square().mean() / bench.field.features).sqrt().item())
@@ -42,7 +42,7 @@ def errors(head: TrunkHead, bench: Bench, cloud: AbstractCloud, places: Tensor) 
 def spread(bench: Bench, cloud: AbstractCloud, places: Tensor) -> list[float]:
     found, generator = [], torch.Generator().manual_seed(7)
     for place in places:
-        t, x, _ = cloud.at(place.expand(250), generator)
+        t, x, *_ = cloud.at(place.expand(250), generator)
         with torch.no_grad():
             exact = Exact()(bench.field, t, x)
         found.append((exact.var() / bench.field.features).sqrt().item())

@@ -99,7 +99,7 @@ def row(name: str, features: int, steps: int, seed: int) -> dict[str, float | in
     settings = TrainingSettings(steps, learning_rate=1e-2, patience=0, clip_norm=100.0)
     distil(network, field, objective, cloud, cloud, settings, generator=generator, progress=False)
     learned: AbstractDivergence = Stein(network)
-    t, x, _ = cloud.draw(4000, generator)
+    t, x, *_ = cloud.draw(4000, generator)
     with torch.no_grad():
         values = learned(field, t, x)
     return {

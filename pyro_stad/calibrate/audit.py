@@ -24,6 +24,7 @@ from torch import Tensor
 
 from pyro_stad._checks import check_count
 from pyro_stad._config import decode, encode
+from pyro_stad._joined import log_prob_at, own_draws, parted
 from pyro_stad._weights import mean_weight
 from pyro_stad.calibrate.suspects import suspects
 from pyro_stad.learn.clouds import AbstractCloud, stein_residual
@@ -125,15 +126,21 @@ class Audit:
 def exact_log_prob(likelihood: AbstractLikelihood, x: Tensor) -> Tensor:
     """Return the exact log-density of the flow of ``likelihood`` at data ``x``, shape ``(B,)``."""
     with torch.no_grad():
-        return exact_twin(likelihood).log_prob(x)
+        return log_prob_at(exact_twin(likelihood), x)
 
 
-def own_noise(data: Tensor, generator: torch.Generator) -> Tensor:
-    """Return noise for the flow's own draws: as many as data ``(B, D)``, but never few.
+def own_noise(
+    likelihood: AbstractLikelihood,
+    data: Tensor,
+    generator: torch.Generator,
+    count: int | None = None,
+) -> Tensor:
+    """Return noise for ``count`` of the flow's own draws: as many as data, but never few.
 
     Held-out data are what there is; own draws can be had, and a mass known from 80 was off by 0.2.
     """
-    shape = (max(len(data), _FEWEST_DRAWS), *data.shape[1:])
+    points, _ = parted(data, likelihood)
+    shape = (count or max(len(data), _FEWEST_DRAWS), *points.shape[1:])
     return torch.randn(shape, generator=generator, dtype=data.dtype, device=data.device)
 
 
@@ -159,12 +166,12 @@ def audit(
     reference = exact_log_prob(likelihood, held_out) if exact is None else exact
     grid = FlowODE.of(likelihood)
     finer = grid.replace(solver=likelihood.solver.finer())
-    noise = own_noise(held_out, generator)
+    noise = own_noise(likelihood, held_out, generator)
     with torch.no_grad():
-        grid_error = grid.log_prob(held_out) - finer.log_prob(held_out)
-        draws = likelihood.transport().push(noise)
-        error = likelihood.log_prob(held_out) - reference
-        ratio = likelihood.log_prob(draws) - exact_log_prob(likelihood, draws)
+        grid_error = log_prob_at(grid, held_out) - log_prob_at(finer, held_out)
+        draws = own_draws(likelihood.transport(), noise, held_out)
+        error = log_prob_at(likelihood, held_out) - reference
+        ratio = log_prob_at(likelihood, draws) - exact_log_prob(likelihood, draws)
         log_z, relative = mean_weight(ratio)
     stein = _stein_residuals(likelihood, cloud, generator, len(held_out))
     off, looked_at = _suspect_error(likelihood, held_out if others is None else others, generator)
@@ -192,12 +199,11 @@ def _suspect_error(
     """Return the errors at the most suspect of data and own draws, and how many there were."""
     # Evenly, if they are very many: a second is enough.
     data = data[:: math.ceil(len(data) / _MOST_LOOKED_AT)]
-    shape = (_LOOKED_AT, *data.shape[1:])
-    noise = torch.randn(shape, generator=generator, dtype=data.dtype, device=data.device)
+    noise = own_noise(likelihood, data, generator, _LOOKED_AT)
     with torch.no_grad():
-        points = torch.cat([data, likelihood.transport().push(noise)])
+        points = torch.cat([data, own_draws(likelihood.transport(), noise, data)])
         found = suspects(likelihood, points, _SUSPECTS)
-        return likelihood.log_prob(found) - exact_log_prob(likelihood, found), len(points)
+        return log_prob_at(likelihood, found) - exact_log_prob(likelihood, found), len(points)
 
 
 def _stein_residuals(

@@ -41,6 +41,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_stad._joined import log_prob_at
 from pyro_stad.calibrate.audit import audit
 from pyro_stad.calibrate.exact_points import ExactPoints
 from pyro_stad.calibrate.record import REFERENCES, Calibration, ErrorBound, Trial
@@ -117,7 +118,7 @@ def choose_steps(
     with torch.no_grad():
         coarse = None
         for steps in candidates:
-            fine = FlowODE.of(likelihood, solver=RK4(steps)).log_prob(held_out)
+            fine = log_prob_at(FlowODE.of(likelihood, solver=RK4(steps)), held_out)
             if coarse is not None and (fine - coarse).square().mean().sqrt() <= tolerance:
                 return RK4(steps // 2)
             coarse = fine

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_count
+from pyro_stad._joined import own_draws, parted
 from pyro_stad.calibrate.two_sample import TwoSample, two_sample
 from pyro_stad.ode import RK4, AbstractSolver
 from pyro_stad.transport import Flow
@@ -78,25 +79,26 @@ def choose_grid(
     Arguments:
         flow: a flow on the grid of a density, which is taken if no cheaper one serves. With
             another solver than a fixed grid, it is returned as it is.
-        like: whitened data, for their shape, dtype and device.
+        like: whitened data, for their shape, dtype and device; and their context, if the field
+            has one.
         generator: source of randomness.
     """
     solver, finest = flow.solver, flow.sequential_calls()
     if finest is None:
         return flow, None
-    shape = (_DRAWS, *like.shape[1:])
+    shape = (_DRAWS, *parted(like, flow)[0].shape[1:])
     noise, other = (
         torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
         for _ in range(2)
     )
     with torch.no_grad():
         fine = _on(flow, solver.finer())
-        truth, others = fine.push(noise), fine.push(other)
+        truth, others = own_draws(fine, noise, like), own_draws(fine, other, like)
         for grid in (*map(RK4, _STEPS), solver):
             tried = _on(flow, grid)
             calls = tried.sequential_calls()
             if grid is solver or (calls is not None and calls < finest):
-                trial = _tried(tried, noise, truth, others)
+                trial = _tried(tried, own_draws(tried, noise, like), truth, others)
                 if trial.serves or grid is solver:
                     return tried, trial
     raise AssertionError("the grid of the density is the last one")
@@ -106,8 +108,8 @@ def _on(flow: Flow, solver: AbstractSolver) -> Flow:
     return flow.on_grid(solver)
 
 
-def _tried(flow: Flow, noise: Tensor, truth: Tensor, others: Tensor) -> GridTrial:
-    draws = flow.push(noise)
-    displacement = (draws - truth).double().square().mean().sqrt().item()
+def _tried(flow: Flow, draws: Tensor, truth: Tensor, others: Tensor) -> GridTrial:
+    moved, _ = parted(draws - truth, flow)
+    displacement = moved.double().square().mean().sqrt().item()
     calls = flow.sequential_calls() or 0
     return GridTrial(repr(flow.solver), calls, displacement, two_sample(draws, others))

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_stad._joined import given, joined, log_prob_at, own_draws, parted
 from pyro_stad._weights import mean_weight
 from pyro_stad.calibrate.audit import exact_log_prob, own_noise
 from pyro_stad.calibrate.record import HIGHEST, Trial
@@ -71,22 +72,22 @@ class ExactPoints(NamedTuple):
     ) -> ExactPoints:
         """Return the standard for the flow of ``likelihood``; see ``calibrate``."""
         flow, exact = FlowODE.of(likelihood), exact_twin(likelihood)
-        noise = own_noise(data, generator)
+        noise = own_noise(likelihood, data, generator)
         others = data if others is None else others[:: math.ceil(len(others) / _MOST_DATA)]
         with torch.no_grad():
-            draws = likelihood.transport().push(noise)
+            draws = own_draws(likelihood.transport(), noise, data)
             probes = _probes(likelihood.transport(), others, generator)
-            at_data, at_draws = exact.log_prob(data), exact.log_prob(draws)
-            at_probes = flow.log_prob(probes)
+            at_data, at_draws = log_prob_at(exact, data), log_prob_at(exact, draws)
+            at_probes = log_prob_at(flow, probes)
         return ExactPoints(data, at_data, draws, at_draws, others, probes, flow, at_probes)
 
     def error(self, way: AbstractLikelihood) -> Tensor:
         """Return the errors of a way at the data."""
-        return way.log_prob(self.data) - self.at_data
+        return log_prob_at(way, self.data) - self.at_data
 
     def measured(self, way: AbstractLikelihood) -> tuple[AbstractLikelihood, Trial]:
         """Return a way with its mass divided out, and how accurate it is; it is not looked over."""
-        log_z, relative = mean_weight(way.log_prob(self.draws) - self.at_draws)
+        log_z, relative = mean_weight(log_prob_at(way, self.draws) - self.at_draws)
         # One, in units of the mass; a mass that is not finite says nothing.
         one = math.exp(-log_z) if -_LARGEST < log_z < math.inf else math.inf
         if math.isfinite(log_z) and abs(1 - one) > 2 * relative:
@@ -117,7 +118,7 @@ class ExactPoints(NamedTuple):
             found = torch.minimum(by_way - level, by_way - by_other)
             return torch.where(torch.isnan(found), math.inf, found)
 
-        by_way = way.log_prob(self.probes)
+        by_way = log_prob_at(way, self.probes)
         high = ~(by_way < level)
         above, highest = excess(by_way, self.at_probes).topk(_SUSPECTS)
         feet, at = self.probes[highest], self.probes[high]
@@ -126,26 +127,29 @@ class ExactPoints(NamedTuple):
             x += suspects(way, at, _SUSPECTS), most_alone(at, self.others, _SUSPECTS)
 
         def bump(x: Tensor) -> float:
-            return excess(way.log_prob(x), exact_log_prob(way, x)).max().item()
+            return excess(log_prob_at(way, x), exact_log_prob(way, x)).max().item()
 
         found = bump(torch.cat(x))
         # What is refused already needs no climb; and by an exact divergence, slopes take minutes.
         if found > HIGHEST or above[0] <= _FOOT or way.divergence.is_exact:
             return found
-        top = climbed(lambda at: excess(way.log_prob(at), self.flow.log_prob(at)), feet)
-        return max(found, bump(top))
+        points, context = parted(feet, way)
+        one, other = given(way, context), given(self.flow, context)
+        top = climbed(lambda at: excess(one.log_prob(at), other.log_prob(at)), points)
+        return max(found, bump(joined(top, context)))
 
     def _collapse(self, way: AbstractLikelihood) -> float:
         """Return what the score loses to data that are far too low, in nats a datum."""
         x = suspects(way, self.others, _SUSPECTS)
-        low = exact_log_prob(way, x) - way.log_prob(x)
+        low = exact_log_prob(way, x) - log_prob_at(way, x)
         low = torch.where(torch.isnan(low), math.inf, low)
         return low[low > _LOW].sum().item() / len(self.others)
 
 
 def _probes(flow: Flow, data: Tensor, generator: torch.Generator) -> Tensor:
     """Return places off the bulk, with shape ``(B, D)``."""
-    size, event = data[0].numel(), data.shape[1:]
+    points, context = parted(data, flow)
+    size, event = points[0].numel(), points.shape[1:]
     options: dict[str, Any] = {
         "generator": generator, "dtype": data.dtype, "device": data.device
     }  # fmt: skip
@@ -153,5 +157,8 @@ def _probes(flow: Flow, data: Tensor, generator: torch.Generator) -> Tensor:
     scales = data.new_tensor(_INFLATED).repeat_interleave(_PROBES // len(_INFLATED) + 1)[:_PROBES]
     direction = torch.nn.functional.normalize(torch.randn(_PROBES, size, **options), dim=1)
     around = direction * (size**0.5 + _REACH) * torch.rand(_PROBES, 1, **options)
-    wide = flow.push((noise * scales[:, None]).reshape(-1, *event))
-    return torch.cat([wide, around.reshape(-1, *event), between(data, _PROBES, generator)])
+    wide = own_draws(flow, (noise * scales[:, None]).reshape(-1, *event), data)
+    around = around.reshape(-1, *event)
+    if context is not None:
+        around = joined(around, context[torch.arange(_PROBES, device=data.device) % len(context)])
+    return torch.cat([wide, around, between(data, _PROBES, generator)])

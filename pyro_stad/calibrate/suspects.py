@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pyro_stad._events import beside, event_sum
+from pyro_stad._joined import log_prob_at, parted
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.curves import Coarse, Constant
 from pyro_stad.likelihood.flow_ode import FlowODE
@@ -39,14 +40,16 @@ def disagreement(likelihood: AbstractLikelihood, x: Tensor) -> Tensor:
     other = _second_opinion(likelihood)
     if other is None:
         return x.new_zeros(len(x))
-    return (likelihood.log_prob(x) - other.log_prob(x)).abs()
+    return (log_prob_at(likelihood, x) - log_prob_at(other, x)).abs()
 
 
 def suspects(likelihood: AbstractLikelihood, x: Tensor, count: int) -> Tensor:
     """Return the most suspect of points ``(B, D)``, whitened: at most ``2 * count`` rows."""
-    log_prob, other = likelihood.log_prob(x), _second_opinion(likelihood)
-    excess = log_prob + 0.5 * event_sum(x.square())
-    reasons = [excess] if other is None else [(log_prob - other.log_prob(x)).abs(), excess]
+    log_prob, other = log_prob_at(likelihood, x), _second_opinion(likelihood)
+    excess = log_prob + 0.5 * event_sum(parted(x, likelihood)[0].square())
+    reasons = [excess]
+    if other is not None:
+        reasons.insert(0, (log_prob - log_prob_at(other, x)).abs())
     count = min(count, len(x))
     # As infinities, or a NaN would be no reason.
     places = [

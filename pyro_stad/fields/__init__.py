@@ -1,7 +1,8 @@
 """Velocity fields: learned ones, foreign networks, and the oracles in closed form."""
 
 from pyro_stad.fields.base import AbstractAngularField, AbstractField, AbstractTrunkField
-from pyro_stad.fields.conditional import ConditionalGaussianField
+from pyro_stad.fields.conditional import ConditionalPathField
+from pyro_stad.fields.conditional_gaussian import ConditionalGaussianField
 from pyro_stad.fields.foreign import (
     ForeignField,
     from_denoiser,
@@ -20,6 +21,7 @@ __all__ = [
     "AbstractField",
     "AbstractTrunkField",
     "ConditionalGaussianField",
+    "ConditionalPathField",
     "ForeignField",
     "FreeFormField",
     "Gate",

@@ -1,76 +1,79 @@
-r"""The oracle of conditional laws: normal data whose mean is linear in a context.
-
-For :math:`x_0 | c \sim N(A c + b, C)` the law of :math:`y = \cos\varphi\, x_0 + \sin\varphi\,
-\epsilon` given c is normal, and with its precision :math:`P = (\cos^2\varphi\, C + \sin^2\varphi\,
-I)^{-1}` and :math:`m = A c + b`,
-
-.. math:: E[x_0 | y, c] = m + \cos\varphi\, C P (y - \cos\varphi\, m), \qquad
-    w = (\cos\varphi\, y - E[x_0 | y, c]) / \sin\varphi .
-"""
+"""A learned field on a Gaussian path that depends on a context."""
 
 from __future__ import annotations
 
 import copy
-import math
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from pyro_stad._events import beside
-from pyro_stad.fields.base import AbstractAngularField
+from pyro_stad._checks import check_count
+from pyro_stad.fields.base import AbstractAngularField, AbstractTrunkField
+from pyro_stad.fields.gate import Gate
+from pyro_stad.fields.networks.conditional import ConditionalTrunk
 from pyro_stad.paths import AbstractPath
+from pyro_stad.registry import Source, build, describe, storable
 
-__all__ = ["ConditionalGaussianField"]
+__all__ = ["ConditionalPathField"]
 
 
-class ConditionalGaussianField(AbstractAngularField):
-    """The exact field of normal data whose mean is linear in a context.
+@storable("field", "conditional-path")
+class ConditionalPathField(AbstractTrunkField, AbstractAngularField):
+    """A network for the angular velocity on a Gaussian path, given a context.
 
     Arguments:
         path: the Gaussian path.
-        weight: A, with shape ``(D, C)``.
-        bias: b, with shape ``(D,)``.
-        covariance: C, with shape ``(D, D)``.
+        features: dimension D of a point.
+        context: dimension C of a context.
+        width: units of each hidden layer.
+        depth: number of hidden layers.
+        generator: source of the first weights, or None for torch's global one.
+        gate: what holds the velocity to zero far out, or None.
 
     Raises:
         ValueError: where a velocity is asked for and no context was given.
+
+    Example:
+        >>> from pyro_stad.paths import OptimalTransport
+        >>> field = ConditionalPathField(OptimalTransport(), 2, context=3, width=16, depth=2)
+        >>> field.given(torch.zeros(7, 3)).score(torch.tensor(0.5), torch.zeros(7, 2)).shape
+        torch.Size([7, 2])
     """
 
-    weight: Tensor
-    bias: Tensor
-    _spectrum: Tensor
-    _axes: Tensor
-    mean: Tensor | None = None
+    trunk: ConditionalTrunk
 
     def __init__(
-        self, path: AbstractPath, weight: Tensor, bias: Tensor, covariance: Tensor
+        self,
+        path: AbstractPath,
+        features: int,
+        context: int,
+        width: int,
+        depth: int,
+        generator: torch.Generator | None = None,
+        gate: Gate | None = None,
     ) -> None:
         super().__init__()
-        self._set_path(path, bias.shape)
-        self.context_shape = weight.shape[1:]
-        spectrum, axes = torch.linalg.eigh(covariance)
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
-        self.register_buffer("_spectrum", spectrum)
-        self.register_buffer("_axes", axes)
+        self._set_path(path, (features,))
+        self.context_shape, self.gate = torch.Size([context]), gate
+        self.trunk = ConditionalTrunk(features, context, width, depth, features, generator)
 
-    def given(self, context: Tensor) -> ConditionalGaussianField:
-        field = copy.copy(self)
-        field.mean = context @ self.weight.mT + self.bias
-        return field
+    def given(self, context: Tensor) -> Self:
+        new = copy.copy(self)
+        # Of its own: a shallow copy shares the dictionary of its parts.
+        new._modules = {**self._modules, "trunk": self.trunk.given(context)}
+        return new
 
-    def velocity(self, t: Tensor, x: Tensor) -> Tensor:
-        if self.mean is None:
-            raise ValueError("this field depends on a context: use field.given(context)")
-        cos, sin = beside(torch.cos(t), x), beside(torch.sin(t), x)
-        variance = cos * cos * self._spectrum + sin * sin
-        offset = (x - cos * self.mean) @ self._axes
-        data = self.mean + cos * ((self._spectrum / variance * offset) @ self._axes.mT)
-        return (cos * x - data) / sin
+    def settings(self) -> dict[str, Any]:
+        context = self.context_shape.numel()
+        return {"path": describe(self.path, "path"), "context": context, **self.sizes()}
 
-    def log_density(self, x: Tensor, context: Tensor) -> Tensor:
-        """Return the log-density of data given rows of context, shape ``(B,)``."""
-        offset = (x - context @ self.weight.mT - self.bias) @ self._axes
-        squares = (offset.square() / self._spectrum).sum(-1)
-        log_det = self._spectrum.log().sum()
-        return -0.5 * (squares + log_det + self.features * math.log(2 * math.pi))
+    @classmethod
+    def from_settings(
+        cls, name: str, settings: dict[str, Any], source: Source
+    ) -> ConditionalPathField:
+        context = settings["context"]
+        check_count(context, "context", most=source["trunk.encoder.enter.weight"].shape[1])
+        return cls(
+            build(settings["path"], "path"), context=context, **cls.parts_from(settings, source)
+        )

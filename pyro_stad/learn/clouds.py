@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from pyro_stad._events import beside, event_sum
+from pyro_stad._joined import given
 from pyro_stad.data.batches import Batches, balanced_noise, stratified
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.fields.base import AbstractAngularField, AbstractField
@@ -48,11 +49,15 @@ __all__ = [
 
 
 class Points(NamedTuple):
-    """Where to train: times ``(B,)``, points ``(B, D)``, scores ``(B, D)`` of their law."""
+    """Where to train: times ``(B,)``, points ``(B, D)``, scores ``(B, D)`` of their law.
+
+    And, where the field has one, their context, ``(B, C)``.
+    """
 
     t: Tensor
     x: Tensor
     score: Tensor
+    context: Tensor | None = None
 
 
 class AbstractCloud(ABC):
@@ -91,7 +96,8 @@ class AbstractPathCloud(AbstractCloud):
         pairs = draw_pairs(self.field, self.batches, fraction, generator, frame=frame)
         with torch.no_grad():
             noise = self._noise(pairs)
-        return Points(pairs.angle, pairs.y, -noise / beside(torch.sin(pairs.angle), noise))
+        score = -noise / beside(torch.sin(pairs.angle), noise)
+        return Points(pairs.angle, pairs.y, score, pairs.context)
 
     @abstractmethod
     def _noise(self, pairs: Pairs) -> Tensor:
@@ -103,7 +109,8 @@ class TeacherCloud(AbstractPathCloud):
 
     def _noise(self, pairs: Pairs) -> Tensor:
         cos, sin = (beside(f(pairs.angle), pairs.y) for f in (torch.cos, torch.sin))
-        return sin * pairs.y + cos * self.field.velocity(pairs.angle, pairs.y)
+        velocity = given(self.field, pairs.context).velocity(pairs.angle, pairs.y)
+        return sin * pairs.y + cos * velocity
 
 
 class ConditionalCloud(AbstractPathCloud):
@@ -179,9 +186,10 @@ def stein_residual(
         Mean and standard error, scalars, of the identity divided by :math:`\sqrt D`, the order
         of the divergence itself.
     """
-    t, x, score = points
+    t, x, score, context = points
     with torch.no_grad():
-        velocity, values = divergence.velocity_and_divergence(field, t, x)
+        here = given(field, context)
+        velocity, values = divergence.velocity_and_divergence(here, t, x)
         values = (values + event_sum(velocity * score)) / math.sqrt(field.features)
         # Antithetic halves are dependent; their means are not.
         values = values.reshape(2, -1).mean(0)

@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_stad._joined import given
 from pyro_stad.divergence.stein import AbstractDivergenceNetwork
 from pyro_stad.fields.base import AbstractField
 from pyro_stad.learn.clouds import AbstractCloud
@@ -80,15 +81,18 @@ def distil(
     frame = objective.frame(field.features, settings.batch_size)
     fixed = held_out.draw(4 * settings.batch_size, generator, frame=frame)
     state = generator.get_state()
+    with torch.no_grad():
+        fixed_field = given(bare, fixed.context)
 
     def loss(module: AbstractDivergenceNetwork, source: torch.Generator) -> Tensor:
         points = cloud.draw(settings.batch_size, source, frame=frame)
-        return objective(module, bare, points, source).mean()
+        here = given(bare, points.context)
+        return objective(module, here, points, source).mean()
 
     def validate(module: AbstractDivergenceNetwork) -> float:
         # The same noise every time, in the objective too.
         again = torch.Generator(generator.device).set_state(state)
-        return objective(module, bare, fixed, again).mean().item()
+        return objective(module, fixed_field, fixed, again).mean().item()
 
     with frozen(field):
         return train(

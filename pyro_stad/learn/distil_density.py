@@ -23,12 +23,13 @@ References:
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pyro_stad._joined import given, joined, log_prob_at, parted
 from pyro_stad.data import Batches, between
 from pyro_stad.errors import TrainingError
 from pyro_stad.fields.gate import Gate
@@ -40,8 +41,6 @@ from pyro_stad.likelihood.distilled import Correction, DistilledDensity
 from pyro_stad.likelihood.flow_ode import FlowODE
 
 __all__ = ["distil_density"]
-
-_Way = TypeVar("_Way", bound=AbstractLikelihood)
 
 _HELD = 2_000
 # Shares of the points; the rest are places between data.
@@ -56,7 +55,7 @@ _REACHED, _WIDTH = 0.999, 1.5  # where a gate closes that the flow has not got
 class _Labels(NamedTuple):
     """Points, with their context to the right if there is one: ``(N, D + C)``.
 
-    With the flow's log-densities there, ``(N,)``, and its gradients by the points, ``(N, D)``.
+    With the flow's log-densities there, ``(N,)``, and its gradients by both, ``(N, D + C)``.
     """
 
     points: Tensor
@@ -112,15 +111,15 @@ def distil_density(
         shape = (settings.batch_size,)
         index = torch.randint(len(labels.points), shape, generator=source, device=source.device)
         batch = labels.at(index)
-        x, context = _parted(batch.points, size)
+        x, context = parted(batch.points, flow.field)
         value, slope = density(module).law.value_and_slope(x, context)
         by_value = functional.huber_loss(value, batch.values)
         by_slope = functional.huber_loss(slope, batch.slopes, reduction="sum") / len(slope)
         return by_value + _SLOPES * by_slope
 
     def validate(module: Correction) -> float:
-        x, context = _parted(fixed.points, size)
-        found = _given(density(module), context).log_prob(x)
+        x, context = parted(fixed.points, flow.field)
+        found = given(density(module), context).log_prob(x)
         return (found - fixed.values).square().mean().item()
 
     correction.requires_grad_(True)
@@ -135,31 +134,17 @@ def _points(
     own, turned, drawn, wide = (int(count * s) for s in (_DATA, _TURNED, _DRAWS, _WIDE))
     size = flow.field.features
     some, (near, context) = (
-        data.subset(own, generator), _parted(data.draw(turned, generator), size)
+        data.subset(own, generator), parted(data.draw(turned, generator), flow.field)
     )  # fmt: skip
     noise = _noise(turned + drawn + wide, some[:, :size], generator)
     noise[turned + drawn :] *= _INFLATED
     with torch.no_grad():
         # As much of other noise as keeps the law.
-        back = _given(flow, context).transport().pull(near)
+        back = given(flow, context).transport().pull(near)
         start = torch.cat([math.sqrt(1 - _TURN**2) * back + _TURN * noise[:turned], noise[turned:]])
         made = _pushed(flow, start, context, data, generator)
     places = between(some, count - own - turned - drawn - wide, generator)
     return torch.cat([some, made, places])
-
-
-def _parted(rows: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
-    """Return points ``(N, D)`` and their context, ``(N, C)``, or None, from rows of both."""
-    if rows.shape[1] == size:
-        return rows, None
-    return rows[:, :size], rows[:, size:]
-
-
-def _given(way: _Way, context: Tensor | None) -> _Way:
-    """Return a density given rows of a context ``(N, C)``."""
-    if context is None:
-        return way
-    return way.given(context.unflatten(1, way.field.context_shape))
 
 
 def _pushed(
@@ -172,10 +157,10 @@ def _pushed(
     """Return draws from noise ``(N, D)``, with the first contexts given and others of the data."""
     if not flow.field.context_shape:
         return flow.transport().push(noise)
-    size, known = flow.field.features, 0 if context is None else len(context)
-    others = data.draw(len(noise) - known, generator)[:, size:]
+    known = 0 if context is None else len(context)
+    others = data.draw(len(noise) - known, generator)[:, flow.field.features :]
     every = others if context is None else torch.cat([context, others])
-    return torch.cat([_given(flow, every).transport().push(noise), every], 1)
+    return joined(given(flow, every).transport().push(noise), every)
 
 
 def _held_points(
@@ -197,10 +182,9 @@ def _labelled(flow: AbstractLikelihood, x: Tensor) -> _Labels:
     """Return the labels of points ``(N, D)``, where they are finite."""
     values, slopes = [], []
     for rows in x.split(_CHUNK):
-        points, context = _parted(rows, flow.field.features)
         with torch.enable_grad():
-            at = points.clone().requires_grad_()
-            value = FlowODE.of(_given(flow, context)).log_prob(at)
+            at = rows.clone().requires_grad_()
+            value = log_prob_at(FlowODE.of(flow), at)
             (slope,) = torch.autograd.grad(value.sum(), at)
         values.append(value.detach())
         slopes.append(slope)

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from pyro_stad._events import beside
+from pyro_stad._joined import given, parted
 from pyro_stad.data.batches import Batches, balanced_noise, stratified
 from pyro_stad.fields.base import AbstractAngularField
 from pyro_stad.learn.loop import History, train
@@ -42,12 +43,16 @@ __all__ = ["Pairs", "draw_pairs", "match", "matching_loss"]
 
 
 class Pairs(NamedTuple):
-    """Noised data: angles ``(B,)``, points y ``(B, D)``, and the data and noise behind them."""
+    """Noised data: angles ``(B,)``, points y ``(B, D)``, and the data and noise behind them.
+
+    And, where the field has one, the context of the data, ``(B, C)``.
+    """
 
     angle: Tensor
     y: Tensor
     data: Tensor
     noise: Tensor
+    context: Tensor | None = None
 
 
 def draw_pairs(
@@ -62,19 +67,21 @@ def draw_pairs(
 
     Arguments:
         field: the field, for its range of angles.
-        batches: the data, whitened.
+        batches: the data, whitened; with their context to the right, if the field has one.
         fraction: how far from data to noise, in [0, 1], with shape ``(B,)``.
         generator: source of randomness.
         frame: noises of a datum, at most D; with their negatives, ``2 B frame`` points in all. The
             second half of the points is the first half with the noise reversed.
     """
-    data = batches.draw(len(fraction), generator)
+    data, context = parted(batches.draw(len(fraction), generator), field)
     count, event = len(data), data.shape[1:]
     noise = balanced_noise(count, frame, event.numel(), generator, data).reshape(-1, *event)
     angle = field.at_fraction(fraction).repeat_interleave(frame).repeat(2)
     data = torch.cat([data.repeat_interleave(frame, 0)] * 2)
     y = beside(torch.cos(angle), data) * data + beside(torch.sin(angle), data) * noise
-    return Pairs(angle, y, data, noise)
+    if context is not None:
+        context = torch.cat([context.repeat_interleave(frame, 0)] * 2)
+    return Pairs(angle, y, data, noise, context)
 
 
 def _training_pairs(
@@ -96,7 +103,8 @@ def matching_loss(field: AbstractAngularField, pairs: Pairs) -> Tensor:
     """Return the mean squared error of the angular velocity per coordinate, a scalar."""
     cos, sin = (beside(f(pairs.angle), pairs.y) for f in (torch.cos, torch.sin))
     target = cos * pairs.noise - sin * pairs.data
-    return (field.velocity(pairs.angle, pairs.y) - target).square().mean()
+    velocity = given(field, pairs.context).velocity(pairs.angle, pairs.y)
+    return (velocity - target).square().mean()
 
 
 def match(

@@ -73,7 +73,7 @@ class SteinObjective(AbstractObjective):
         points: Points,
         generator: torch.Generator,
     ) -> Tensor:
-        t, x, score = points
+        t, x, score, _ = points
         with torch.no_grad():
             u = field.velocity(t, x) / math.sqrt(field.features)
         residual, slope = network.residual_and_slope(field, t, x, u)
@@ -120,7 +120,7 @@ class HutchinsonLabels(AbstractObjective):
         points: Points,
         generator: torch.Generator,
     ) -> Tensor:
-        t, x, _ = points
+        t, x, *_ = points
         features = x.shape[1]
         if self.probes >= features:
             return ExactLabels()(network, field, points, generator)

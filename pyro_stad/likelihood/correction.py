@@ -59,16 +59,23 @@ class CorrectedNormal(NamedTuple):
         return torch.add(correction + self.constant, met.squared, alpha=-0.5)
 
     def value_and_slope(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the log-densities of data ``(B, D)``, and their gradients by them, by hand."""
+        """Return the log-densities of data ``(B, D)``, and their gradients by hand.
+
+        Those are by the data, and to the right of them by the context, if there is one.
+        """
         met = self.met(x, context)
         slopes = _backward(self.weights, met.seen)
+        if met.gate is not None:
+            slopes = met.gate.value[:, None] * slopes
         if context is not None:
-            slopes = slopes[:, : x.shape[1]]
+            slopes, by_context = slopes[:, : x.shape[1]], slopes[:, x.shape[1] :]
         if met.gate is None:
-            return self.value(met), self.scale * (slopes - met.y)
-        by_norm = 2 * met.gate.slope * met.h - 1
-        slopes = torch.addcmul(met.gate.value[:, None] * slopes, by_norm[:, None], met.y)
-        return self.value(met), self.scale * slopes
+            slopes = slopes - met.y
+        else:
+            by_norm = 2 * met.gate.slope * met.h - 1
+            slopes = torch.addcmul(slopes, by_norm[:, None], met.y)
+        slopes = self.scale * slopes
+        return self.value(met), slopes if context is None else torch.cat([slopes, by_context], 1)
 
     def side_by_side(self, v: Tensor, whitening: AbstractWhitening | None = None) -> Tensor:
         """Return log-densities and, to the right of them, their gradients: ``(B, 1 + D)``.

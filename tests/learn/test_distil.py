@@ -77,7 +77,7 @@ def test_stein_learns_that_the_divergence_of_x_is_its_dimension(cloud):
     clouds = [make_cloud(cloud, field, batches, generator) for _ in range(2)]
     network = SeparateNetwork(D, 16, 2)
     distil(network, field, SteinObjective(), *clouds, SETTINGS, generator=generator, progress=False)
-    t, x, _ = clouds[1].draw(1000, generator)
+    t, x, *_ = clouds[1].draw(1000, generator)
     learned = Stein(network)(field, t, x)
     assert abs(learned.mean().item() / D - 1) < 0.02
     # |x|^2, the wrong answer, spreads by sqrt(2 D) = 2.8 about its mean.
@@ -97,7 +97,7 @@ def test_the_tempting_regression_is_wrong_here():
     cloud = ExpansionCloud(field, Batches(torch.randn(4000, D, generator=generator)))
     network = SeparateNetwork(D, 16, 2)
     distil(network, field, Tempting(), cloud, cloud, SETTINGS, generator=generator, progress=False)
-    t, x, _ = cloud.draw(1000, generator)
+    t, x, *_ = cloud.draw(1000, generator)
     assert Stein(network)(field, t, x).std() > 1.5
 
 
@@ -126,7 +126,7 @@ def test_every_objective_approaches_the_exact_trace(objective, kind):
     network = TrunkHead.for_field(field) if kind == "head" else SeparateNetwork(D, 32, 2)
     loss = OBJECTIVES[objective]
     distil(network, field, loss, cloud, cloud, SETTINGS, generator=generator, progress=False)
-    t, x, _ = cloud.draw(1000, generator)
+    t, x, *_ = cloud.draw(1000, generator)
     exact = Exact()(field, t, x)
     error = (Stein(network)(field, t, x) - exact).std() / exact.std()
     # Labels without noise, one probe, and the Stein loss, the noisiest: 0.09, 0.15, 0.26 at worst.
@@ -170,7 +170,7 @@ def test_perturbation_distils_a_free_form_field():
         network, field, SteinObjective(), cloud, cloud, SETTINGS,
         generator=generator, progress=False,
     )  # fmt: skip
-    t, x, _ = cloud.draw(1000, generator)
+    t, x, *_ = cloud.draw(1000, generator)
     exact = Exact()(field, t, x)
     assert (Stein(network)(field, t, x) - exact).std() < 0.5 * exact.std()
 

@@ -36,6 +36,7 @@ from pyro_stad.registry import Source
 __all__ = [
     "ANGLE_FEATURES",
     "Hidden",
+    "Layer",
     "Trunk",
     "angle_features",
     "gated_silu",
@@ -112,7 +113,7 @@ def trunk_sizes(settings: Mapping[str, Any], source: Source) -> dict[str, int]:
     return {"width": width, "depth": depth}
 
 
-class _Layer(NamedTuple):
+class Layer(NamedTuple):
     """One layer at an angle: its link to the layer before, its other inputs, and its gate."""
 
     link: Tensor | None
@@ -162,13 +163,13 @@ class Trunk(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def _layers(self, embedded: Tensor, y: Tensor) -> Iterator[_Layer]:
+    def _layers(self, embedded: Tensor, y: Tensor) -> Iterator[Layer]:
         """Return, layer by layer, what does not come from the layer before."""
         inputs = torch.addmm(self.biases(embedded), y, self.enter.weight.mT)
         parts = (inputs, self.gates(embedded))
         terms, gates = (part.split(self.width, dim=-1) for part in parts)
         links = [None, *(cast(Tensor, link.weight).mT for link in self.links)]
-        return map(_Layer, links, terms, gates)
+        return map(Layer, links, terms, gates)
 
     def forward(self, angle: Tensor, y: Tensor) -> Tensor:
         h = y
