@@ -9,7 +9,7 @@
 
 from pyro_stad import divergence, likelihood, paths
 from pyro_stad.data import Chain, read_chain
-from pyro_stad.density import FlowPrior, TruncatedPrior, load
+from pyro_stad.density import ConditionalFlow, FlowPrior, GivenPrior, TruncatedPrior, load
 from pyro_stad.errors import (
     AccuracyWarning,
     CheckpointError,
@@ -39,12 +39,14 @@ __all__ = [
     "AccuracyWarning",
     "Chain",
     "CheckpointError",
+    "ConditionalFlow",
     "EvidenceComparison",
     "EvidenceError",
     "EvidenceResult",
     "EvidenceWarning",
     "FitSettings",
     "FlowPrior",
+    "GivenPrior",
     "OutOfDistributionWarning",
     "SampleWarning",
     "Support",

@@ -113,9 +113,16 @@ def padded(function: Callable[..., Tensor], multiple: int, *parts: Tensor) -> Te
     count = len(parts[0])
     missing = -count % multiple
     if missing and count:
-        parts = tuple(torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) for x in parts)
+        parts = tuple(_longer(x, missing) for x in parts)
     values = function(*parts)
     return values[:count] if missing else values
+
+
+def _longer(x: Tensor, missing: int) -> Tensor:
+    """Return rows with the last of them again and again; one row for all stays one."""
+    if x.stride(0) == 0:
+        return x[:1].expand(len(x) + missing, *x.shape[1:])
+    return torch.cat([x, x[-1:].expand(missing, *x.shape[1:])])
 
 
 def rows_of(context: Tensor, context_shape: torch.Size, count: int) -> Tensor:

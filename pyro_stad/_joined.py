@@ -48,10 +48,9 @@ def log_prob_at(likelihood: Any, rows: Tensor) -> Tensor:
     return given(likelihood, context).log_prob(points)
 
 
-def own_draws(transport: Any, noise: Tensor, data: Tensor) -> Tensor:
-    """Return what a transport makes of noise ``(N, D)``, with the contexts of data in turn."""
-    _, context = parted(data, transport)
+def own_draws(transport: Any, noise: Tensor, context: Tensor | None) -> Tensor:
+    """Return what a transport makes of noise ``(N, D)``, with rows of context in turn."""
     if context is not None:
-        context = context[torch.arange(len(noise), device=data.device) % len(context)]
+        context = context[torch.arange(len(noise), device=noise.device) % len(context)]
     with torch.no_grad():
         return joined(given(transport, context).push(noise), context)

@@ -169,7 +169,8 @@ def audit(
     noise = own_noise(likelihood, held_out, generator)
     with torch.no_grad():
         grid_error = log_prob_at(grid, held_out) - log_prob_at(finer, held_out)
-        draws = own_draws(likelihood.transport(), noise, held_out)
+        context = parted(held_out, likelihood)[1]
+        draws = own_draws(likelihood.transport(), noise, context)
         error = log_prob_at(likelihood, held_out) - reference
         ratio = log_prob_at(likelihood, draws) - exact_log_prob(likelihood, draws)
         log_z, relative = mean_weight(ratio)
@@ -201,7 +202,8 @@ def _suspect_error(
     data = data[:: math.ceil(len(data) / _MOST_LOOKED_AT)]
     noise = own_noise(likelihood, data, generator, _LOOKED_AT)
     with torch.no_grad():
-        points = torch.cat([data, own_draws(likelihood.transport(), noise, data)])
+        draws = own_draws(likelihood.transport(), noise, parted(data, likelihood)[1])
+        points = torch.cat([data, draws])
         found = suspects(likelihood, points, _SUSPECTS)
         return log_prob_at(likelihood, found) - exact_log_prob(likelihood, found), len(points)
 

@@ -86,19 +86,20 @@ def choose_grid(
     solver, finest = flow.solver, flow.sequential_calls()
     if finest is None:
         return flow, None
-    shape = (_DRAWS, *parted(like, flow)[0].shape[1:])
+    points, context = parted(like, flow)
+    shape = (_DRAWS, *points.shape[1:])
     noise, other = (
         torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
         for _ in range(2)
     )
     with torch.no_grad():
         fine = _on(flow, solver.finer())
-        truth, others = own_draws(fine, noise, like), own_draws(fine, other, like)
+        truth, others = own_draws(fine, noise, context), own_draws(fine, other, context)
         for grid in (*map(RK4, _STEPS), solver):
             tried = _on(flow, grid)
             calls = tried.sequential_calls()
             if grid is solver or (calls is not None and calls < finest):
-                trial = _tried(tried, own_draws(tried, noise, like), truth, others)
+                trial = _tried(tried, own_draws(tried, noise, context), truth, others)
                 if trial.serves or grid is solver:
                     return tried, trial
     raise AssertionError("the grid of the density is the last one")

@@ -75,7 +75,7 @@ class ExactPoints(NamedTuple):
         noise = own_noise(likelihood, data, generator)
         others = data if others is None else others[:: math.ceil(len(others) / _MOST_DATA)]
         with torch.no_grad():
-            draws = own_draws(likelihood.transport(), noise, data)
+            draws = own_draws(likelihood.transport(), noise, parted(data, likelihood)[1])
             probes = _probes(likelihood.transport(), others, generator)
             at_data, at_draws = log_prob_at(exact, data), log_prob_at(exact, draws)
             at_probes = log_prob_at(flow, probes)
@@ -157,7 +157,7 @@ def _probes(flow: Flow, data: Tensor, generator: torch.Generator) -> Tensor:
     scales = data.new_tensor(_INFLATED).repeat_interleave(_PROBES // len(_INFLATED) + 1)[:_PROBES]
     direction = torch.nn.functional.normalize(torch.randn(_PROBES, size, **options), dim=1)
     around = direction * (size**0.5 + _REACH) * torch.rand(_PROBES, 1, **options)
-    wide = own_draws(flow, (noise * scales[:, None]).reshape(-1, *event), data)
+    wide = own_draws(flow, (noise * scales[:, None]).reshape(-1, *event), context)
     around = around.reshape(-1, *event)
     if context is not None:
         around = joined(around, context[torch.arange(_PROBES, device=data.device) % len(context)])

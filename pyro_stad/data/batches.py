@@ -7,6 +7,7 @@ autocorrelation times long, and the rows within one such time of them are given 
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -35,6 +36,12 @@ class Batches:
             # Float64: the cumulative sum of a million float32 weights has steps of zero.
             cumulative = weights.double().cumsum(0)
             self._cumulative = cumulative / cumulative[-1]
+
+    def with_values(self, values: Tensor) -> Batches:
+        """Return other values ``(N, ...)`` with the same weights."""
+        new = copy.copy(self)
+        new.values = values
+        return new
 
     def __len__(self) -> int:
         return self.values.shape[0]

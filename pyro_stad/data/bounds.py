@@ -30,6 +30,7 @@ __all__ = [
     "Periodic",
     "box",
     "check_inside",
+    "has_angles",
     "open_box",
     "outer_transforms",
     "parse_bounds",
@@ -108,21 +109,29 @@ def _parse_pair(pair: Any, name: str) -> tuple[float, float]:
     return low, high
 
 
-def check_inside(values: Tensor, bounds: Bounds, names: tuple[str, ...]) -> None:
+def check_inside(
+    values: Tensor, bounds: Bounds, names: tuple[str, ...], argument: str = "bounds"
+) -> None:
     """Raise ``ValueError`` naming the first column that leaves its bounds."""
     low, high = (torch.tensor(side, dtype=values.dtype) for side in zip(*box(bounds)))
     outside = ~((values >= low) & (values <= high))
     if outside.any():
         row, column = (int(i) for i in outside.nonzero()[0])
         raise ValueError(
-            f"`bounds` of {names[column]} are {bounds[column]}, but {int(outside[:, column].sum())}"
-            f" samples are not inside; the first is row {row}: {values[row, column].item()}"
+            f"`{argument}` of {names[column]} are {bounds[column]}, but "
+            f"{int(outside[:, column].sum())} samples are not inside; the first is row {row}: "
+            f"{values[row, column].item()}"
         )
 
 
 def box(bounds: Bounds) -> tuple[tuple[float, float], ...]:
     """Return the walls of every coordinate; an angle has none."""
     return tuple(_OPEN if isinstance(b, (Angle, Periodic)) else b for b in bounds)
+
+
+def has_angles(bounds: Bounds) -> bool:
+    """Return whether a coordinate is an angle."""
+    return any(isinstance(b, (Angle, Periodic)) for b in bounds)
 
 
 def open_box(bounds: Bounds | None, like: Tensor) -> tuple[Tensor, Tensor]:

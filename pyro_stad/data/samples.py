@@ -23,7 +23,7 @@ from pyro_stad.data.sampler_columns import is_density, sampler_column
 from pyro_stad.data.weights import check_weights
 from pyro_stad.errors import SampleWarning
 
-__all__ = ["Samples", "as_samples"]
+__all__ = ["Samples", "as_columns", "as_samples"]
 
 _LEAST_ROWS = 100
 
@@ -96,6 +96,35 @@ def as_samples(
     bounds = samples.bounds if isinstance(samples, Chain) else {}
     kept = {name: pair for name, pair in bounds.items() if name in layout.names}
     return Samples(values, checked, layout, chains, kept)
+
+
+def as_columns(context: Any, names: Sequence[str] | None, argument: str) -> tuple[Tensor, Layout]:
+    """Return a table of any numbers that are finite, ``(N, C)`` in float64, and their names.
+
+    Arguments:
+        context: a container as of ``as_samples``.
+        names: names of the columns of a tensor or array.
+        argument: what it is called, for messages.
+
+    Raises:
+        TypeError, ValueError: as ``as_samples``, but few rows or constant columns are no matter.
+    """
+    try:
+        table = read(context, names)
+        if not table.named:
+            (column,) = table.columns.values()
+            table = Table({argument: column}, named=False)
+        values, layout = _matrix(table, None)
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("`samples`", f"`{argument}`")) from error
+    bad = ~torch.isfinite(values)
+    if bad.any():
+        row, column = (int(i) for i in bad.nonzero()[0])
+        raise ValueError(
+            f"`{argument}` must be finite; {int(bad.any(1).sum())} rows are not, the first is row "
+            f"{row} with {layout.names[column]} = {values[row, column].item()}. Drop those rows"
+        )
+    return values, layout
 
 
 def _table(samples: Any, names: Sequence[str] | None, var_names: Sequence[str] | None) -> Table:

@@ -23,6 +23,7 @@ __all__ = [
     "AbstractWhitening",
     "Rescale",
     "Standardise",
+    "StandardiseRows",
     "affine",
     "check_dependence",
     "real_events",
@@ -141,6 +142,38 @@ class Standardise(AbstractWhitening):
 
     def outer_slopes(self, slopes: Tensor) -> Tensor:
         return self._slopes(slopes)
+
+
+class StandardiseRows(AbstractWhitening):
+    r"""The bijections :math:`\theta_i = \mu_i + L_i x_i`, one for each row of a batch.
+
+    Arguments:
+        loc: means with shape ``(*batch, D)``.
+        scale_tril: lower Cholesky factors with shape ``(*batch, D, D)``.
+    """
+
+    domain = constraints.real_vector
+    codomain = constraints.real_vector
+
+    def __init__(self, loc: Tensor, scale_tril: Tensor) -> None:
+        super().__init__()
+        self.loc, self.scale_tril = loc, scale_tril
+        self.log_det = torch.diagonal(scale_tril, dim1=-2, dim2=-1).log().sum(-1)
+
+    @full_precision
+    def _call(self, x: Tensor) -> Tensor:
+        # By products and sums: a matrix product of one column rounds as the batch is large.
+        return self.loc + (self.scale_tril * x[..., None, :]).sum(-1)
+
+    @full_precision
+    def _inverse(self, y: Tensor) -> Tensor:
+        shape = torch.broadcast_shapes(y.shape, self.loc.shape)
+        tril = self.scale_tril.expand(*shape, shape[-1])
+        centred = (y - self.loc).expand(shape)
+        return torch.linalg.solve_triangular(tril, centred[..., None], upper=False)[..., 0]
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.log_det.expand(torch.broadcast_shapes(x.shape[:-1], self.log_det.shape))
 
 
 def _check_factor(scale_tril: Tensor, inverse_tril: Tensor) -> None:

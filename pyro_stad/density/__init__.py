@@ -1,7 +1,9 @@
 """Learned densities as Pyro distributions."""
 
 from pyro_stad.density.alarm import FLAGGED, alarm_level, noise_tail
+from pyro_stad.density.conditional import ConditionalFlow
 from pyro_stad.density.counts import Counts
+from pyro_stad.density.given import GivenPrior
 from pyro_stad.density.inside import find_cut, find_flow, to_cut, to_flow, unwrap
 from pyro_stad.density.load import load
 from pyro_stad.density.prior import FlowPrior
@@ -12,10 +14,12 @@ from pyro_stad.density.typical import typical_error
 
 __all__ = [
     "FLAGGED",
+    "ConditionalFlow",
     "Counts",
     "Extrapolation",
     "FlowPrior",
     "FlowTransform",
+    "GivenPrior",
     "TruncatedPrior",
     "alarm_level",
     "extrapolation",

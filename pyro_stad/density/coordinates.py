@@ -9,6 +9,7 @@ images.
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any
 
@@ -16,7 +17,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform
 
-from pyro_stad.data import Bounds, Margins, Wrap, affine, open_box, outer_transforms, support_of
+from pyro_stad.data import (
+    AbstractWhitening,
+    Bounds,
+    Margins,
+    Wrap,
+    open_box,
+    outer_transforms,
+    support_of,
+)
 from pyro_stad.likelihood import AbstractLikelihood
 
 __all__ = ["Coordinates"]
@@ -26,8 +35,7 @@ class Coordinates:
     """The maps between whitened events and parameters.
 
     Arguments:
-        loc: mean of the whitening.
-        scale: its Cholesky factor or its scales.
+        whitening: the affine map to whitened events.
         bounds: of the parameters, wound, or None.
         margins: the maps of single coordinates, or None.
 
@@ -38,9 +46,9 @@ class Coordinates:
     """
 
     def __init__(
-        self, loc: Tensor, scale: Tensor, bounds: Bounds | None, margins: Margins | None
+        self, whitening: AbstractWhitening, bounds: Bounds | None, margins: Margins | None
     ) -> None:
-        self.whitening, self.margins = affine(loc, scale), margins
+        self.whitening, self.margins, loc = whitening, margins, whitening.loc
         bends: list[Any] = [] if margins is None else [margins]
         self.outer = outer_transforms(bounds, loc)
         self.transforms: list[Transform] = [self.whitening, *bends, *self.outer]
@@ -51,6 +59,12 @@ class Coordinates:
         self.is_open = bounds is None
         self._low, self._high = open_box(bounds, loc)
         self.stand_in = functools.reduce(lambda x, part: part(x), self.transforms[1:], loc)
+
+    def given(self, whitening: AbstractWhitening) -> Coordinates:
+        """Return the same maps around another whitening, such as one for each row."""
+        new = copy.copy(self)
+        new.whitening, new.transforms = whitening, [whitening, *self.transforms[1:]]
+        return new
 
     def inside(self, theta: Tensor) -> Tensor:
         """Return which rows of ``theta``, shape ``(B, *event_shape)``, have a density."""

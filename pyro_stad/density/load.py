@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import overload
+from typing import Any, overload
 
 import torch
+from torch import Tensor
 
 from pyro_stad._checks import check_device
 from pyro_stad._context import own_context
+from pyro_stad._files import read_tensors
+from pyro_stad.density.conditional import ConditionalFlow
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.truncated import Region, TruncatedPrior, contains
 from pyro_stad.errors import CheckpointError
 from pyro_stad.files import StoredRegion, read
+from pyro_stad.files.conditional import CONDITIONAL, build_conditional
 from pyro_stad.files.prior import MISTAKES
 
 __all__ = ["load"]
@@ -32,8 +36,8 @@ def load(
     *,
     device: torch.device | str = "cpu",
     region: Region | None = None,
-) -> FlowPrior | TruncatedPrior:
-    """Read a prior that ``save`` wrote. No code in the file can run.
+) -> FlowPrior | TruncatedPrior | ConditionalFlow:
+    """Read a prior, or a conditional flow, that ``save`` wrote. No code in the file can run.
 
     Arguments:
         path: the file.
@@ -48,7 +52,12 @@ def load(
             not hold exactly the tensors that its description asks for, all finite.
     """
     where = check_device(device)
-    stored, known = read(path)
+    tensors, document = read_tensors(path)
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path} is not a prior of pyro_stad")
+    if document.get("format") == CONDITIONAL:
+        return _conditional(tensors, document, region, path).to(where)
+    stored, known = read(path, tensors, document)
     try:
         prior = FlowPrior(**stored._asdict()).to(where)
     except MISTAKES as error:
@@ -63,6 +72,20 @@ def load(
             "load(..., region=f) with the f that it was cut by"
         )
     return _cut(prior, region, known, path)
+
+
+def _conditional(
+    tensors: dict[str, Tensor],
+    document: dict[str, Any],
+    region: Any,
+    path: str | os.PathLike[str],
+) -> ConditionalFlow:
+    if region is not None:
+        raise ValueError(f"`region` is not for {path}, a conditional flow")
+    try:
+        return ConditionalFlow(build_conditional(tensors, document))
+    except MISTAKES as error:
+        raise CheckpointError(f"{path} does not describe a conditional flow: {error}") from error
 
 
 def _cut(

@@ -27,6 +27,7 @@ from pyro_stad.data import (
     Bounds,
     Layout,
     Margins,
+    affine,
     wind,
 )
 from pyro_stad.data.reference import Reference
@@ -105,7 +106,7 @@ class FlowPrior(Remade):
         self.layout, self.bounds = layout, bounds and wind(bounds, None, None)
         self.report, self.calibration = report, calibration
         self.counts, self.levels = Counts(), Levels(self.likelihood, transport)
-        self.coordinates = coordinates = Coordinates(loc, scale_tril, self.bounds, margins)
+        self.coordinates = coordinates = Coordinates(affine(loc, scale_tril), self.bounds, margins)
         self.margins, self.reference, self.spread = margins, reference, spread
         self.stand_in = coordinates.stand_in
         self._rows = RowDensity(self.likelihood, coordinates, self.counts)

@@ -8,7 +8,6 @@ is out of range, and the sizes of networks are held against the tensors before a
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -16,13 +15,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_stad._checks import check_count
 from pyro_stad._config import decode, encode
-from pyro_stad._files import read_tensors, write_tensors
+from pyro_stad._files import write_tensors
 from pyro_stad.calibrate import Calibration
-from pyro_stad.data import Angle, Bounds, Layout, Margins, box
+from pyro_stad.data import Bounds, Layout, Margins
 from pyro_stad.data.reference import Reference
 from pyro_stad.errors import CheckpointError
+from pyro_stad.fields import AbstractField
+from pyro_stad.files.layouts import describe_bounds, describe_layout, read_bounds, read_layout
 from pyro_stad.files.parts import (
     check_finite,
     check_tensors,
@@ -41,7 +41,14 @@ from pyro_stad.registry import Source, build, describe
 from pyro_stad.report.fit import FitReport
 from pyro_stad.transport import AbstractTransport
 
-__all__ = ["MISTAKES", "StoredPrior", "read", "write"]
+__all__ = [
+    "MISTAKES",
+    "StoredPrior",
+    "build_likelihood",
+    "describe_likelihood",
+    "read",
+    "write",
+]
 
 _FORMAT = "pyro_stad prior"
 _VERSION = 1
@@ -91,9 +98,8 @@ def write(
     write_tensors(path, tensors, encode(document))
 
 
-def _check_transport(prior: StoredPrior) -> None:
+def _check_transport(transport: AbstractTransport, field: AbstractField) -> None:
     """Refuse a transport of which the file would not hold all."""
-    transport, field = prior.transport, prior.likelihood.field
     others = [name for name in transport.state_dict() if not name.startswith("field.")]
     if others or getattr(transport, "field", field) is not field:
         raise TypeError(
@@ -102,42 +108,51 @@ def _check_transport(prior: StoredPrior) -> None:
         )
 
 
-def _describe_prior(prior: StoredPrior) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    _check_transport(prior)
-    likelihood = prior.likelihood
+def describe_likelihood(
+    likelihood: AbstractLikelihood, transport: AbstractTransport
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what a file says of a density and its transport, and the tensors of both."""
+    _check_transport(transport, likelihood.field)
+    check_finite({"log_mass": torch.tensor(likelihood.log_mass, device="cpu")})
     document = {
-        "format": _FORMAT,
-        "version": _VERSION,
         "field": describe(likelihood.field, "field"),
         "divergence": describe(likelihood.divergence, "divergence"),
         "likelihood": describe(likelihood, "likelihood"),
         "solver": describe(likelihood.solver, "solver"),
-        "transport": describe(prior.transport, "transport"),
+        "transport": describe(transport, "transport"),
         "chunk_size": likelihood.chunk_size,
         "log_mass": likelihood.log_mass,
-        "names": prior.layout and prior.layout.names,
-        "variables": prior.layout and prior.layout.variables,
-        "bounds": prior.bounds and [_describe_bound(bound) for bound in prior.bounds],
+    }
+    return document, dict(likelihood.state_dict())
+
+
+def _describe_prior(prior: StoredPrior) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    document, tensors = describe_likelihood(prior.likelihood, prior.transport)
+    document |= {
+        "format": _FORMAT,
+        "version": _VERSION,
+        **describe_layout(prior.layout),
+        "bounds": describe_bounds(prior.bounds),
         **describe_parts(prior.margins, prior.reference, prior.spread),
         "report": prior.report and prior.report.to_dict(),
         "calibration": prior.calibration and prior.calibration.to_dict(),
     }
-    tensors = {**likelihood.state_dict(), "loc": prior.loc, "scale_tril": prior.scale_tril}
+    tensors |= {"loc": prior.loc, "scale_tril": prior.scale_tril}
     tensors |= part_tensors(prior.margins, prior.reference, prior.spread)
-    check_finite({**tensors, "log_mass": torch.tensor(likelihood.log_mass, device="cpu")})
+    check_finite(tensors)
     return document, tensors
 
 
-def read(path: str | os.PathLike[str]) -> tuple[StoredPrior, StoredRegion | None]:
-    """Read what ``write`` wrote: a prior, and what is known of the region that it is cut to.
+def read(
+    path: str | os.PathLike[str], tensors: dict[str, Tensor], document: dict[str, Any]
+) -> tuple[StoredPrior, StoredRegion | None]:
+    """Build what ``write`` wrote: a prior, and what is known of the region that it is cut to.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        CheckpointError: if the file is damaged, truncated, of another format or version, or does
-            not hold exactly the tensors that its description asks for, all finite.
+        CheckpointError: if the file is of another format or version, or does not hold exactly the
+            tensors that its description asks for, all finite.
     """
-    tensors, document = read_tensors(path)
-    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+    if document.get("format") != _FORMAT:
         raise CheckpointError(f"{path} is not a prior of pyro_stad")
     if document.get("version") != _VERSION:
         raise CheckpointError(
@@ -152,16 +167,16 @@ def read(path: str | os.PathLike[str]) -> tuple[StoredPrior, StoredRegion | None
 
 
 def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> StoredPrior:
-    layout = None if document["names"] is None else _read_layout(document)
+    layout = None if document["names"] is None else read_layout(document)
     shape, dtype = tensors["loc"].shape, tensors["loc"].dtype
     size = shape.numel() if layout is None else len(layout.names)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"loc is {dtype}, expected torch.float32 or torch.float64")
-    bounds = _read_bounds(document["bounds"], size)
+    bounds = read_bounds(document["bounds"], size)
     margins = take_margins(document, tensors, size, dtype)
     reference = take_reference(document, tensors, size, dtype)
     spread = take_spread(document, tensors, size, dtype)
-    likelihood = _build_likelihood(document, Source(tensors, given={"features": size}), dtype)
+    likelihood = build_likelihood(document, Source(tensors, given={"features": size}), dtype)
     expected = {name: tensor.shape for name, tensor in likelihood.state_dict().items()}
     scale = tensors["scale_tril"].shape
     if layout is not None:
@@ -183,7 +198,7 @@ def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> Stored
     )  # fmt: skip
 
 
-def _build_likelihood(
+def build_likelihood(
     document: dict[str, Any], source: Source, dtype: torch.dtype
 ) -> AbstractLikelihood:
     """Return the likelihood without its numbers, in its final precision."""
@@ -198,45 +213,3 @@ def _build_likelihood(
     divergence = build(document["divergence"], "divergence", source.under("divergence"))
     source = source.with_parts(divergence=divergence)
     return build(document["likelihood"], "likelihood", source).to(dtype)
-
-
-def _read_layout(document: dict[str, Any]) -> Layout:
-    """Return the names and variables, which have to agree."""
-    names = decode(tuple[str, ...], document["names"], "names")
-    variables = []
-    for variable in decode(tuple[list, ...], document["variables"], "variables"):
-        name, shape = variable
-        sizes = decode(tuple[int, ...], shape, "variables")
-        for size in sizes:
-            check_count(size, "variables", least=0, most=len(names))
-        variables.append((decode(str, name, "variables"), sizes))
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"`names` must be different names, one at the least; got {list(names)}")
-    if sum(math.prod(sizes) for _, sizes in variables) != len(names):
-        raise ValueError(f"`variables` must make up {len(names)} coordinates; got {variables}")
-    return Layout(names, tuple(variables))
-
-
-def _read_bounds(stored: Any, size: int) -> Bounds | None:
-    """Return one pair per coordinate."""
-    if stored is None:
-        return None
-    # Numbers are written as words here, in files of every age: JSON has no infinity.
-    pairs = tuple(_build_bound(bound) for bound in stored)
-    if len(pairs) != size or not all(low < high for low, high in box(pairs)):
-        raise ValueError(f"`bounds` must be {size} pairs that increase; got {stored!r:.80}")
-    return pairs
-
-
-def _describe_bound(bound: tuple[float, float] | Angle) -> Any:
-    if isinstance(bound, Angle):
-        return {"name": "angle", **asdict(bound)}
-    # JSON has no infinity.
-    return [repr(side) for side in bound]
-
-
-def _build_bound(config: Any) -> tuple[float, float] | Angle:
-    if isinstance(config, dict):
-        return Angle(*(float(config[key]) for key in ("low", "high", "centre", "overlap")))
-    low, high = config
-    return float(low), float(high)

@@ -1,69 +1,77 @@
-r"""``fit``: samples to prior, the whole chain in the order of the package.
+"""``fit``: the door from samples to a prior, or with a context to a conditional flow.
 
-samples -> (bounds) -> (margins) -> whitening -> teacher on a path -> distilled divergence ->
-time grid -> calibration -> :class:`~pyro_stad.density.prior.FlowPrior`.
+The chains behind it are in :mod:`pyro_stad.fitting.prior` and :mod:`pyro_stad.fitting.conditional`.
 """
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack, overload
 
 import torch
-from torch import Tensor
 
 from pyro_stad._checks import check_count, check_device, check_seed
 from pyro_stad._context import own_context
-from pyro_stad._random import generator
 from pyro_stad.data import (
-    Batches,
     Bounds,
-    Intake,
-    Margins,
     Samples,
-    Wrap,
-    affine,
     as_samples,
-    check_margins,
-    check_whitening,
-    fit_margins,
-    outer_transforms,
     parse_bounds,
-    split,
     take_in,
-    whitening,
-    wind,
 )
-from pyro_stad.data.reference import Reference
+from pyro_stad.data.pairs import Pairs
+from pyro_stad.density.conditional import ConditionalFlow
 from pyro_stad.density.prior import FlowPrior
-from pyro_stad.errors import AccuracyWarning
+from pyro_stad.fitting.conditional import fit_conditional
+from pyro_stad.fitting.prior import fit_prior
 from pyro_stad.fitting.settings import BUDGETS, FitSettings
 from pyro_stad.fitting.stages import FitStages
-from pyro_stad.learn.members import Resampler
 from pyro_stad.paths import AbstractPath
 from pyro_stad.registry import build
-from pyro_stad.report.fit import FitReport
-from pyro_stad.report.goodness import Goodness, goodness
 
 __all__ = ["fit"]
 
-_VERSIONED = ("pyro-stad", "torch", "pyro-ppl")
 _MOST_MEMBERS = 100
 
 
+class _Options(TypedDict, total=False):
+    """The options of ``fit``, for those who read types."""
+
+    names: Sequence[str] | None
+    weights: Any
+    log_weights: Any
+    var_names: Sequence[str] | None
+    bounds: Any
+    context_names: Sequence[str] | None
+    context_bounds: Any
+    path: str | AbstractPath
+    budget: str | FitSettings
+    members: int
+    seed: int
+    progress: bool
+    resume: str | os.PathLike[str] | None
+    device: torch.device | str
+    dtype: torch.dtype
+
+
+@overload
+def fit(samples: Any, *, context: None = ..., **options: Unpack[_Options]) -> FlowPrior: ...
+@overload
+def fit(samples: Any, *, context: Any, **options: Unpack[_Options]) -> ConditionalFlow: ...
 @own_context()
 def fit(
     samples: Any,
     *,
+    context: Any = None,
     names: Sequence[str] | None = None,
     weights: Any = None,
     log_weights: Any = None,
     var_names: Sequence[str] | None = None,
     bounds: Any = None,
+    context_names: Sequence[str] | None = None,
+    context_bounds: Any = None,
     path: str | AbstractPath = "ot",
     budget: str | FitSettings = "standard",
     members: int = 5,
@@ -72,13 +80,15 @@ def fit(
     resume: str | os.PathLike[str] | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-) -> FlowPrior:
-    """Learn a prior from samples.
+) -> FlowPrior | ConditionalFlow:
+    """Learn a prior from samples; or, with a context, the law of samples given it.
 
     Arguments:
         samples: a tensor, numpy array or pandas DataFrame with shape ``(N, D)``, a mapping of
             names to arrays ``(N, ...)``, an ArviZ posterior, or what ``read_chain`` returns; at
             least 100 distinct rows.
+        context: what each sample depends on, a row for each, in any of the same containers. The
+            result is then a ``ConditionalFlow``, which makes a prior of any context.
         names: names of the columns of a tensor or array.
         weights: one non-negative weight per row, as nested samplers give, of any scale; or the
             name of the column that holds them.
@@ -90,6 +100,8 @@ def fit(
             ``[low, high)``: from zero on if no sample is negative, else about zero. The
             bounds that a chain brings hold for what a mapping does not name; an empty one takes
             none at all. For a cut that is no box, see ``FlowPrior.truncate``.
+        context_names: names of the columns of a context that is a tensor or array.
+        context_bounds: bounds of the context, as ``bounds``; no angles.
         path: a name in ``pyro_stad.paths.PATHS``, a path object, or ``"cnf"`` for a free-form
             continuous normalising flow trained by maximum likelihood.
         budget: a name in ``pyro_stad.BUDGETS`` or a ``FitSettings``.
@@ -103,7 +115,8 @@ def fit(
         dtype: floating-point type of the prior.
 
     Returns:
-        The prior, calibrated against exact traces on held-out samples: see ``prior.summary()``.
+        The prior, or the conditional flow, calibrated against exact traces on held-out samples:
+        see ``prior.summary()``.
         Repeated rows count as weights, and of a chain whole stretches are held out.
 
     Raises:
@@ -121,59 +134,25 @@ def fit(
     settings = _settings(budget)
     seed = _check_options(path, members, seed, dtype)
     device = check_device(device)
+    if context is not None:
+        pairs = Pairs.of(
+            samples, context, names=names, weights=weights, log_weights=log_weights,
+            var_names=var_names, bounds=bounds, context_names=context_names,
+            context_bounds=context_bounds, dtype=dtype,
+        )  # fmt: skip
+        stages = FitStages(
+            settings, seed, _resume_folder(resume), progress=progress, context=pairs.width
+        )
+        return fit_conditional(pairs, path, stages, device, dtype)
+    if context_names is not None or context_bounds is not None:
+        raise ValueError("`context_names` and `context_bounds` are for a `context`; got none")
     checked = as_samples(
         samples, names=names, weights=weights, log_weights=log_weights, var_names=var_names
     )
     limits = _limits(bounds, checked)
     taken = take_in(checked, limits, dtype)
-    rows, unbounded = taken.samples, taken.samples.values
-    if limits is not None:
-        limits = wind(limits, unbounded, rows.weights)
-        unbounded = _unbounded(unbounded, limits, seed)
-    margins = _margins(unbounded, limits, taken, seed, dtype)
-    values = unbounded if margins is None else margins.to(torch.float64).inv(unbounded)
-    loc, scale_tril = whitening(values, rows.weights, rows.layout.names)
-    check_whitening(loc, scale_tril, rows.layout.names, dtype)
-    whiten = affine(loc, scale_tril)
-    white = whiten.inv(values).to(device, dtype)
     stages = FitStages(settings, seed, _resume_folder(resume), progress=progress)
-    kept, held = split(
-        white, None if rows.weights is None else rows.weights.to(device),
-        settings.validation_fraction, stages.generator("split", white),
-        chains=rows.chains, time=taken.time,
-    )  # fmt: skip
-    stages.identify(rows, path, limits, margins, dtype)
-    field = stages.teacher(path, kept, held)
-    flow, cloud = stages.divergence(field, kept, held)
-    likelihood, transport, calibration = stages.calibrated(flow, cloud, kept, held)
-    fitness = goodness(likelihood, transport, held, seed, kept=kept, time=taken.time)
-    for trouble in (*calibration.troubles, *fitness.troubles):
-        warnings.warn(trouble, AccuracyWarning, stacklevel=3)
-    weights = None if rows.weights is None else rows.weights.to(device)
-    source = stages.generator("reference", white)
-    reference = Reference.of(Batches(white, weights), taken.effective, source)
-    sample = Resampler.of(unbounded, taken, limits, whiten, margins)
-    spread = stages.spread(likelihood, transport, sample, kept, reference, members)
-    report = _report(stages, taken, fitness)
-    loc, scale_tril = loc.to(device, dtype), scale_tril.to(device, dtype)
-    return FlowPrior(
-        likelihood, loc, scale_tril, checked.layout, limits, report, calibration,
-        transport=transport, margins=margins and margins.to(device), reference=reference,
-        spread=spread,
-    )  # fmt: skip
-
-
-def _report(stages: FitStages, taken: Intake, fitness: Goodness) -> FitReport:
-    return FitReport(
-        seed=stages.seed,
-        rows=taken.rows,
-        stages=tuple(stages.done),
-        versions={name: version(name) for name in _VERSIONED},
-        distinct=len(taken.samples.values),
-        effective=round(taken.effective, 1),
-        moved=taken.moved,
-        goodness=fitness,
-    )
+    return fit_prior(taken, limits, path, stages, members, device, dtype)
 
 
 def _limits(bounds: Any, checked: Samples) -> Bounds | None:
@@ -183,28 +162,6 @@ def _limits(bounds: Any, checked: Samples) -> Bounds | None:
     elif isinstance(bounds, Mapping) and bounds:
         bounds = {**checked.bounds, **bounds}
     return parse_bounds(bounds, checked.layout, checked.values)
-
-
-def _unbounded(values: Tensor, limits: Bounds, seed: int) -> Tensor:
-    """Carry samples to the coordinates without walls or seams."""
-    outer = outer_transforms(limits, values)
-    for transform in reversed(outer):
-        values = transform.inv(values)
-    if outer and isinstance(outer[0], Wrap):
-        values = outer[0].unroll(values, generator(seed, "unrolling"))
-    return values
-
-
-def _margins(
-    values: Tensor, limits: Bounds | None, taken: Intake, seed: int, dtype: torch.dtype
-) -> Margins | None:
-    """Return the margins of unbounded values, as the prior will have them."""
-    rows, source = taken.samples, generator(seed, "margins")
-    margins = fit_margins(values, rows.weights, limits, taken.effective, source)
-    if margins is None:
-        return None
-    check_margins(margins, rows.layout.names, dtype)
-    return margins.to(dtype)
 
 
 def _settings(budget: str | FitSettings) -> FitSettings:

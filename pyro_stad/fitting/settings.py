@@ -36,6 +36,8 @@ class FitSettings:
         member: further training of the field on a resample, by which its error is known.
         spread: training of the network that knows how far members are from the flow.
         spread_width: units of its hidden layers.
+        location: training of the whitening that depends on a context, of a conditional flow.
+        location_width: units of its hidden layers.
         tolerance: largest error of the density against the exact trace, in nats (standard
             deviation); the cheapest way to the density that meets it is taken. None for a tenth of
             a nat up to eight dimensions, and as much for every eight beyond.
@@ -62,6 +64,8 @@ class FitSettings:
     member: TrainingSettings = TrainingSettings(500, learning_rate=5e-3, validate_every=100)
     spread: TrainingSettings = TrainingSettings(1500, batch_size=256, learning_rate=5e-3)
     spread_width: int = 64
+    location: TrainingSettings = TrainingSettings(1500, learning_rate=5e-3, validate_every=100)
+    location_width: int = 64
     grid_tolerance: float = 0.02
     tolerance: float | None = None
     reference: str = "data"
@@ -77,7 +81,7 @@ class FitSettings:
         if self.tolerance is not None:
             check_positive(self.tolerance, "tolerance", " of nats")
         check_choice(self.reference, "reference", REFERENCES)
-        for name in ("teacher", "stein", "member", "spread"):
+        for name in ("teacher", "stein", "member", "spread", "location"):
             if not isinstance(getattr(self, name), TrainingSettings):
                 raise TypeError(
                     f"`{name}` must be TrainingSettings; got {getattr(self, name)!r}"
@@ -88,7 +92,13 @@ class FitSettings:
                 raise TypeError(
                     f"`{name}` must be TrainingSettings or None; got {getattr(self, name)!r}"
                 )
-        for name in ("spread_width", "density_width", "density_depth", "polish_products"):
+        for name in (
+            "spread_width",
+            "density_width",
+            "density_depth",
+            "polish_products",
+            "location_width",
+        ):
             check_count(getattr(self, name), name)
         if self.density_width % COLUMNS:
             raise ValueError(

@@ -25,6 +25,7 @@ from pyro_stad.fields import (
     AbstractAngularField,
     AbstractField,
     AbstractTrunkField,
+    ConditionalPathField,
     FreeFormField,
     Gate,
     PathField,
@@ -59,9 +60,17 @@ class FitStages:
     """The training runs of one fit: their settings, seeds, files and reports."""
 
     def __init__(
-        self, settings: FitSettings, seed: int, folder: Path | None, *, progress: bool
+        self,
+        settings: FitSettings,
+        seed: int,
+        folder: Path | None,
+        *,
+        progress: bool,
+        context: int = 0,
     ) -> None:
         self.settings, self.seed, self.progress, self.folder = settings, seed, progress, folder
+        # Columns of a context, to the right of those of a point.
+        self.context = context
         self.done: list[Stage] = []
         self.identity = ""
 
@@ -106,23 +115,32 @@ class FitStages:
     def teacher(self, path: str | AbstractPath, kept: Batches, held: Batches) -> AbstractTrunkField:
         """Return the trained field."""
         like, settings = kept.values, self.settings
+        size = self.features_of(like)
+        # Rows as often as their weight says: a nested sampler's first ones are far out.
+        around = kept.subset(_GATE_ROWS, self.generator("gate", like))[:, :size]
         parts: dict[str, Any] = {
-            "features": like.shape[1],
+            "features": size,
             "width": settings.width,
             "depth": settings.depth,
             "generator": self.first_weights("teacher"),
-            # Rows as often as their weight says: a nested sampler's first ones are far out.
-            "gate": Gate.around(kept.subset(_GATE_ROWS, self.generator("gate", like))),
+            "gate": Gate.around(around),
         }
         field: AbstractTrunkField
         if path == "cnf":
             field = FreeFormField(**parts)
         else:
             chosen = build(path, "path") if isinstance(path, str) else path
-            field = PathField(chosen, **parts)
+            if self.context:
+                field = ConditionalPathField(chosen, context=self.context, **parts)
+            else:
+                field = PathField(chosen, **parts)
         field = field.to(like)
         self.train("teacher", field, kept, held, settings.teacher)
         return field
+
+    def features_of(self, like: Tensor) -> int:
+        """Return the dimension D of the points in rows ``(N, D + C)``."""
+        return like.shape[1] - self.context
 
     def train(
         self,
@@ -166,14 +184,14 @@ class FitStages:
                 )
             except TrainingError as error:
                 # The density is there: it is not lost for want of an error.
-                warnings.warn(f"{error}. It is left out", TrainingWarning, stacklevel=4)
+                warnings.warn(f"{error}. It is left out", TrainingWarning, stacklevel=5)
         labels = labelled(
             likelihood, made, sample, kept, self.generator("spread points", kept.values)
         )
         if len(made) < 2 or len(labels.points) < _FEWEST_LABELS:
             warnings.warn(
                 f"{len(made)} of {members} members, known at {len(labels.points)} points, tell no "
-                "error of learning: it is left unknown", TrainingWarning, stacklevel=4,
+                "error of learning: it is left unknown", TrainingWarning, stacklevel=5,
             )  # fmt: skip
             return None
         spread = self._distilled(labels)
@@ -225,7 +243,7 @@ class FitStages:
     ) -> tuple[AbstractLikelihood, Flow, Calibration]:
         """Return the way to the density and the grid for draws that serve, and how well."""
         settings, like = self.settings, held.values
-        source, size = self.generator("calibration", like), like.shape[1]
+        source, size = self.generator("calibration", like), self.features_of(like)
         points = held.subset(settings.audit_in(size), source)
         solver = choose_steps(flow, points, settings.grid_tolerance, _STEPS)
         likelihood, calibration = calibrate(
@@ -246,13 +264,14 @@ class FitStages:
             return None
         if settings.target is None:
             # The labels are the distilled flow's, which has an error of its own.
-            tolerance = self.settings.tolerance_in(kept.values.shape[1])
+            tolerance = self.settings.tolerance_in(self.features_of(kept.values))
             settings = replace(settings, target=(_SHARE * tolerance) ** 2)
 
         def train() -> DistilledDensity:
             sizes = self.settings.density_width, self.settings.density_depth
             like, count = kept.values, self.settings.density_labels
-            correction = Correction(like.shape[1], *sizes, self.first_weights("density"))
+            first, size = self.first_weights("density"), self.features_of(like)
+            correction = Correction(size, *sizes, first, context=self.context)
             options = self.options("density", like)
             way, history = distil_density(
                 flow, kept, held, settings, correction.to(like), count, **options

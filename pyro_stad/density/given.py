@@ -1,0 +1,246 @@
+"""``GivenPrior``: what a conditional flow says given a context, as a distribution for Pyro.
+
+A context for each member of a batch, and gradients to it: the density of a point, and a draw, are
+functions of both. Points are laid out as rows beside the rows of their contexts, and then all is
+as for any other prior.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, NoReturn
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import Transform, constraints
+
+from pyro_stad._checks import check_batch, check_not_nan, check_value
+from pyro_stad.calibrate import Calibration
+from pyro_stad.data import Bounds, Layout, StandardiseRows
+from pyro_stad.data.contexts import Contexts
+from pyro_stad.density.coordinates import Coordinates
+from pyro_stad.density.counts import Counts
+from pyro_stad.density.level import Levels
+from pyro_stad.density.prior import FlowPrior
+from pyro_stad.density.rows import RowDensity
+from pyro_stad.likelihood import AbstractLikelihood
+from pyro_stad.report import FitReport
+from pyro_stad.transport import Flow
+
+__all__ = ["ConditionalLaw", "Encoded", "GivenPrior"]
+
+
+@dataclass(frozen=True, eq=False)
+class ConditionalLaw:
+    """What all priors of one conditional flow share; the arguments are its parts.
+
+    ``coordinates`` have the whitening of no context; each prior puts its own there.
+    """
+
+    likelihood: AbstractLikelihood
+    transport: Flow
+    coordinates: Coordinates
+    contexts: Contexts
+    layout: Layout
+    bounds: Bounds | None
+    report: FitReport | None
+    calibration: Calibration | None
+    levels: Levels
+    counts: Counts
+
+
+class Encoded(NamedTuple):
+    """A context as networks see it, ``(*batch, C)``, and the whitening that it makes.
+
+    Mean ``(*batch, D)`` and Cholesky factor ``(*batch, D, D)``.
+    """
+
+    white: Tensor
+    loc: Tensor
+    scale_tril: Tensor
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        return self.white.shape[:-1]
+
+    def expand(self, batch: torch.Size) -> Encoded:
+        """Return the same for each member of a larger batch; nothing is computed or copied."""
+        known = len(self.batch_shape)
+        return Encoded(*(part.expand(*batch, *part.shape[known:]) for part in self))
+
+    def rows(self, batch: torch.Size) -> Encoded:
+        """Return a row of each for every member of a larger batch."""
+        known = len(self.batch_shape)
+        large = self.expand(batch)
+        return Encoded(*(a.reshape(-1, *b.shape[known:]) for a, b in zip(large, self)))
+
+
+class GivenPrior(FlowPrior):
+    """The density of points given a context, for each member of a batch.
+
+    It is made by calling a ``ConditionalFlow``.
+
+    Arguments:
+        law: what priors of all contexts share.
+        encoded: the context, as networks see it.
+    """
+
+    def __init__(
+        self, law: ConditionalLaw, encoded: Encoded, *, validate_args: bool | None = None
+    ) -> None:
+        self.law, self.encoded = law, encoded
+        # One context serves any rows; several do as rows of a batch, which ``_aligned`` makes.
+        context = encoded.white if encoded.white.ndim < 3 else encoded.white.flatten(0, -2)
+        self.likelihood = law.likelihood.given(context)
+        self.transport = law.transport.given(context)
+        self.layout, self.bounds = law.layout, law.bounds
+        self.report, self.calibration = law.report, law.calibration
+        self.counts, self.levels = law.counts, law.levels.given(self.likelihood)
+        self.margins = self.reference = self.spread = None
+        whitening = StandardiseRows(encoded.loc, encoded.scale_tril)
+        self.coordinates = law.coordinates.given(whitening)
+        self.stand_in = law.coordinates.stand_in
+        self._rows = RowDensity(self.likelihood, self.coordinates, self.counts)
+        like = encoded.loc.detach()
+        base = dist.Normal(torch.zeros_like(like), torch.ones_like(like)).to_event(1)
+        transforms = [_GivenFlow(law, encoded.white), *self.coordinates.transforms]
+        dist.TransformedDistribution.__init__(self, base, transforms, validate_args=validate_args)
+
+    @property
+    def like(self) -> Tensor:
+        return self.stand_in
+
+    @constraints.dependent_property(is_discrete=False)
+    def support(self) -> constraints.Constraint:
+        """The box of the bounds, or the real vectors."""
+        return self.coordinates.support
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> GivenPrior:
+        """Return the same prior with another batch shape; nothing is encoded again."""
+        return self._with(self.encoded.expand(torch.Size(batch_shape)))
+
+    def _with(self, encoded: Encoded) -> GivenPrior:
+        new = GivenPrior(self.law, encoded, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log-density of ``value`` given the context, shape ``(..., D)``: ``(...)``.
+
+        See ``FlowPrior.log_prob``; it has a gradient by the context as well.
+        """
+        rows, x, shape = self._aligned(value)
+        refuse = partial(check_not_nan, x, self.names) if self._validate_args else None
+        result = rows._rows(x, refuse).reshape(shape)
+        return result.to(value.dtype) if value.is_floating_point() else result
+
+    def tail_probability(self, value: Tensor) -> Tensor:
+        """Return how far out ``value`` lies, or its context if that is more unusual: ``(...)``.
+
+        See ``FlowPrior.tail_probability``, and ``context_level`` for contexts.
+        """
+        return self._at_most_context(value, FlowPrior.tail_probability)
+
+    def density_level(self, value: Tensor) -> Tensor:
+        """Return the share of own draws, of all contexts, with less density: ``(...)``.
+
+        Or the level of the context, if that is less; see ``FlowPrior.density_level``.
+        """
+        return self._at_most_context(value, FlowPrior.density_level)
+
+    def surrogate_error(self, value: Tensor) -> Tensor:
+        """Return a bound on the error of ``log_prob``; see ``FlowPrior.surrogate_error``.
+
+        It holds for data and contexts like those of the calibration.
+        """
+        rows, x, shape = self._aligned(value)
+        return FlowPrior.surrogate_error(rows, x).reshape(shape)
+
+    def context_level(self) -> Tensor:
+        """Return the share of contexts of the training that are more unusual: ``batch_shape``.
+
+        Values below ``alarm_level`` mean that the network has seen no context like it; see
+        :mod:`pyro_stad.data.contexts`.
+        """
+        with torch.no_grad():
+            white = self.encoded.white
+            return self.law.contexts.share(white.flatten(0, -2) if white.ndim > 1 else white[None]
+            ).reshape(self.batch_shape)  # fmt: skip
+
+    def _at_most_context(
+        self, value: Tensor, measure: Callable[[FlowPrior, Tensor], Tensor]
+    ) -> Tensor:
+        rows, x, shape = self._aligned(value)
+        return torch.minimum(measure(rows, x).reshape(shape), self.context_level())
+
+    def _aligned(self, value: Tensor) -> tuple[GivenPrior, Tensor, torch.Size]:
+        """Return a prior of rows of context, as many rows of points, and the shape of both."""
+        x = check_value(value, self.like)
+        shape = check_batch(x.shape[:-1], self.batch_shape)
+        shape = torch.broadcast_shapes(shape, self.batch_shape)
+        x = x.expand(*shape, x.shape[-1]).reshape(-1, x.shape[-1])
+        return self._with(self.encoded.rows(shape)), x, shape
+
+    def exact(self) -> NoReturn:
+        _of_the_flow("exact()", "flow.exact()(context)")
+
+    def with_likelihood(self, likelihood: Any) -> NoReturn:
+        _of_the_flow("with_likelihood()", "flow.with_likelihood(likelihood)(context)")
+
+    def calibrate(self, samples: Any, **options: Any) -> NoReturn:
+        _of_the_flow("calibrate()", "flow.calibrate(samples, context)(context)")
+
+    def save(self, path: Any) -> NoReturn:
+        _of_the_flow("save()", "flow.save(path)")
+
+    def to(self, target: Any) -> NoReturn:
+        _of_the_flow("to()", "flow.to(target)(context.to(target))")
+
+    def __repr__(self) -> str:
+        return (
+            f"GivenPrior(D={len(self.like)}, batch_shape={tuple(self.batch_shape)}, context of "
+            f"{', '.join(self.law.contexts.layout.names)}, {self.law.likelihood!r})"
+        )
+
+
+def _of_the_flow(name: str, instead: str) -> NoReturn:
+    raise NotImplementedError(f"{name} is for the flow, and not for one context: say {instead}")
+
+
+class _GivenFlow(Transform):
+    """The map from noise z to whitened data given a context, ``(*batch, C)``."""
+
+    bijective = True
+    domain = constraints.real_vector
+    codomain = constraints.real_vector
+
+    def __init__(self, law: ConditionalLaw, white: Tensor) -> None:
+        super().__init__()
+        self.law, self.white = law, white
+
+    def with_cache(self, cache_size: int = 1) -> _GivenFlow:
+        """Return self: see ``FlowTransform.with_cache``."""
+        return self
+
+    def _call(self, x: Tensor) -> Tensor:
+        rows, context = self._as_rows(x)
+        return self.law.transport.given(context).push(rows).reshape(x.shape)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        rows, context = self._as_rows(y)
+        return self.law.transport.given(context).pull(rows).reshape(y.shape)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the log-determinant at noise ``x`` and data ``y``: shape ``(...)``."""
+        rows, context = self._as_rows(y)
+        log_prob = self.law.likelihood.given(context).log_prob(rows).reshape(y.shape[:-1])
+        normal = -0.5 * x.square().sum(-1) - 0.5 * x.shape[-1] * math.log(2 * math.pi)
+        return normal - log_prob
+
+    def _as_rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        context = self.white.expand(*x.shape[:-1], self.white.shape[-1])
+        return x.reshape(-1, x.shape[-1]), context.reshape(-1, self.white.shape[-1])
