@@ -44,10 +44,12 @@ class Mixture:
         source = torch.Generator().manual_seed(seed)
         weights, self.means, self.covariances = random_mixture(features, 5, seed)
         self.log_weights = weights.log()
-        self.tilt = 0.7 * torch.randn(5, _GIVEN, generator=source)
-        self.slopes = torch.randn(5, features, _GIVEN, generator=source) / math.sqrt(_GIVEN)
+        options: dict[str, Any] = {"generator": source, "dtype": torch.float64}
+        self.tilt = 0.7 * torch.randn(5, _GIVEN, **options)
+        self.slopes = torch.randn(5, features, _GIVEN, **options) / math.sqrt(_GIVEN)
 
     def components(self, context: Tensor) -> tuple[Tensor, MultivariateNormal]:
+        context = context.double()
         log_weights = (self.log_weights + context @ self.tilt.mT).log_softmax(-1)
         means = self.means + (self.slopes @ context[:, None, :, None])[..., 0]
         return log_weights, MultivariateNormal(means, self.covariances)
@@ -56,12 +58,13 @@ class Mixture:
         log_weights, law = self.components(context)
         which = torch.multinomial(log_weights.exp(), 1, generator=source)[:, 0]
         at = torch.arange(len(context))
-        noise = torch.randn(law.mean[:, 0].shape, generator=source)
-        return law.mean[at, which] + (law.scale_tril[at, which] @ noise[..., None])[..., 0]
+        noise = torch.randn(law.mean[:, 0].shape, generator=source, dtype=torch.float64)
+        x = law.mean[at, which] + (law.scale_tril[at, which] @ noise[..., None])[..., 0]
+        return x.float()
 
     def log_prob(self, x: Tensor, context: Tensor) -> Tensor:
         log_weights, law = self.components(context)
-        return torch.logsumexp(log_weights + law.log_prob(x[:, None]), -1)
+        return torch.logsumexp(log_weights + law.log_prob(x.double()[:, None]), -1)
 
 
 def zuko_flow(
@@ -151,7 +154,7 @@ def main() -> None:
     write(options.name, {"provenance": made, "budget": options.budget, "rows": rows})
 
 
-@section(105)
+@section(107)
 def page() -> str:
     result = read("conditional")
 
