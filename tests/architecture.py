@@ -10,7 +10,7 @@ from pathlib import Path
 LAYERS = (
     "data", "paths", "ode", "fields", "divergence", "transport", "likelihood", "learn",
     "calibrate", "report", "files", "density", "fitting", "model", "samplers", "evidence",
-    "interop", "demo", "cli",
+    "infer", "interop", "demo", "cli",
 )  # fmt: skip
 FROM_PYRO_ON = "density"
 # For tests, benchmarks and users: it may import all, and nothing imports it.

@@ -11,6 +11,7 @@ from pyro_stad.density.transform import FlowTransform
 from pyro_stad.density.truncated import TruncatedPrior
 from pyro_stad.density.trust import Extrapolation, extrapolation, is_extrapolated
 from pyro_stad.density.typical import typical_error
+from pyro_stad.density.whitened import WhitenedPrior
 
 __all__ = [
     "FLAGGED",
@@ -21,6 +22,7 @@ __all__ = [
     "FlowTransform",
     "GivenPrior",
     "TruncatedPrior",
+    "WhitenedPrior",
     "alarm_level",
     "extrapolation",
     "find_cut",

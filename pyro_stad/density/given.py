@@ -138,6 +138,11 @@ class GivenPrior(FlowPrior):
         result = rows._rows(x, refuse).reshape(shape)
         return result.to(value.dtype) if value.is_floating_point() else result
 
+    def white_log_prob(self, white: Tensor) -> Tensor:
+        """Return the log-density of points in whitened coordinates, ``(..., D)``: ``(...)``."""
+        rows, x, shape = self._aligned(white)
+        return rows.likelihood.log_prob(x).reshape(shape)
+
     def tail_probability(self, value: Tensor) -> Tensor:
         """Return how far out ``value`` lies, or its context if that is more unusual: ``(...)``.
 

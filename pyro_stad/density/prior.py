@@ -155,6 +155,12 @@ class FlowPrior(Remade):
             result = result.expand(shape)  # after the solve: a batch shares one density
         return result.to(value.dtype) if value.is_floating_point() else result
 
+    def white_log_prob(self, white: Tensor) -> Tensor:
+        """Return the log-density of points in whitened coordinates, ``(..., D)``: ``(...)``."""
+        batch = white.shape[: white.ndim - self.like.ndim]
+        found = self.likelihood.log_prob(white.reshape(-1, *self.like.shape)).reshape(batch)
+        return found.expand(check_batch(batch, self.batch_shape))
+
     def inside(self, theta: Tensor) -> Tensor:
         """Return which rows of ``theta``, shape ``(B, *event_shape)``, have a density."""
         return self.coordinates.inside(theta)
