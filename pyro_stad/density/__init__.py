@@ -3,6 +3,7 @@
 from pyro_stad.density.alarm import FLAGGED, alarm_level, noise_tail
 from pyro_stad.density.conditional import ConditionalFlow
 from pyro_stad.density.counts import Counts
+from pyro_stad.density.exactly import exactly
 from pyro_stad.density.given import GivenPrior
 from pyro_stad.density.inside import find_cut, find_flow, to_cut, to_flow, unwrap
 from pyro_stad.density.load import load
@@ -24,6 +25,7 @@ __all__ = [
     "TruncatedPrior",
     "WhitenedPrior",
     "alarm_level",
+    "exactly",
     "extrapolation",
     "find_cut",
     "find_flow",

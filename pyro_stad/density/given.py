@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any, NamedTuple, NoReturn
 
 import pyro.distributions as dist
@@ -27,7 +27,7 @@ from pyro_stad.density.counts import Counts
 from pyro_stad.density.level import Levels
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.rows import RowDensity
-from pyro_stad.likelihood import AbstractLikelihood
+from pyro_stad.likelihood import AbstractLikelihood, exact_twin
 from pyro_stad.report import FitReport
 from pyro_stad.transport import Flow
 
@@ -51,6 +51,15 @@ class ConditionalLaw:
     calibration: Calibration | None
     levels: Levels
     counts: Counts
+
+    @cached_property
+    def exact(self) -> ConditionalLaw:
+        """The same law, with the exact trace on the density's own grid."""
+        likelihood = exact_twin(self.likelihood)
+        return replace(
+            self, likelihood=likelihood, calibration=None, counts=Counts(),
+            levels=Levels(likelihood, self.transport, self.contexts.seen),
+        )  # fmt: skip
 
 
 class Encoded(NamedTuple):
@@ -190,8 +199,11 @@ class GivenPrior(FlowPrior):
         x = x.expand(*shape, x.shape[-1]).reshape(-1, x.shape[-1])
         return self._with(self.encoded.rows(shape)), x, shape
 
-    def exact(self) -> NoReturn:
-        _of_the_flow("exact()", "flow.exact()(context)")
+    def exact(self) -> GivenPrior:
+        """Return the exact twin, given the same context; see ``FlowPrior.exact``."""
+        new = GivenPrior(self.law.exact, self.encoded, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
 
     def with_likelihood(self, likelihood: Any) -> NoReturn:
         _of_the_flow("with_likelihood()", "flow.with_likelihood(likelihood)(context)")

@@ -26,7 +26,7 @@ from pyro_stad._weights import log_mean_exp, smoothed
 from pyro_stad.data.effective import ess
 from pyro_stad.density import FlowPrior
 
-__all__ = ["Correction", "correct", "distilled"]
+__all__ = ["Correction", "correct", "distilled", "thinned", "weighed"]
 
 _MOST_DRAWS = 1000
 
@@ -63,11 +63,27 @@ def correct(flows: list[tuple[FlowPrior, Tensor]], count: int, length: int) -> C
             ``(count * length, ..., D)``.
         count, length: number of chains, and draws of each.
     """
-    thin = max(1, math.ceil(count * length / _MOST_DRAWS))
-    places = torch.arange(count * length).reshape(count, length)[:, ::thin].reshape(-1)
+    places = thinned(count, length)
     log_ratio: Any = 0.0
     for prior, draws in flows:
         log_ratio = log_ratio + _exact_less_distilled(prior, draws[places.to(draws.device)])
+    return weighed(log_ratio, places, count)
+
+
+def thinned(count: int, length: int, most: int = _MOST_DRAWS) -> Tensor:
+    """Return the places of about ``most`` draws among those of all chains, evenly in each."""
+    thin = max(1, math.ceil(count * length / most))
+    return torch.arange(count * length).reshape(count, length)[:, ::thin].reshape(-1)
+
+
+def weighed(log_ratio: Tensor, places: Tensor, count: int) -> Correction:
+    """Return what log-ratios of densities do to log Z and to draws.
+
+    Arguments:
+        log_ratio: of each draw, chain after chain, ``(n,)``.
+        places: of these draws among all.
+        count: number of chains.
+    """
     log_ratio = log_ratio.double()
     smooth, khat = smoothed(log_ratio)
     # The factor that smoothing takes away with the normalisation.
@@ -75,7 +91,9 @@ def correct(flows: list[tuple[FlowPrior, Tensor]], count: int, length: int) -> C
     ratios = np.exp((log_ratio - log_ratio.max()).cpu().numpy()).reshape(count, -1)
     effective = ess(torch.as_tensor(ratios)) if ratios.std() > 0 else ratios.size
     relative = ratios.std() / ratios.mean() / math.sqrt(effective)
-    return Correction(value, float(relative), khat.item(), smooth.exp(), places)
+    # Equal weights have no tail; of them the fit of one says infinity.
+    shape = khat.item() if bool((log_ratio != log_ratio[0]).any()) else -math.inf
+    return Correction(value, float(relative), shape, smooth.exp(), places)
 
 
 def _exact_less_distilled(prior: FlowPrior, values: Tensor) -> Tensor:
