@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.distributions import Independent, Transform, TransformedDistribution
 
 from pyro_stad._checks import check_choice
-from pyro_stad.density import FlowPrior, TruncatedPrior, WhitenedPrior, find_flow
+from pyro_stad.density import FlowPrior, TruncatedPrior, WhitenedPrior
 
 __all__ = ["FORMS", "FlowReparam"]
 
@@ -109,11 +109,11 @@ class FlowReparam(Strategy, Reparam):  # type: ignore[misc]
 
     def configure(self, msg: Any) -> FlowReparam | None:
         """Return what reparametrises a site: this, for learned priors that are not observed."""
-        if msg["is_observed"] or find_flow(msg["fn"]) is None:
+        if msg["is_observed"]:
             return None
         try:
             split(msg["fn"], self.form, msg["name"])
-        except TypeError:  # Masked, or otherwise no map of noise: it works as it is.
+        except TypeError:  # Not learned, or masked: it works as it is.
             return None
         return self
 
