@@ -85,9 +85,11 @@ def _warm_average(decay: float) -> Callable[[Any, Any, Any], None]:
     return update
 
 
-def _adam(parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+def _adam(parameters: list[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
-    optimiser = torch.optim.Adam(parameters, lr=rate, fused=fused)
+    optimiser = torch.optim.AdamW(
+        parameters, settings.learning_rate, weight_decay=settings.weight_decay, fused=fused
+    )
     # Adam makes its state at the first step; making it now lets a resumed run fill it in.
     for p in parameters:
         optimiser.state[p] = {
@@ -98,10 +100,11 @@ def _adam(parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
     return optimiser
 
 
-_OPTIMISERS: dict[str, Callable[[list[nn.Parameter], float], torch.optim.Optimizer]] = {
-    "adam": _adam,
-    "soap": Soap,
-}
+def _soap(parameters: list[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
+    return Soap(parameters, settings.learning_rate)
+
+
+_OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam": _adam, "soap": _soap}
 
 
 class _Run:
@@ -112,7 +115,7 @@ class _Run:
     ) -> None:
         self.module, self.settings, self.generator = module, settings, generator
         parameters = [p for p in module.parameters() if p.requires_grad]
-        self.optimiser = _OPTIMISERS[settings.optimiser](parameters, settings.learning_rate)
+        self.optimiser = _OPTIMISERS[settings.optimiser](parameters, settings)
         self.average = AveragedModel(
             module, multi_avg_fn=_warm_average(settings.ema_decay), use_buffers=True
         )

@@ -26,6 +26,8 @@ class TrainingSettings:
             weights and on at 0.3 of the rate; the fourth time it stops. 0 never looks back.
         target: validation loss that is good enough to stop at, or None for none.
         save_every: seconds between resumable states.
+        weight_decay: by how much weights shrink in a step, in units of the rate: decoupled, of Adam
+            alone.
         optimiser: ``"adam"``, or ``"soap"`` (:mod:`pyro_stad.learn.soap`) where labels have no
             noise.
     """
@@ -40,6 +42,7 @@ class TrainingSettings:
     patience: int = 3
     target: float | None = None
     save_every: float = 10.0
+    weight_decay: float = 0.0
     optimiser: str = "adam"
 
     def __post_init__(self) -> None:
@@ -51,6 +54,8 @@ class TrainingSettings:
             raise ValueError(f"`save_every` must not be negative; got {self.save_every!r}")
         for name in ("learning_rate", "clip_norm"):
             check_positive(getattr(self, name), name)
+        if not self.weight_decay >= 0:
+            raise ValueError(f"`weight_decay` must not be negative; got {self.weight_decay!r}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"`ema_decay` must lie in [0, 1); got {self.ema_decay!r}")
         check_choice(self.optimiser, "optimiser", ("adam", "soap"))
