@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.fields.base import AbstractField, AbstractTrunkField
+from pyro_stad.fields.networks.conditional import ConditionalTrunk
 from pyro_stad.fields.networks.perceptron import ANGLE_FEATURES, Trunk, linear, trunk_sizes
 from pyro_stad.registry import Source, build, describe, storable
 
@@ -172,32 +173,55 @@ class SeparateNetwork(AbstractDivergenceNetwork):
         width: units of each hidden layer.
         depth: number of hidden layers.
         generator: source of the first weights, or None for torch's global one.
+        context: dimension C of a context that the field depends on, 0 for none.
     """
 
     def __init__(
-        self, features: int, width: int, depth: int, generator: torch.Generator | None = None
+        self,
+        features: int,
+        width: int,
+        depth: int,
+        generator: torch.Generator | None = None,
+        context: int = 0,
     ) -> None:
         super().__init__()
-        self.features, self.width, self.depth = features, width, depth
-        self.trunk = Trunk(features, width, depth, 1, generator)
+        self.features, self.width, self.depth, self.context = features, width, depth, context
+        self.trunk: Trunk
+        if context:
+            self.trunk = ConditionalTrunk(features, context, width, depth, 1, generator)
+        else:
+            self.trunk = Trunk(features, width, depth, 1, generator)
 
     def settings(self) -> dict[str, Any]:
-        return {"width": self.width, "depth": self.depth}
+        return {"width": self.width, "depth": self.depth, "context": self.context}
 
     @classmethod
     def from_settings(cls, name: str, settings: dict[str, Any], source: Source) -> SeparateNetwork:
+        field = source.given["field"]
+        context = settings.get("context", 0)
+        known = field.context_shape.numel() if field.context_shape else 0
+        if context != known:
+            raise ValueError(f"`context` of a divergence network is {context}, the field's {known}")
         sizes = trunk_sizes(settings, source.under("trunk"))
-        return cls(source.given["field"].features, **sizes, generator=torch.Generator())
+        return cls(field.features, **sizes, generator=torch.Generator(), context=context)
+
+    def _given(self, field: AbstractField) -> Trunk:
+        """Return the trunk, given what the field was given."""
+        if not self.context:
+            return self.trunk
+        if field.context is None:
+            raise ValueError("this divergence depends on a context: use field.given(context)")
+        return cast(ConditionalTrunk, self.trunk).given(field.context.flatten(1))
 
     def velocity_and_residual(
         self, field: AbstractField, t: Tensor, x: Tensor
     ) -> tuple[Tensor, Tensor]:
-        return field.ungated().velocity(t, x), self.trunk(t, x)[..., 0]
+        return field.ungated().velocity(t, x), self._given(field)(t, x)[..., 0]
 
     def residual_and_slope(
         self, field: AbstractField, t: Tensor, x: Tensor, tangent: Tensor
     ) -> tuple[Tensor, Tensor]:
-        residual, slope, _, _ = self.trunk.hidden_and_tangent(t, x, tangent)
+        residual, slope, _, _ = self._given(field).hidden_and_tangent(t, x, tangent)
         return residual[..., 0], slope[..., 0]
 
 

@@ -42,6 +42,7 @@ class AbstractField(nn.Module, ABC):
     Attributes every leaf provides:
         event_shape: shape of a point.
         context_shape: shape of what a point depends on besides, empty for nothing.
+        context: the rows of it that the field has closed over, or None.
         t_min, t_max: the data end and the noise end, in the field's own time.
         data_scale: the field's variable at ``t_min`` is ``data_scale`` times the data.
         gate: what holds the field to zero far out, or None.
@@ -51,6 +52,7 @@ class AbstractField(nn.Module, ABC):
 
     event_shape: torch.Size
     context_shape: torch.Size = torch.Size()
+    context: Tensor | None = None
     t_min: float
     t_max: float
     data_scale: float

@@ -62,6 +62,7 @@ class ConditionalPathField(AbstractTrunkField, AbstractAngularField):
         new = copy.copy(self)
         # Of its own: a shallow copy shares the dictionary of its parts.
         new._modules = {**self._modules, "trunk": self.trunk.given(context)}
+        new.context = context
         return new
 
     def settings(self) -> dict[str, Any]:

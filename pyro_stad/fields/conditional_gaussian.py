@@ -56,7 +56,7 @@ class ConditionalGaussianField(AbstractAngularField):
 
     def given(self, context: Tensor) -> ConditionalGaussianField:
         field = copy.copy(self)
-        field.mean = context @ self.weight.mT + self.bias
+        field.context, field.mean = context, context @ self.weight.mT + self.bias
         return field
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:

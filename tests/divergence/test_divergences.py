@@ -4,11 +4,20 @@ import warnings
 
 import pytest
 import torch
+from torch import nn
 
-from pyro_stad.divergence import Exact, Hutchinson, HutchPlusPlus, XTrace
-from pyro_stad.fields import AbstractField, PathField
+from pyro_stad.divergence import (
+    Exact,
+    Hutchinson,
+    HutchPlusPlus,
+    SeparateNetwork,
+    Stein,
+    XTrace,
+)
+from pyro_stad.fields import AbstractField, ConditionalGaussianField, PathField
 from pyro_stad.fields.mixture import random_mixture, sample_mixture
 from pyro_stad.paths import OptimalTransport
+from pyro_stad.registry import Source, build, describe
 from tests.oracles import field_on
 
 STOCHASTIC = {
@@ -126,3 +135,23 @@ def test_too_few_probes_are_refused(kind, least):
         kind(0).velocity_and_divergence(
             PathField(OptimalTransport(), 5, 8, 2), torch.tensor(0.3), torch.randn(4, 5)
         )
+
+
+def test_a_separate_network_learns_a_divergence_given_a_context():
+    """The oracle's divergence depends on the angle alone, and the network's on the context too."""
+    network = SeparateNetwork(2, 8, 2, torch.Generator().manual_seed(0), context=3).double()
+    weight = torch.randn(2, 3)
+    field = ConditionalGaussianField(OptimalTransport(), weight, torch.zeros(2), torch.eye(2))
+    divergence, x = Stein(network), torch.randn(5, 2)
+    with pytest.raises(ValueError, match="depends on a context"):
+        network.velocity_and_residual(field, torch.tensor(0.5), x)
+    nn.init.normal_(network.trunk.out.weight)
+    context = torch.randn(5, 3)
+    found = divergence(field.given(context), torch.tensor(0.5), x)
+    other = divergence(field.given(-context), torch.tensor(0.5), x)
+    assert (found != other).all()
+    config = describe(divergence, "divergence")
+    source = Source(divergence.state_dict(), given={"field": field})
+    again = build(config, "divergence", source).double()
+    again.load_state_dict(divergence.state_dict())
+    assert torch.equal(again(field.given(context), torch.tensor(0.5), x), found)
