@@ -31,6 +31,17 @@ from pyro_stad.evidence import (
 )
 from pyro_stad.fields import from_denoiser, from_noise, from_score, from_velocity
 from pyro_stad.fitting import BUDGETS, FitSettings, fit
+from pyro_stad.infer import (
+    CombinedPosterior,
+    CorrectedPosterior,
+    FlowReparam,
+    Simulations,
+    Tension,
+    combine,
+    correct,
+    simulate,
+    tension,
+)
 from pyro_stad.interop import posterior_summary, to_arviz
 from pyro_stad.learn import TrainingSettings
 
@@ -39,22 +50,29 @@ __all__ = [
     "AccuracyWarning",
     "Chain",
     "CheckpointError",
+    "CombinedPosterior",
     "ConditionalFlow",
+    "CorrectedPosterior",
     "EvidenceComparison",
     "EvidenceError",
     "EvidenceResult",
     "EvidenceWarning",
     "FitSettings",
     "FlowPrior",
+    "FlowReparam",
     "GivenPrior",
     "OutOfDistributionWarning",
     "SampleWarning",
+    "Simulations",
     "Support",
+    "Tension",
     "TrainingError",
     "TrainingSettings",
     "TrainingWarning",
     "TruncatedPrior",
+    "combine",
     "compare_evidence",
+    "correct",
     "divergence",
     "fit",
     "from_denoiser",
@@ -69,6 +87,8 @@ __all__ = [
     "posterior_summary",
     "read_chain",
     "sample_support",
+    "simulate",
+    "tension",
     "to_arviz",
 ]
 __version__ = "0.1.0"

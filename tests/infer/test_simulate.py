@@ -1,0 +1,82 @@
+"""Simulations: pairs of a law that is known, and simulators that are broken in every way."""
+
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_stad import SampleWarning
+from pyro_stad.infer import simulate
+
+PRIOR = {"rate": dist.Uniform(0.5, 2.0), "shift": dist.Normal(0.0, 1.0)}
+
+
+def sound(theta):
+    return theta[..., 0] * torch.randn(()) + theta[..., 1]
+
+
+def test_pairs_are_the_simulators_and_a_seed_makes_them_again():
+    found = simulate(sound, PRIOR, 400, progress=False)
+    assert found.theta.shape == (400, 2)
+    assert found.x.shape == (400, 1)
+    assert found.names == ("rate", "shift")
+    white = (found.x[:, 0] - found.theta[:, 1]) / found.theta[:, 0]
+    # Standard normal: mean and variance to five standard errors.
+    assert abs(white.mean()) < 5 / 20
+    assert abs(white.var() - 1) < 5 * (2 / 400) ** 0.5
+    assert torch.equal(simulate(sound, PRIOR, 400, progress=False).x, found.x)
+    assert not torch.equal(simulate(sound, PRIOR, 400, seed=1, progress=False).x, found.x)
+    flow = found.fit(budget="tiny", progress=False)
+    assert flow.context_names == ("rate", "shift")
+
+
+def test_a_batched_simulator_and_a_vector_prior():
+    def simulator(theta):
+        return theta[:, None, :] + torch.randn(len(theta), 3, 2)
+
+    prior = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+    found = simulate(simulator, prior, 2500, batched=True, progress=False)
+    assert found.x.shape == (2500, 6)
+    assert found.names == ()
+
+
+def test_failures_are_dropped_and_counted():
+    def simulator(theta):
+        if theta[0] < 0.65:
+            raise ArithmeticError("lost")
+        return torch.nan if theta[1] > 2 else sound(theta)
+
+    with pytest.warns(SampleWarning, match="simulations failed"):
+        found = simulate(simulator, PRIOR, 600, progress=False)
+    lost = found.failed["ArithmeticError"] + found.failed["not finite"]
+    assert len(found.x) == 600 - lost
+    assert (found.theta[:, 0] >= 0.65).all()
+    assert (found.theta[:, 1] <= 2).all()
+    assert "lost (ArithmeticError)" in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("simulator", "message"),
+    [
+        (lambda theta: 3.0, "the same number, 3, in coordinate 0"),
+        (lambda theta: theta.sum(), "the same data again for the same parameters"),
+        (lambda theta: torch.randint(3, ()), "only 3 different data"),
+        (lambda theta: torch.full((2,), torch.nan), "200 of 200 simulations failed"),
+        (lambda theta: torch.randn(2 + int(theta[0] > 1)), "different sizes"),
+    ],
+)
+def test_what_is_broken_in_silence_is_refused(simulator, message):
+    with pytest.raises(ValueError, match=message):
+        simulate(simulator, PRIOR, 200, progress=False)
+
+
+def test_slips_have_messages():
+    with pytest.raises(TypeError, match="`simulator` must be callable"):
+        simulate(3, PRIOR, 200)
+    with pytest.raises(TypeError, match="must be a distribution of one number"):
+        simulate(sound, {"rate": 1.0}, 200)
+    with pytest.raises(TypeError, match="`prior` must be a distribution"):
+        simulate(sound, 3.0, 200)
+    with pytest.raises(ValueError, match="`count` must be an integer of at least 100"):
+        simulate(sound, PRIOR, 3)
+    with pytest.raises(ValueError, match="a row for each of"):
+        simulate(lambda theta: torch.zeros(3), PRIOR, 200, batched=True, progress=False)
