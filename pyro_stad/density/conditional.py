@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_stad._checks import check_finite, check_value
 from pyro_stad._chunks import padded
 from pyro_stad._context import own_context
 from pyro_stad._rows import ROWS
@@ -26,6 +27,7 @@ from pyro_stad.density.coordinates import Coordinates
 from pyro_stad.density.counts import Counts
 from pyro_stad.density.given import ConditionalLaw, Encoded, GivenPrior
 from pyro_stad.density.level import Levels
+from pyro_stad.density.recalibrated import recalibrated
 from pyro_stad.files.conditional import StoredConditional, write_conditional
 from pyro_stad.likelihood import AbstractLikelihood, exact_twin
 
@@ -177,6 +179,42 @@ class ConditionalFlow:
     def exact(self) -> ConditionalFlow:
         """Return the exact twin: the same flow, with the exact trace on the density's own grid."""
         return self.with_likelihood(exact_twin(self.parts.likelihood))
+
+    @own_context()
+    def calibrate(
+        self,
+        samples: Tensor,
+        context: Tensor | Mapping[str, Tensor],
+        *,
+        tolerance: float | None = None,
+        reference: str = "data",
+        seed: int = 0,
+    ) -> ConditionalFlow:
+        """Return a flow whose density is the cheapest that is accurate enough on pairs.
+
+        Arguments:
+            samples: points ``(N, D)`` that the fit has not seen, at least 20.
+            context: a context for each, as of a call.
+            tolerance, reference, seed: as of ``FlowPrior.calibrate``.
+
+        Raises:
+            TypeError, ValueError: for pairs that can't be used, or no positive tolerance.
+
+        Warns:
+            AccuracyWarning: if the tolerance is not met, or the normaliser is off.
+        """
+        given = self._checked(context)
+        points = check_value(samples, given.new_zeros(len(self.names)), argument="samples")
+        if points.shape[:-1] != given.shape[:-1] or points.ndim != 2:
+            raise ValueError(
+                f"`samples` and `context` must be rows of pairs; got shapes "
+                f"{tuple(points.shape)} and {tuple(given.shape)}"
+            )
+        check_finite(points, self.names, argument="samples")
+        outside = int((~self._law.coordinates.inside(points)).sum())
+        if outside:
+            raise ValueError(f"`samples` must lie inside the bounds; {outside} do not")
+        return ConditionalFlow(recalibrated(self.parts, points, given, tolerance, reference, seed))
 
     @own_context()
     def to(self, target: torch.device | str | torch.dtype) -> ConditionalFlow:

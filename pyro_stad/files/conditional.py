@@ -91,7 +91,7 @@ def build_conditional(tensors: dict[str, Tensor], document: dict[str, Any]) -> S
     """Return the flow that a file describes.
 
     Raises:
-        LookupError, TypeError, ValueError and their like: for a description that is none.
+        LookupError, TypeError, ValueError: for a description that is none.
     """
     if document["version"] != _VERSION:
         raise ValueError(f"it has format version {document['version']}, expected {_VERSION}")

@@ -9,7 +9,7 @@ import torch
 from pyro.infer import MCMC, NUTS
 
 import pyro_stad
-from pyro_stad import CheckpointError
+from pyro_stad import AccuracyWarning, CheckpointError
 from pyro_stad.data import Layout
 from pyro_stad.data.contexts import Contexts
 from pyro_stad.density import ConditionalFlow, FlowPrior
@@ -208,6 +208,25 @@ def test_the_exact_twin_and_files_keep_everything(flow, tmp_path):
     write_tensors(tmp_path / "broken.safetensors", tensors, document)
     with pytest.raises(CheckpointError, match="does not describe a conditional flow"):
         pyro_stad.load(tmp_path / "broken.safetensors")
+
+
+def test_a_flow_is_calibrated_anew(flow):
+    x, context = pairs(200, seed=4)
+    loose = flow.calibrate(x, context, tolerance=1e3)
+    assert len(loose.parts.calibration.trials) == 1
+    assert loose.parts.accuracy.contexts == 100
+    with pytest.warns(AccuracyWarning, match="the tolerance of 1e-09 nat is not met"):
+        strict = flow.calibrate(x, {"u": context[:, 0], "v": context[:, 1]}, tolerance=1e-9,
+                                reference="exact")  # fmt: skip
+    assert len(strict.parts.calibration.trials) > 1
+    assert flow.parts.likelihood.field is strict.parts.likelihood.field
+    for arguments, message in (
+        ((x[:5], context[:5]), "at least 20 distinct ones"),
+        ((x, context[:7]), "must be rows of pairs"),
+        ((x * math.nan, context), "`samples` is nan"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            flow.calibrate(*arguments)
 
 
 def test_a_context_never_seen_is_flagged(flow):
