@@ -31,7 +31,7 @@ nitpicky = True
 # Of other projects, beyond their inventories; and private names, in the signatures of public ones.
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|torchdiffeq|pyro|numpy|pandas|arviz|xarray)\..*"),
-    ("py:.*", r"pyro_stad\.(.+\.)?_\w+"),
+    ("py:.*", r"(pyro_stad\.(.+\.)?)?_\w+"),
     ("py:class", "Array"),  # of numpy, in double precision
 ]
 
