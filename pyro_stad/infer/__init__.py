@@ -3,6 +3,7 @@
 from pyro_stad.infer.combine import Combination, Overlap, combine
 from pyro_stad.infer.combined import CombinedPosterior
 from pyro_stad.infer.correct import CorrectedPosterior, correct
+from pyro_stad.infer.pilot import Pilot, PilotRun, choose_form
 from pyro_stad.infer.reparam import FORMS, FlowReparam
 from pyro_stad.infer.simulate import Simulations, simulate
 from pyro_stad.infer.tension import Tension, tension
@@ -14,8 +15,11 @@ __all__ = [
     "CorrectedPosterior",
     "FlowReparam",
     "Overlap",
+    "Pilot",
+    "PilotRun",
     "Simulations",
     "Tension",
+    "choose_form",
     "combine",
     "correct",
     "simulate",
