@@ -167,6 +167,17 @@ def test_gradients_to_the_context_match_differences(flow):
     torch.testing.assert_close(slope, torch.stack(differences), rtol=1e-4, atol=1e-4)
 
 
+def test_it_can_be_mapped_and_differentiated_by_torch(flow):
+    x, context = pairs(4, seed=5)
+    together = flow(context).log_prob(x)
+    mapped = torch.vmap(lambda c, y: flow(c).log_prob(y))(context, x)
+    torch.testing.assert_close(mapped, together, rtol=0, atol=1e-9)
+    slope = torch.func.grad(lambda c: flow(c).log_prob(x[0]))(context[0])
+    at = context[0].clone().requires_grad_()
+    (known,) = torch.autograd.grad(flow(at).log_prob(x[0]), at)
+    torch.testing.assert_close(slope, known)
+
+
 def test_one_context_of_many_points_is_encoded_once(oracle, flow, monkeypatch):
     seen = []
     kind = type(flow.parts.location.network)
