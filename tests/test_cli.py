@@ -137,6 +137,35 @@ def test_log_prob_as_a_table(folder, capsys, tmp_path):
     )
 
 
+def test_a_conditional_flow_is_asked_at_a_context(tmp_path, capsys):
+    context = torch.randn(300, 1)
+    flow = pyro_stad.fit(
+        context + torch.randn(300, 2), context=context, context_names=["age"], budget="tiny",
+        progress=False,
+    )  # fmt: skip
+    file, out = tmp_path / "flow.safetensors", tmp_path / "draws.csv"
+    flow.save(file)
+    code, text, _ = call(capsys, "sample", file, "--given", "age=0.5", "--out", out, "-n", 50)
+    assert code == 0
+    assert "wrote 50 draws" in text
+    code, text, _ = call(capsys, "log-prob", file, out, "--given", "age=0.5", "--tail")
+    assert code == 0
+    lines = text.splitlines()
+    assert lines[0] == "log_prob,tail_probability,density_level"
+    points = torch.from_numpy(np.loadtxt(out, delimiter=",", skiprows=1)).float()
+    known = flow(torch.tensor([0.5])).log_prob(points)
+    found = torch.tensor([float(line.split(",")[0]) for line in lines[1:]])
+    torch.testing.assert_close(found.to(known), known, rtol=0, atol=1e-4)
+    for arguments, message in (
+        (("sample", file, "--out", out), "say --given age=..."),
+        (("sample", file, "--given", "age=x", "--out", out), "must be name=number"),
+        (("check", file, "--samples", out), "this command is for priors"),
+    ):
+        code, _, error = call(capsys, *arguments)
+        assert code == 1
+        assert message in error
+
+
 def test_check(folder, capsys):
     picture = folder / "check.png"
     arguments = ["check", folder / "prior.safetensors", "--samples", folder / "samples.csv"]

@@ -31,7 +31,7 @@ def read_points(path: Path, prior: FlowPrior) -> tuple[Tensor, tuple[Path, ...]]
     """
     names = list(prior.names)
     chain = read_chain(path, var_names=names, names=names, weights=False)
-    return chain.values.to(prior.transforms[1].loc.dtype), chain.files
+    return chain.values.to(prior.like.dtype), chain.files
 
 
 def even_rows(chain: Chain, most: int) -> Tensor:

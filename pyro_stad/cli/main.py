@@ -25,9 +25,11 @@ from pyro_stad.cli.arguments import (
 )
 from pyro_stad.cli.check import check_prior
 from pyro_stad.cli.files import check_out, check_table, even_rows, read_points, write_table
+from pyro_stad.cli.learned import prior_of
 from pyro_stad.cli.options import (
     AsJson,
     BurnIn,
+    Given,
     LogWeights,
     NoProgress,
     NoWeights,
@@ -38,7 +40,6 @@ from pyro_stad.cli.options import (
 )
 from pyro_stad.data import read_chain
 from pyro_stad.demo import DemoSettings, run_demo, text
-from pyro_stad.density import load
 from pyro_stad.fitting import fit as fit_prior
 
 __all__ = ["app"]
@@ -156,11 +157,12 @@ def sample(
     prior: PriorFile,
     out: Annotated[Path, typer.Option(help="Where to write the draws: .csv or .npy.")],
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of draws.")] = 1000,
+    given: Given = None,
     seed: Seed = 0,
 ) -> None:
-    """Draw from a prior."""
+    """Draw from a prior, or from a conditional flow at a context."""
     check_table(out, [prior])
-    learned = load(prior)
+    learned = prior_of(prior, given or ())
     with forked(seed):
         draws = learned.sample((count,))
     write_table(out, draws, learned.names)
@@ -187,12 +189,13 @@ def log_prob(
     tail: Annotated[
         bool, typer.Option("--tail", help="Add how far out a point is, and how probable it looks.")
     ] = False,
+    given: Given = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the log-density of points, as a table with a header."""
     if out is not None:
         check_table(out, [prior, points])
-    learned = load(prior)
+    learned = prior_of(prior, given or ())
     values, files = read_points(points, learned)
     if out is not None:
         check_table(out, files)
@@ -242,7 +245,7 @@ def check(
     """
     if figure is not None:
         check_out(figure, [prior, samples])
-    learned = load(prior)
+    learned = prior_of(prior)
     chain = read_chain(
         samples,
         burn_in=rows_or_fraction(burn_in),

@@ -11,6 +11,7 @@ import typer
 __all__ = [
     "AsJson",
     "BurnIn",
+    "Given",
     "LogWeights",
     "NoProgress",
     "NoWeights",
@@ -28,6 +29,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text
 
 
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")]
+
+
+Given = Annotated[
+    list[str] | None,
+    typer.Option(help="A coordinate of the context of a conditional flow, name=value; for each."),
+]
 
 
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]

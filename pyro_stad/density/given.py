@@ -185,6 +185,12 @@ class GivenPrior(FlowPrior):
             return self.law.contexts.share(white.flatten(0, -2) if white.ndim > 1 else white[None]
             ).reshape(self.batch_shape)  # fmt: skip
 
+    def _known_spread(self) -> NoReturn:
+        raise ValueError(
+            "a conditional flow knows no error of learning: it has no members. See how it does on "
+            "held-out samples in flow.summary()"
+        )
+
     def _at_most_context(
         self, value: Tensor, measure: Callable[[FlowPrior, Tensor], Tensor]
     ) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, TransformedDistribution
 
+from pyro_stad.density.given import GivenPrior
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.truncated import TruncatedPrior
 
@@ -24,8 +25,13 @@ Kind = TypeVar("Kind")
 
 
 def find_flow(fn: Any) -> FlowPrior | None:
-    """Return the learned prior inside ``fn``, at any depth, or None if there is none."""
-    return _find(fn, FlowPrior)
+    """Return the learned prior inside ``fn``, at any depth, or None if there is none.
+
+    One that was given a context is none: it is another one for every draw of the context, and what
+    is asked of the first would be told of all.
+    """
+    found = _find(fn, FlowPrior)
+    return None if isinstance(found, GivenPrior) else found
 
 
 def find_cut(fn: Any) -> TruncatedPrior | None:

@@ -107,7 +107,7 @@ def fit(
         budget: a name in ``pyro_stad.BUDGETS`` or a ``FitSettings``.
         members: refits to bootstrap resamples, by which the error of learning is known:
             ``FlowPrior.learning_error``, and the errors of evidences and posteriors. Two at the
-            least, or none: 0 leaves it unknown.
+            least, or none: 0 leaves it unknown. A conditional flow has none.
         seed: seed of everything random; the global generator is not touched.
         progress: whether to show progress bars.
         resume: folder for the state of an unfinished fit; a fit that was killed goes on from it.

@@ -12,7 +12,7 @@ import pyro_stad
 from pyro_stad import AccuracyWarning, CheckpointError
 from pyro_stad.data import Layout
 from pyro_stad.data.contexts import Contexts
-from pyro_stad.density import ConditionalFlow, FlowPrior
+from pyro_stad.density import ConditionalFlow, FlowPrior, find_flow
 from pyro_stad.divergence import Exact
 from pyro_stad.fields import ConditionalGaussianField
 from pyro_stad.fields.networks.location_scale import LocationScale
@@ -347,5 +347,9 @@ def test_what_is_of_the_flow_is_refused_for_one_context(flow):
     for call in (prior.save, prior.calibrate, prior.to, prior.with_likelihood):
         with pytest.raises(NotImplementedError, match="say flow"):
             call(None)
+    with pytest.raises(ValueError, match="knows no error of learning"):
+        prior.learning_error(torch.zeros(2, dtype=torch.float64))
+    # It is another one for every context: nobody may ask the first of them for all.
+    assert find_flow(prior) is None
     with pytest.raises(ValueError, match="are for a `context`"):
         pyro_stad.fit(torch.randn(200, 1), context_names=["u"])
