@@ -12,10 +12,8 @@ import argparse
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from pyro.infer import MCMC, NUTS
 from pyro.infer.autoguide.initialization import init_to_sample
-from pyro.infer.reparam import TransformReparam
 
 import pyro_stad
 
@@ -42,7 +40,7 @@ def main() -> None:
             noise = torch.tensor([0.3, 0.1])
             pyro.sample("y", dist.Normal(theta, noise).to_event(1), obs=observed)
 
-    auxiliary = poutine.reparam(model, config={"theta": TransformReparam()})
+    auxiliary = pyro_stad.FlowReparam("noise")(model)
     kernel = NUTS(
         auxiliary, jit_compile=True, ignore_jit_warnings=True, init_strategy=init_to_sample
     )

@@ -14,6 +14,7 @@ EXAMPLES = {
     "quickstart": ["--budget", "tiny", "--draws", "6"],
     "prior_from_csv": ["--budget", "tiny"],
     "digits": ["--budget", "tiny", "--classes", "0", "1", "--images", "3", "--particles", "100"],
+    "two_experiments": ["--budget", "tiny", "--simulations", "600", "--draws", "150"],
     "bounds_and_plates": ["--budget", "tiny", "--objects", "3", "--draws", "6"],
 }
 sys.path.insert(0, str(ROOT / "benchmarks"))
