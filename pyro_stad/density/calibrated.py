@@ -18,13 +18,21 @@ from pyro_stad._checks import (
     check_value,
 )
 from pyro_stad._random import generator
-from pyro_stad.calibrate import REFERENCES, calibrate, choose_grid, default_tolerance
+from pyro_stad.calibrate import (
+    REFERENCES,
+    Calibration,
+    calibrate,
+    choose_grid,
+    default_tolerance,
+)
 from pyro_stad.data import Batches
 from pyro_stad.density.base import AbstractFlowPrior
 from pyro_stad.errors import AccuracyWarning
 from pyro_stad.learn.clouds import cloud_for
+from pyro_stad.likelihood import AbstractLikelihood
+from pyro_stad.transport import AbstractInvertible
 
-__all__ = ["calibrated"]
+__all__ = ["calibrated", "recalibrate"]
 
 _Prior = TypeVar("_Prior", bound=AbstractFlowPrior)
 
@@ -56,27 +64,50 @@ def calibrated(
             f"{len(points)} points, {distinct} of them distinct and {outside} outside"
         )
     seed = check_seed(seed)
+    points = prior.unroll(points, generator(seed, "recalibration, unrolling", points.device))
+    found = recalibrate(prior.likelihood, prior.transport, points, tolerance, reference, seed)
+    new = prior.like_this(lambda part: part, *found)
+    return new.expand(prior.batch_shape) if prior.batch_shape else new
+
+
+def recalibrate(
+    likelihood: AbstractLikelihood,
+    transport: AbstractInvertible,
+    rows: Tensor,
+    tolerance: float,
+    reference: str,
+    seed: int,
+) -> tuple[AbstractLikelihood, AbstractInvertible, Calibration]:
+    """Return the way to the density and the grid for draws that serve on rows, and how well.
+
+    Arguments:
+        likelihood, transport: of the flow.
+        rows: whitened points, with their context to the right if the flow needs one.
+        tolerance, reference, seed: see ``FlowPrior.calibrate``.
+
+    Raises:
+        ValueError: if no way to the density is finite there.
+
+    Warns:
+        AccuracyWarning: for what the calibration says is wrong.
+    """
 
     def stream(purpose: str) -> torch.Generator:
-        return generator(seed, f"recalibration, {purpose}", points.device)
+        return generator(seed, f"recalibration, {purpose}", rows.device)
 
-    points = prior.unroll(points, stream("unrolling"))
-    cloud = cloud_for(prior.likelihood.field, Batches(points), stream("cloud"))
+    cloud = cloud_for(likelihood.field, Batches(rows), stream("cloud"))
     chosen, calibration = calibrate(
-        prior.likelihood, points, cloud, tolerance, stream("ways"), reference=reference
+        likelihood, rows, cloud, tolerance, stream("ways"), reference=reference
     )
     if math.isnan(calibration.audit.sd):
         raise ValueError(
             "no way to the density is finite at the samples of the calibration; are they from "
             "the law that was fitted?"
         )
-    transport: Any = prior.transport.on_grid(chosen.solver)
-    if transport is None:
-        transport = prior.transport
-    else:
-        transport, draws = choose_grid(transport, points, stream("grid"))
+    on_grid: Any = transport.on_grid(chosen.solver)
+    if on_grid is not None:
+        transport, draws = choose_grid(on_grid, rows, stream("grid"))
         calibration = replace(calibration, draws=draws)
     for trouble in calibration.troubles:
-        warnings.warn(trouble, AccuracyWarning, stacklevel=4)
-    new = prior.like_this(lambda part: part, chosen, transport, calibration)
-    return new.expand(prior.batch_shape) if prior.batch_shape else new
+        warnings.warn(trouble, AccuracyWarning, stacklevel=5)
+    return chosen, transport, calibration

@@ -23,11 +23,11 @@ from pyro_stad._chunks import padded
 from pyro_stad._context import own_context
 from pyro_stad._rows import ROWS
 from pyro_stad.data import Standardise
+from pyro_stad.density.calibrated_flow import calibrated_flow
 from pyro_stad.density.coordinates import Coordinates
 from pyro_stad.density.counts import Counts
 from pyro_stad.density.given import ConditionalLaw, Encoded, GivenPrior
 from pyro_stad.density.level import Levels
-from pyro_stad.density.recalibrated import recalibrated
 from pyro_stad.files.conditional import StoredConditional, write_conditional
 from pyro_stad.likelihood import AbstractLikelihood, exact_twin
 
@@ -216,7 +216,8 @@ class ConditionalFlow:
         outside = int((~self._law.coordinates.inside(points)).sum())
         if outside:
             raise ValueError(f"`samples` must lie inside the bounds; {outside} do not")
-        return ConditionalFlow(recalibrated(self.parts, points, given, tolerance, reference, seed))
+        parts = calibrated_flow(self.parts, points, given, tolerance, reference, seed)
+        return ConditionalFlow(parts)
 
     @own_context()
     def to(self, target: torch.device | str | torch.dtype) -> ConditionalFlow:

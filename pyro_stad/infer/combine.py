@@ -41,7 +41,8 @@ from pyro_stad._weights import effective_size, log_mean_exp
 from pyro_stad.density import FlowPrior, exactly, extrapolation
 from pyro_stad.errors import OutOfDistributionWarning
 from pyro_stad.evidence import EvidenceResult, log_evidence
-from pyro_stad.infer.combined import CombinedPosterior, Experiments, draws_of
+from pyro_stad.infer.combined import CombinedPosterior
+from pyro_stad.infer.experiments import Experiments, draws_of
 from pyro_stad.infer.shared import SharedPrior
 
 __all__ = ["Combination", "Overlap", "combine", "combined_evidence"]

@@ -38,7 +38,7 @@ from torch import Tensor
 from pyro_stad._random import generator
 from pyro_stad.density import FlowPrior
 from pyro_stad.infer.combine import Overlap, combined_evidence
-from pyro_stad.infer.combined import Experiments, draws_of
+from pyro_stad.infer.experiments import Experiments, draws_of
 from pyro_stad.infer.shared import SharedPrior
 
 __all__ = ["Tension", "tension"]

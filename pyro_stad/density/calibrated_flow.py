@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_choice, check_positive, check_seed
 from pyro_stad._random import generator
-from pyro_stad.calibrate import REFERENCES, calibrate, choose_grid, default_tolerance
+from pyro_stad.calibrate import REFERENCES, default_tolerance
 from pyro_stad.calibrate.contexts import accuracy_over
-from pyro_stad.data import Batches, outer_transforms
-from pyro_stad.errors import AccuracyWarning
+from pyro_stad.data import outer_transforms
+from pyro_stad.density.calibrated import recalibrate
 from pyro_stad.files.conditional import StoredConditional
-from pyro_stad.learn.clouds import cloud_for
 from pyro_stad.learn.location_scale import residuals
+from pyro_stad.transport import Flow
 
-__all__ = ["recalibrated"]
+__all__ = ["calibrated_flow"]
 
 _FEWEST = 20  # pairs for a calibration; the 95 percent bound needs as many
 
 
-def recalibrated(
+def calibrated_flow(
     parts: StoredConditional,
     samples: Tensor,
     context: Tensor,
@@ -56,25 +54,13 @@ def recalibrated(
         raise ValueError(
             f"`samples` must be at least {_FEWEST} distinct ones, with contexts; got {distinct}"
         )
-
-    def stream(purpose: str) -> torch.Generator:
-        return generator(seed, f"recalibration, {purpose}", rows.device)
-
-    cloud = cloud_for(parts.likelihood.field, Batches(rows), stream("cloud"))
-    chosen, calibration = calibrate(
-        parts.likelihood, rows, cloud, tolerance, stream("ways"), reference=reference
+    chosen, transport, calibration = recalibrate(
+        parts.likelihood, parts.transport, rows, tolerance, reference, seed
     )
-    if math.isnan(calibration.audit.sd):
-        raise ValueError(
-            "no way to the density is finite at the samples of the calibration; are they from the "
-            "law that was fitted?"
-        )
-    transport, draws = choose_grid(parts.transport.on_grid(chosen.solver), rows, stream("grid"))
-    for trouble in calibration.troubles:
-        warnings.warn(trouble, AccuracyWarning, stacklevel=4)
+    source = generator(seed, "recalibration, contexts", rows.device)
     return parts._replace(
-        likelihood=chosen, transport=transport, calibration=replace(calibration, draws=draws),
-        accuracy=accuracy_over(chosen, rows, stream("contexts")),
+        likelihood=chosen, transport=cast(Flow, transport), calibration=calibration,
+        accuracy=accuracy_over(chosen, rows, source),
     )  # fmt: skip
 
 
