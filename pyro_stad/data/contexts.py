@@ -14,6 +14,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_stad.data.bounds import Bounds, open_box, outer_transforms
+from pyro_stad.data.bounds import Bounds, box, open_box, outer_transforms
 from pyro_stad.data.layout import Layout
 
 __all__ = ["Contexts"]
@@ -69,15 +70,23 @@ class Contexts:
         return outer_transforms(self.bounds, self.loc)
 
     def standardise(self, context: Tensor) -> Tensor:
-        """Return contexts ``(..., C)`` as networks see them."""
+        """Return contexts ``(..., C)`` as networks see them.
+
+        One on a bound, as rounding may put it there, is taken to be just inside.
+        """
+        if self.bounds is not None:
+            low, high = open_box(self.bounds, self.loc)
+            inner = torch.nextafter(low, high), torch.nextafter(high, low)
+            context = torch.minimum(torch.maximum(context, inner[0]), inner[1])
         for transform in reversed(self._maps):
             context = transform.inv(context)
         return (context - self.loc) / self.scale
 
     def inside(self, context: Tensor) -> Tensor:
-        """Return which contexts ``(..., C)`` are finite and inside their bounds: ``(...)``."""
-        low, high = open_box(self.bounds, self.loc)
-        return ((context > low) & (context < high)).all(-1)
+        """Return which contexts ``(..., C)`` are finite and within their bounds: ``(...)``."""
+        walls = box(self.bounds) if self.bounds is not None else [(-math.inf, math.inf)]
+        low, high = (context.new_tensor(side) for side in zip(*walls))
+        return ((context >= low) & (context <= high) & torch.isfinite(context)).all(-1)
 
     def share(self, white: Tensor) -> Tensor:
         """Return the share of contexts that are farther from those seen: ``(B,)`` of ``(B, C)``."""

@@ -11,6 +11,7 @@ simulator, or the noise of an instrument.
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -139,7 +140,7 @@ class ConditionalFlow:
         if bad.any():
             row = [int(i) for i in bad.nonzero()[0]]
             raise ValueError(
-                f"`context` must be finite and inside its bounds, "
+                f"`context` must be finite and within its bounds, "
                 f"{self.parts.contexts.bounds or 'none'}; got {context[tuple(row)].tolist()} at "
                 f"index {tuple(row)}; {int(bad.sum())} contexts are affected"
             )
@@ -160,7 +161,7 @@ class ConditionalFlow:
         for name, shape in variables.items():
             value = torch.as_tensor(context[name])
             batch = value.shape[: value.ndim - len(shape)]
-            parts.append(value.reshape(*batch, -1))
+            parts.append(value.reshape(*batch, math.prod(shape)))
         batch = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
         return torch.cat([part.expand(*batch, part.shape[-1]) for part in parts], -1)
 

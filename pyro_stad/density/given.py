@@ -211,6 +211,12 @@ class GivenPrior(FlowPrior):
         new._validate_args = self._validate_args
         return new
 
+    def truncate(self, region: Any, **options: Any) -> NoReturn:
+        raise NotImplementedError(
+            "the mass inside a region changes with the context, and a cut knows but one number: "
+            "give the flow `bounds`, or cut the prior of the context in the model"
+        )
+
     def with_likelihood(self, likelihood: Any) -> NoReturn:
         _of_the_flow("with_likelihood()", "flow.with_likelihood(likelihood)(context)")
 

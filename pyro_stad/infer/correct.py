@@ -122,8 +122,9 @@ class CorrectedPosterior:
         return "\n".join(lines)
 
     def _sum(self, value: Tensor) -> Tensor:
-        weights = self.log_weights.exp().to(value)
-        return torch.tensordot(weights, value, dims=2)
+        # A share of draws is a mean too: of what is true or false, or counted.
+        numbers = value if value.is_floating_point() else value.double()
+        return torch.tensordot(self.log_weights.exp().to(numbers), numbers, dims=2)
 
 
 def correct(
@@ -156,6 +157,7 @@ def correct(
     is_guide = callable(source) and not isinstance(source, Mapping)
     if is_guide:
         used, log_q = _of_guide(source, args, kwargs, draws, check_seed(seed))
+        _check_spread(used)
         places, chains = torch.arange(draws), 1
     else:
         used, places, chains = _of_chains(source, draws, num_chains)
@@ -179,6 +181,16 @@ def correct(
             stacklevel=2,
         )
     return result
+
+
+def _check_spread(used: dict[str, Tensor]) -> None:
+    """Refuse a guide of one point, which has no density to weigh by."""
+    still = [name for name, value in used.items() if bool((value == value[0]).all())]
+    if still:
+        raise ValueError(
+            f"the guide draws the same {still} every time, as AutoDelta does: it has no density, "
+            "and is no proposal. Take a guide with a scale, such as AutoNormal"
+        )
 
 
 def _held(messenger: Messenger, model: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -136,9 +136,12 @@ class FlowReparam(Strategy, Reparam):  # type: ignore[misc]
             value = None
         base = self._wrap(parts.base, max(fn.event_dim, parts.base.event_dim))
         at = pyro.sample(f"{msg['name']}_base", base, obs=start, infer={"is_observed": False})
-        for index, factor in enumerate(parts.factors(at)):
-            pyro.factor(f"{msg['name']}_cut_{index}", factor)
         value = parts.forward(at) if value is None else value
+        for index, factor in enumerate(parts.factors(at)):
+            # Of a batch that the site takes for one event, all at once.
+            inner = factor.ndim - (value.ndim - fn.event_dim)
+            factor = factor.sum(tuple(range(-inner, 0))) if inner > 0 else factor
+            pyro.factor(f"{msg['name']}_cut_{index}", factor)
         return {
             "fn": dist.Delta(value, event_dim=fn.event_dim).mask(False),
             "value": value,

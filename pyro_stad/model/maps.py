@@ -22,7 +22,7 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
-from pyro_stad.density import unwrap
+from pyro_stad.density import WhitenedPrior, unwrap
 from pyro_stad.model.quantiles import has_quantile, quantile, resolved_until
 
 __all__ = ["from_normal", "noise_limit"]
@@ -62,6 +62,11 @@ def _(fn: Any, u: Tensor) -> Tensor:
 @_carried.register
 def _(fn: dist.MaskedDistribution, u: Tensor) -> Tensor:
     raise NotImplementedError("a law that is masked has no mass of one")
+
+
+@_carried.register
+def _(fn: WhitenedPrior, u: Tensor) -> Tensor:
+    return fn.prior.transforms[0](u)
 
 
 @_carried.register

@@ -140,6 +140,7 @@ def test_shapes_are_those_of_pyro(flow):
     assert one.batch_shape == ()
     assert one.log_prob(x).shape == (6, 3, 4)
     assert flow({"u": torch.zeros(4, 1), "v": torch.zeros(5)}).batch_shape == (4, 5)
+    assert flow({"u": torch.zeros(0), "v": torch.zeros(0)}).sample().shape == (0, 2)
 
 
 def test_every_layout_of_a_batch_says_the_same(flow):
@@ -293,8 +294,10 @@ def test_bounds_hold_for_both(tmp_path):
     at = torch.tensor([[0.3], [0.6], [1.2]], dtype=torch.float64)
     known = dist.LogNormal(math.log(0.5), 1.0).log_prob(at[:, 0])
     torch.testing.assert_close(prior.log_prob(at), known, rtol=0, atol=0.2)
-    with pytest.raises(ValueError, match="finite and inside its bounds"):
+    with pytest.raises(ValueError, match="finite and within its bounds"):
         flow(torch.tensor([-0.5], dtype=torch.float64))
+    # Rounding puts a context on its bound, in the middle of a chain: it is just inside.
+    assert torch.isfinite(flow(torch.zeros(1, dtype=torch.float64)).log_prob(at)).all()
     flow.save(tmp_path / "flow.safetensors")
     again = pyro_stad.load(tmp_path / "flow.safetensors")
     assert torch.equal(again(at[:1]).log_prob(at), flow(at[:1]).log_prob(at))
@@ -347,6 +350,8 @@ def test_what_is_of_the_flow_is_refused_for_one_context(flow):
     for call in (prior.save, prior.calibrate, prior.to, prior.with_likelihood):
         with pytest.raises(NotImplementedError, match="say flow"):
             call(None)
+    with pytest.raises(NotImplementedError, match="the mass inside a region changes"):
+        prior.truncate(lambda t: t["a"] > 0)
     with pytest.raises(ValueError, match="knows no error of learning"):
         prior.learning_error(torch.zeros(2, dtype=torch.float64))
     # It is another one for every context: nobody may ask the first of them for all.

@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import MCMC, NUTS, SVI, Trace_ELBO
-from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide import AutoDelta, AutoNormal
 from pyro.optim import Adam
 
 import pyro_stad
@@ -141,6 +141,17 @@ def test_a_guide_is_a_proposal():
     # The posterior mean, shrunk by 5 / 6.
     error = 1 / math.sqrt(6 * found.ess)
     assert (found.mean()["x"] - y.mean(0) * 5 / 6).abs().max() < 5 * error
+
+
+def test_a_guide_of_one_point_is_no_proposal():
+    def model():
+        pyro.sample("x", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    with pytest.raises(ValueError, match="as AutoDelta does"):
+        correct(AutoDelta(model), model, draws=100)
+    found = correct(AutoNormal(model, init_scale=1.0), model, draws=200)
+    share = found.mean({"positive": found.draws["x"] > 0})["positive"]
+    assert ((share > 0.2) & (share < 0.8)).all()
 
 
 def test_weights_that_say_nothing_are_not_believed():

@@ -195,6 +195,28 @@ def test_a_cut_becomes_a_factor(free_prior, form):
     assert float(factor) == pytest.approx(-math.log(cut.mass.value) if inside else -math.inf)
 
 
+def test_cuts_of_a_batch_that_is_one_event(free_prior, form):
+    """In a plate, the factors of three objects are one for each member of the plate."""
+    cut = free_prior.truncate(lambda t: t["x"][..., 0] < 0.3)
+
+    def model():
+        with pyro.plate("n", 4):
+            pyro.sample("theta", cut.expand([3]).to_event(1))
+
+    trace = poutine.trace(FlowReparam(form)(model)).get_trace()
+    trace.compute_log_prob()
+    inside = (trace.nodes["theta"]["value"][..., 0] < 0.3).all(-1)
+    wanted = torch.where(inside, -3 * math.log(cut.mass.value), -math.inf)
+    torch.testing.assert_close(trace.nodes["theta_cut_0"]["log_prob"], wanted)
+
+
+def test_an_evidence_is_the_same_in_every_form(free_prior, form):
+    model = model_of(free_prior)
+    plain = pyro_stad.log_evidence(model, progress=False)
+    held = pyro_stad.log_evidence(FlowReparam(form)(model), progress=False)
+    assert abs(plain.log_z - held.log_z) < 4 * math.hypot(plain.log_z_err, held.log_z_err) + 1e-3
+
+
 def test_forms_are_named():
     with pytest.raises(ValueError, match=r"`form` must be one of \['noise', 'whitened'\]"):
         FlowReparam("auxiliary")
