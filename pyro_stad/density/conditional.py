@@ -161,6 +161,11 @@ class ConditionalFlow:
         for name, shape in variables.items():
             value = torch.as_tensor(context[name])
             batch = value.shape[: value.ndim - len(shape)]
+            if tuple(value.shape[len(batch) :]) != shape:
+                raise ValueError(
+                    f"`context` of {name!r} must have shape (..., {', '.join(map(str, shape))}); "
+                    f"got {tuple(value.shape)}"
+                )
             parts.append(value.reshape(*batch, math.prod(shape)))
         batch = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
         return torch.cat([part.expand(*batch, part.shape[-1]) for part in parts], -1)

@@ -46,7 +46,7 @@ class RowDensity:
             # Not a constant: the graph must reach an empty input too.
             return event_sum(theta)
         coordinates = self.coordinates
-        if is_transformed(theta):
+        if is_transformed(theta) or is_transformed(coordinates.whitening.loc):
             inside = coordinates.inside(theta)
             log_prob = self._of_good(theta, inside)
             return torch.where(inside & torch.isfinite(log_prob), log_prob, -torch.inf)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 
 from pyro_stad._checks import check_value
-from pyro_stad.data import Layout, open_box, support_of
+from pyro_stad.data import Layout, box, open_box, support_of
 from pyro_stad.infer.experiments import Experiments
 from pyro_stad.infer.reparam import Split, split
 
@@ -60,8 +60,9 @@ class CombinedPosterior(dist.TorchDistribution):
     def _bounds(self) -> Any:
         known: dict[str, Any] = {}
         for prior in self.together.priors:
-            for name, pair in zip(prior.names, prior.bounds or ()):
-                known.setdefault(name, pair)
+            for name, pair in zip(prior.names, box(prior.bounds) if prior.bounds else ()):
+                low, high = known.get(name, (-torch.inf, torch.inf))
+                known[name] = (max(low, pair[0]), min(high, pair[1]))
         if not known:
             return None
         return tuple(known.get(name, (-torch.inf, torch.inf)) for name in self.names)

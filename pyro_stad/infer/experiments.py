@@ -57,6 +57,14 @@ class Experiments:
                 )
             if prior.batch_shape:
                 raise ValueError(f"experiment {index} must have no batch shape")
+            if (prior.like.dtype, prior.like.device) != (
+                priors[0].like.dtype,
+                priors[0].like.device,
+            ):
+                raise ValueError(
+                    f"experiment {index} is {prior.like.dtype} on {prior.like.device}, the first "
+                    f"{priors[0].like.dtype} on {priors[0].like.device}; use prior.to(...)"
+                )
             missing = [name for name in common.names if name not in prior.names]
             if missing:
                 raise ValueError(

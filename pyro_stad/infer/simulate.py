@@ -136,7 +136,10 @@ def _run(
         made = simulator(theta if batched else theta[0])
         x = torch.as_tensor(made).to(theta)
     except Exception as error:  # A simulator raises what it likes.
-        failed[type(error).__name__] += len(theta)
+        if len(theta) > 1:  # Not all of them are at fault.
+            halves = theta.split(-(-len(theta) // 2))
+            return [p for half in halves for p in _run(simulator, half, failed, batched=batched)]
+        failed[f"{type(error).__name__}: {error!s:.80}".rstrip(": ")] += 1
         return []
     x = x if batched else x[None]
     if len(x) != len(theta):

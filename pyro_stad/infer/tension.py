@@ -189,6 +189,7 @@ def _moments(together: Experiments, draws: Tensor, seed: int) -> _Moments:
         source = generator(seed, f"tension of {index}", prior.like.device)
         own_draws = draws_of(prior, _DRAWS, source)
         own = _log_likelihood(together, index, own_draws)
+        own = own[torch.isfinite(own)]
         known = _DRAWS if prior.reference is None else prior.reference.effective
         log_s -= own.mean().item()
         # The mean is of the flow, which knows its law as well as its samples do.
@@ -215,8 +216,7 @@ def _log_likelihood(together: Experiments, index: int, value: Tensor) -> Tensor:
     with torch.no_grad():
         found = together.priors[index].log_prob(value)
         common = together.common.log_prob(together.shared_of(value, index))
-    found = (found - common).double()
-    return found[torch.isfinite(found)] if bool(torch.isfinite(found).any()) else found
+    return (found - common).double()
 
 
 def _shift(together: Experiments, seed: int) -> tuple[float, float]:

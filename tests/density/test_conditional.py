@@ -173,6 +173,8 @@ def test_it_can_be_mapped_and_differentiated_by_torch(flow):
     together = flow(context).log_prob(x)
     mapped = torch.vmap(lambda c, y: flow(c).log_prob(y))(context, x)
     torch.testing.assert_close(mapped, together, rtol=0, atol=1e-9)
+    one = torch.vmap(lambda c: flow(c).log_prob(x[0]))(context)
+    torch.testing.assert_close(one, flow(context).log_prob(x[0]), rtol=0, atol=1e-9)
     slope = torch.func.grad(lambda c: flow(c).log_prob(x[0]))(context[0])
     at = context[0].clone().requires_grad_()
     (known,) = torch.autograd.grad(flow(at).log_prob(x[0]), at)

@@ -170,6 +170,7 @@ def test_names_that_do_not_go_together_are_refused(pair):
         ((first, second), {"shared_prior": {"z": dist.Normal(0.0, 1.0)}}, r"has no \['z'\]"),
         ((first, twin), {"shared_prior": COMMON}, r"has \['m'\] in common with another one"),
         ((first, second), {"shared_prior": dist.Normal(0.0, 1.0)}, "`shared` must name"),
+        ((first, second.to(torch.float32)), {"shared_prior": COMMON}, "is torch.float32 on cpu"),
         ((first, dist.Normal(0.0, 1.0)), {"shared_prior": COMMON}, "must be a FlowPrior of named"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):

@@ -47,11 +47,22 @@ def test_failures_are_dropped_and_counted():
 
     with pytest.warns(SampleWarning, match="simulations failed"):
         found = simulate(simulator, PRIOR, 600, progress=False)
-    lost = found.failed["ArithmeticError"] + found.failed["not finite"]
+    lost = found.failed["ArithmeticError: lost"] + found.failed["not finite"]
     assert len(found.x) == 600 - lost
     assert (found.theta[:, 0] >= 0.65).all()
     assert (found.theta[:, 1] <= 2).all()
-    assert "lost (ArithmeticError)" in repr(found)
+    assert "lost (ArithmeticError: lost)" in repr(found)
+
+
+def test_one_failure_does_not_take_its_batch_along():
+    def simulator(theta):
+        if (theta < 0.01).any():
+            raise RuntimeError("too small")
+        return theta + torch.randn(len(theta), 1)
+
+    found = simulate(simulator, {"a": dist.Uniform(0.0, 1.0)}, 3000, batched=True, progress=False)
+    assert found.failed == {"RuntimeError: too small": 3000 - len(found.x)}
+    assert len(found.x) > 2900
 
 
 @pytest.mark.parametrize(
