@@ -12,19 +12,17 @@ whitened rows and threads, and keeps its best weights on the tenth of the rows t
 
 from __future__ import annotations
 
-import copy
 import math
 import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import zuko
 from common import RESULTS, arguments, provenance, write
 from page import read, section, source, table
+from peers import zuko_flow
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
@@ -71,32 +69,6 @@ def real(name: str, seed: int) -> Problem:
     rows = rows[torch.randperm(len(rows), generator=generator)].float()
     held = len(rows) // 5
     return Problem(rows[held:], rows[:held], None)
-
-
-def zuko_flow(
-    train: Tensor, seconds: float, seed: int, kind: Callable[..., Any] = zuko.flows.NSF
-) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
-    """Train a flow of zuko's for a time; return its log-density, and what it did."""
-    torch.manual_seed(seed)
-    flow = kind(train.shape[1], transforms=5, hidden_features=(128, 128))
-    optimiser = torch.optim.AdamW(flow.parameters(), lr=1e-3, weight_decay=1e-4)
-    held, kept = train[: len(train) // 10], train[len(train) // 10 :]
-    best, best_loss, steps, started = copy.deepcopy(flow), math.inf, 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < seconds:
-        for group in optimiser.param_groups:
-            group["lr"] = 1e-3 * 0.5 * (1 + math.cos(math.pi * elapsed / seconds))
-        loss = -flow().log_prob(kept[torch.randint(len(kept), (256,))]).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0)
-        optimiser.step()
-        steps += 1
-        if steps % 100 == 0:
-            with torch.no_grad():
-                value = -flow().log_prob(held).mean().item()
-            if value < best_loss:
-                best, best_loss = copy.deepcopy(flow), value
-    return lambda x: best().log_prob(x), {"steps": steps, "validation": best_loss}
 
 
 def figures(log_prob: Tensor, truth: Tensor | None) -> dict[str, float]:

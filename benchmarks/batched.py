@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 import zuko
-from accuracy import mixture, zuko_flow
+from accuracy import mixture
 from common import arguments, median_seconds, provenance, write
 from latency import priors
 from page import read, section, source, table
+from peers import zuko_flow
 from torch import Tensor
 
 import pyro_stad

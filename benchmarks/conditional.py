@@ -9,19 +9,17 @@ one context, for three contexts in turn, on 2,000 fresh samples each.
 
 from __future__ import annotations
 
-import copy
 import math
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
 import torch
-import zuko
 from common import arguments, provenance, write
 from page import read, section, source, table
+from peers import zuko_flow
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
@@ -67,33 +65,6 @@ class Mixture:
         return torch.logsumexp(log_weights + law.log_prob(x.double()[:, None]), -1)
 
 
-def zuko_flow(
-    x: Tensor, context: Tensor, seconds: float, seed: int
-) -> tuple[Callable[[Tensor, Tensor], Tensor], int]:
-    """Train zuko's conditional flow for a time; return its log-density, and its steps."""
-    torch.manual_seed(seed)
-    flow = zuko.flows.NSF(x.shape[1], _GIVEN, transforms=5, hidden_features=(128, 128))
-    optimiser = torch.optim.AdamW(flow.parameters(), lr=1e-3, weight_decay=1e-4)
-    held = len(x) // 10
-    best, best_loss, steps, started = copy.deepcopy(flow), math.inf, 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < seconds:
-        for group in optimiser.param_groups:
-            group["lr"] = 1e-3 * 0.5 * (1 + math.cos(math.pi * elapsed / seconds))
-        index = torch.randint(held, len(x), (256,))
-        loss = -flow(context[index]).log_prob(x[index]).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0)
-        optimiser.step()
-        steps += 1
-        if steps % 100 == 0:
-            with torch.no_grad():
-                value = -flow(context[:held]).log_prob(x[:held]).mean().item()
-            if value < best_loss:
-                best, best_loss = copy.deepcopy(flow), value
-    return lambda x, context: best(context).log_prob(x), steps
-
-
 def error(log_prob: Tensor, truth: Tensor) -> dict[str, float]:
     difference = (log_prob - truth).double()
     return {"sd": difference.std().item(), "divergence": -difference.mean().item()}
@@ -109,7 +80,7 @@ def compare(features: int, budget: str, contexts: int, seed: int) -> dict[str, A
     flow = pyro_stad.fit(x, context=context, budget=budget, seed=seed, progress=False)
     seconds = time.perf_counter() - started
     whiten = Standardise(*(part.to(x) for part in whitening(x, None, flow.names)))
-    peer, steps = zuko_flow(whiten.inv(x), context, seconds, seed)
+    peer, did = zuko_flow(whiten.inv(x), seconds, seed, context=context)
     with torch.no_grad():
         found = {
             "ours": error(flow(at).log_prob(test), truth),
@@ -118,8 +89,8 @@ def compare(features: int, budget: str, contexts: int, seed: int) -> dict[str, A
         }
     fixed = [one_law(law, flow, context[index], budget, seed + index) for index in range(contexts)]
     result = {
-        "features": features, "seconds": seconds, "zuko_steps": steps, "way": repr(flow), **found,
-        "one context": fixed, "summary": flow.summary(),
+        "features": features, "seconds": seconds, "zuko_steps": did["steps"], "way": repr(flow),
+        **found, "one context": fixed, "summary": flow.summary(),
     }  # fmt: skip
     print(result, file=sys.stderr, flush=True)
     return result

@@ -11,7 +11,6 @@ plate of four, by both.
 
 from __future__ import annotations
 
-import copy
 import math
 import sys
 import time
@@ -25,9 +24,9 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
-import zuko
 from common import arguments, provenance, write
 from page import read, section, source, table
+from peers import zuko_flow
 from sklearn.model_selection import cross_val_score
 from sklearn.neural_network import MLPClassifier
 from torch import Tensor
@@ -100,33 +99,13 @@ def zuko_likelihood(
     theta: Tensor, x: Tensor, seconds: float, seed: int
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Train zuko's conditional flow for a time; return its log-density of x given theta."""
-    torch.manual_seed(seed)
     names = tuple(map(str, range(x.shape[1])))
     whiten = Standardise(*(part.to(x) for part in whitening(x, None, names)))
     loc, scale = theta.mean(0), theta.std(0)
-    white, given, held = whiten.inv(x), (theta - loc) / scale, len(x) // 10
-    flow = zuko.flows.NSF(x.shape[1], theta.shape[1], transforms=5, hidden_features=(128, 128))
-    optimiser = torch.optim.AdamW(flow.parameters(), lr=1e-3, weight_decay=1e-4)
-    best, best_loss, steps, started = copy.deepcopy(flow), math.inf, 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < seconds:
-        for group in optimiser.param_groups:
-            group["lr"] = 1e-3 * 0.5 * (1 + math.cos(math.pi * elapsed / seconds))
-        index = torch.randint(held, len(x), (256,))
-        loss = -flow(given[index]).log_prob(white[index]).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0)
-        optimiser.step()
-        steps += 1
-        if steps % 100 == 0:
-            with torch.no_grad():
-                value = -flow(given[:held]).log_prob(white[:held]).mean().item()
-            if value < best_loss:
-                best, best_loss = copy.deepcopy(flow), value
+    peer, _ = zuko_flow(whiten.inv(x), seconds, seed, context=(theta - loc) / scale)
 
     def log_prob(x: Tensor, theta: Tensor) -> Tensor:
-        found = best((theta - loc) / scale).log_prob(whiten.inv(x))
-        return found - whiten.log_det
+        return peer(whiten.inv(x), (theta - loc) / scale) - whiten.log_det
 
     return log_prob
 

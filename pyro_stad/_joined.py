@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["given", "joined", "log_prob_at", "own_draws", "parted"]
+__all__ = ["given", "joined", "log_prob_at", "own_draws", "parted", "repeat_rows"]
 
 _Part = TypeVar("_Part")
 
@@ -40,6 +40,13 @@ def given(part: _Part, context: Tensor | None) -> _Part:
     known: Any = part
     shape = getattr(known, "field", known).context_shape
     return known.given(context.unflatten(1, shape))
+
+
+def repeat_rows(rows: Tensor, count: int) -> Tensor:
+    """Return each row ``count`` times, side by side; one row that stands for all stays one."""
+    if rows.stride(0) == 0:
+        return rows[:1].expand(count * len(rows), *rows.shape[1:])
+    return rows.repeat_interleave(count, 0)
 
 
 def log_prob_at(likelihood: Any, rows: Tensor) -> Tensor:

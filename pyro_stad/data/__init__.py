@@ -10,6 +10,7 @@ from pyro_stad.data.bounds import (
     outer_transforms,
     parse_bounds,
     support_of,
+    to_line,
     wind,
 )
 from pyro_stad.data.chain import Chain
@@ -68,6 +69,7 @@ __all__ = [
     "stratified",
     "support_of",
     "take_in",
+    "to_line",
     "whitening",
     "wind",
 ]

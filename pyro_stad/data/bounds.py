@@ -35,6 +35,7 @@ __all__ = [
     "outer_transforms",
     "parse_bounds",
     "support_of",
+    "to_line",
     "wind",
 ]
 
@@ -178,6 +179,13 @@ def outer_transforms(bounds: Bounds | None, like: Tensor) -> list[Transform]:
     if support is not constraints.real_vector:
         transforms.append(biject_to(support))
     return transforms
+
+
+def to_line(values: Tensor, bounds: Bounds | None) -> Tensor:
+    """Carry parameters ``(N, D)`` to coordinates without walls; an angle to its principal image."""
+    for transform in reversed(outer_transforms(bounds, values[0])):
+        values = transform.inv(values)
+    return values
 
 
 def support_of(bounds: Bounds | None, like: Tensor) -> constraints.Constraint:

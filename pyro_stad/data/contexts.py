@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_stad.data.bounds import Bounds, box, open_box, outer_transforms
+from pyro_stad.data.bounds import Bounds, box, open_box, outer_transforms, to_line
 from pyro_stad.data.layout import Layout
 
 __all__ = ["Contexts"]
@@ -55,9 +55,7 @@ class Contexts:
         cls, values: Tensor, layout: Layout, bounds: Bounds | None, generator: torch.Generator
     ) -> Contexts:
         """Return what is known of contexts ``(N, C)``, in float64."""
-        on_line = values
-        for transform in reversed(outer_transforms(bounds, values[0])):
-            on_line = transform.inv(on_line)
+        on_line = to_line(values, bounds)
         loc, scale = on_line.mean(0), on_line.std(0)
         white = (on_line - loc) / scale
         order = torch.randperm(len(white), generator=generator)[: 2 * _KEPT]

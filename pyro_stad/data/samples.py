@@ -117,13 +117,7 @@ def as_columns(context: Any, names: Sequence[str] | None, argument: str) -> tupl
         values, layout = _matrix(table, None)
     except (TypeError, ValueError) as error:
         raise type(error)(str(error).replace("`samples`", f"`{argument}`")) from error
-    bad = ~torch.isfinite(values)
-    if bad.any():
-        row, column = (int(i) for i in bad.nonzero()[0])
-        raise ValueError(
-            f"`{argument}` must be finite; {int(bad.any(1).sum())} rows are not, the first is row "
-            f"{row} with {layout.names[column]} = {values[row, column].item()}. Drop those rows"
-        )
+    _check_finite(values, layout, argument)
     return values, layout
 
 
@@ -212,13 +206,7 @@ def _matrix(table: Table, var_names: Sequence[str] | None) -> tuple[Tensor, Layo
 def _check_values(values: Tensor, layout: Layout, among: str) -> None:
     if values.shape[1] == 0:
         raise ValueError("`samples` has no columns")
-    bad = ~torch.isfinite(values)
-    if bad.any():
-        row, column = (int(i) for i in bad.nonzero()[0])
-        raise ValueError(
-            f"`samples` must be finite; {int(bad.any(1).sum())} rows are not, the first is row "
-            f"{row} with {layout.names[column]} = {values[row, column].item()}. Drop those rows"
-        )
+    _check_finite(values, layout, "samples")
     if len(values) >= 2:
         constant = (values == values[0]).all(0)
         if constant.any():
@@ -239,4 +227,14 @@ def _check_values(values: Tensor, layout: Layout, among: str) -> None:
             f"`samples` must have more distinct rows than columns; got {distinct} rows of "
             f"{values.shape[1]} columns, which lie in a plane. Choose columns with `var_names`, or "
             "draw more"
+        )
+
+
+def _check_finite(values: Tensor, layout: Layout, argument: str) -> None:
+    bad = ~torch.isfinite(values)
+    if bad.any():
+        row, column = (int(i) for i in bad.nonzero()[0])
+        raise ValueError(
+            f"`{argument}` must be finite; {int(bad.any(1).sum())} rows are not, the first is row "
+            f"{row} with {layout.names[column]} = {values[row, column].item()}. Drop those rows"
         )

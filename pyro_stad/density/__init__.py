@@ -1,6 +1,7 @@
 """Learned densities as Pyro distributions."""
 
 from pyro_stad.density.alarm import FLAGGED, alarm_level, noise_tail
+from pyro_stad.density.base import draws_of
 from pyro_stad.density.conditional import ConditionalFlow
 from pyro_stad.density.counts import Counts
 from pyro_stad.density.exactly import exactly
@@ -25,6 +26,7 @@ __all__ = [
     "TruncatedPrior",
     "WhitenedPrior",
     "alarm_level",
+    "draws_of",
     "exactly",
     "extrapolation",
     "find_cut",

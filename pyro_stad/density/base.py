@@ -16,7 +16,7 @@ from pyro_stad.density.trust import Trusted
 from pyro_stad.files import StoredPrior
 from pyro_stad.report import FitReport
 
-__all__ = ["AbstractFlowPrior"]
+__all__ = ["AbstractFlowPrior", "draws_of"]
 
 
 class AbstractFlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistribution):
@@ -52,3 +52,15 @@ class AbstractFlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistrib
     def like(self) -> Tensor:
         """A tensor of the prior's dtype and device, one number for each coordinate."""
         return self.transforms[1].loc
+
+
+def draws_of(
+    prior: AbstractFlowPrior, count: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Return draws ``(count, D)`` from a generator, whatever the batch shape of ``prior``."""
+    like = prior.like
+    x = torch.randn(count, len(like), generator=generator, dtype=like.dtype, device=like.device)
+    with torch.no_grad():
+        for transform in prior.transforms:
+            x = transform(x)
+    return x

@@ -11,7 +11,7 @@ from pyro_stad._checks import check_choice, check_positive, check_seed
 from pyro_stad._random import generator
 from pyro_stad.calibrate import REFERENCES, default_tolerance
 from pyro_stad.calibrate.contexts import accuracy_over
-from pyro_stad.data import outer_transforms
+from pyro_stad.data import to_line
 from pyro_stad.density.calibrated import recalibrate
 from pyro_stad.files.conditional import StoredConditional
 from pyro_stad.learn.location_scale import residuals
@@ -66,10 +66,8 @@ def calibrated_flow(
 
 def whitened_rows(parts: StoredConditional, samples: Tensor, context: Tensor) -> Tensor:
     """Return points as the flow sees them, with their standardised context to the right."""
-    line = samples
-    for transform in reversed(outer_transforms(parts.bounds, samples[0])):
-        line = transform.inv(line)
     given = parts.contexts.standardise(context)
     with torch.no_grad():
+        line = to_line(samples, parts.bounds)
         white, _ = residuals(parts.location, torch.cat([line, given], 1))
     return torch.cat([white, given], 1)

@@ -108,10 +108,16 @@ class ConditionalFlow:
         values = self._checked(context)
         white = self.parts.contexts.standardise(values)
         rows = white.reshape(-1, white.shape[-1])
-        loc, tril = (padded(lambda c, i=i: self.parts.location(c)[i], ROWS, rows) for i in (0, 1))
-        batch, size = white.shape[:-1], loc.shape[-1]
+        batch, size = white.shape[:-1], len(self.names)
+        # Mean and factor side by side: padding takes one tensor.
+        both = padded(self._side_by_side, ROWS, rows)
+        loc, tril = both[:, :size], both[:, size:]
         encoded = Encoded(white, loc.reshape(*batch, size), tril.reshape(*batch, size, size))
         return GivenPrior(self._law, encoded)
+
+    def _side_by_side(self, white: Tensor) -> Tensor:
+        loc, tril = self.parts.location(white)
+        return torch.cat([loc, tril.flatten(1)], 1)
 
     def _checked(self, context: Any) -> Tensor:
         """Return a context as one tensor ``(..., C)``, or say what is wrong with it."""

@@ -23,7 +23,7 @@ from torch.distributions import constraints
 from pyro_stad._checks import check_seed
 from pyro_stad._random import generator
 from pyro_stad.calibrate import Calibration
-from pyro_stad.density.base import AbstractFlowPrior
+from pyro_stad.density.base import AbstractFlowPrior, draws_of
 from pyro_stad.density.counts import Counts
 from pyro_stad.density.trust import Learned
 from pyro_stad.files import StoredRegion, write
@@ -88,7 +88,7 @@ def truncate(prior: AbstractFlowPrior, region: Region, seed: int = 0) -> Truncat
     like = prior.like
     source = generator(check_seed(seed), "mass of a region", like.device)
     with torch.no_grad():
-        draws = _draws(prior, _DRAWS, source)
+        draws = draws_of(prior, _DRAWS, source)
         inside = contains(region, prior.unpack, draws)
     share = inside.double().mean().item()
     if share == 0:
@@ -96,17 +96,6 @@ def truncate(prior: AbstractFlowPrior, region: Region, seed: int = 0) -> Truncat
     error = math.sqrt(share * (1 - share) / _DRAWS)
     probes = torch.cat([draws[inside][:_PROBES], draws[~inside][:_PROBES]])
     return TruncatedPrior(prior, region, Mass(share, error, _DRAWS), probes)
-
-
-def _draws(
-    prior: AbstractFlowPrior, count: int, generator: torch.Generator | None = None
-) -> Tensor:
-    """Return draws ``(count, D)``, whatever the batch shape of ``prior``."""
-    like = prior.like
-    x = torch.randn(count, len(like), generator=generator, dtype=like.dtype, device=like.device)
-    for transform in prior.transforms:
-        x = transform(x)
-    return x
 
 
 class TruncatedPrior(Learned, dist.TorchDistribution):
@@ -224,7 +213,7 @@ class TruncatedPrior(Learned, dist.TorchDistribution):
                 missing = count - found
                 # One standard error more than is needed on average.
                 wanted = (missing + math.sqrt(missing) + 1) / self.mass.value
-                draws = _draws(self.prior, min(_ROUND, math.ceil(wanted)))
+                draws = draws_of(self.prior, min(_ROUND, math.ceil(wanted)))
                 kept.append(draws[self.contains(draws)])
                 found, tried = found + len(kept[-1]), tried + len(draws)
         return torch.cat(kept)[:count].reshape(shape)

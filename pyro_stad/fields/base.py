@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from pyro_stad._config import decode
 from pyro_stad._events import beside, event_sum
+from pyro_stad._joined import repeat_rows
 from pyro_stad.fields.gate import Gate
 from pyro_stad.fields.networks.perceptron import Hidden, Trunk, trunk_sizes
 from pyro_stad.fields.products import jacobian_products
@@ -82,6 +83,15 @@ class AbstractField(nn.Module, ABC):
             TypeError: if the field takes no context.
         """
         raise TypeError(f"a {type(self).__name__} takes no context")
+
+    def repeated(self, count: int) -> AbstractField:
+        """Return the field for points that come ``count`` times each, side by side.
+
+        What it was given is repeated with them; without a context, it is the same field.
+        """
+        if self.context is None:
+            return self
+        return self.given(repeat_rows(self.context, count))
 
     def jacobian_products(self, t: Tensor, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """Return the velocity ``(B, *event_shape)`` and ``J u`` for each tangent ``u``.

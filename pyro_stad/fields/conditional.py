@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_count
+from pyro_stad._joined import repeat_rows
 from pyro_stad.fields.base import AbstractAngularField, AbstractTrunkField
 from pyro_stad.fields.gate import Gate
 from pyro_stad.fields.networks.conditional import ConditionalTrunk
@@ -63,6 +64,15 @@ class ConditionalPathField(AbstractTrunkField, AbstractAngularField):
         # Of its own: a shallow copy shares the dictionary of its parts.
         new._modules = {**self._modules, "trunk": self.trunk.given(context)}
         new.context = context
+        return new
+
+    def repeated(self, count: int) -> Self:
+        # What was encoded is repeated, and not what is to be encoded.
+        if self.context is None:
+            return self
+        new = copy.copy(self)
+        new._modules = {**self._modules, "trunk": self.trunk.repeated(count)}
+        new.context = repeat_rows(self.context, count)
         return new
 
     def settings(self) -> dict[str, Any]:

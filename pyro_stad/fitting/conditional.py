@@ -13,10 +13,9 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pyro_stad.calibrate.contexts import accuracy_over
-from pyro_stad.data import Batches, check_whitening, outer_transforms, split
+from pyro_stad.data import Batches, check_whitening, split, to_line
 from pyro_stad.data.contexts import Contexts
 from pyro_stad.data.pairs import Pairs
 from pyro_stad.density.conditional import ConditionalFlow
@@ -59,7 +58,7 @@ def fit_conditional(
         raise ValueError("`path` of a conditional flow must be a Gaussian one; got 'cnf'")
     source = stages.generator("contexts", pairs.values)
     contexts = Contexts.of(pairs.context, pairs.context_layout, pairs.context_bounds, source)
-    rows = torch.cat([_on_line(pairs), contexts.standardise(pairs.context)], 1)
+    rows = torch.cat([to_line(pairs.points, pairs.bounds), contexts.standardise(pairs.context)], 1)
     weights = None if pairs.weights is None else pairs.weights.to(device)
     kept, held = split(
         rows.to(device), weights, stages.settings.validation_fraction,
@@ -96,14 +95,6 @@ def _decayed(settings: FitSettings) -> FitSettings:
     if settings.teacher.weight_decay:
         return settings
     return replace(settings, teacher=replace(settings.teacher, weight_decay=_DECAY))
-
-
-def _on_line(pairs: Pairs) -> Tensor:
-    """Return the points in unbounded coordinates."""
-    values = pairs.points
-    for transform in reversed(outer_transforms(pairs.bounds, values[0])):
-        values = transform.inv(values)
-    return values
 
 
 def _location(pairs: Pairs, stages: FitStages, kept: Batches, held: Batches) -> LocationScale:

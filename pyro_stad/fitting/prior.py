@@ -25,6 +25,7 @@ from pyro_stad.data import (
     fit_margins,
     outer_transforms,
     split,
+    to_line,
     whitening,
     wind,
 )
@@ -100,12 +101,11 @@ def fit_prior(
 
 def _unbounded(values: Tensor, limits: Bounds, seed: int) -> Tensor:
     """Carry samples to the coordinates without walls or seams."""
-    outer = outer_transforms(limits, values)
-    for transform in reversed(outer):
-        values = transform.inv(values)
-    if outer and isinstance(outer[0], Wrap):
-        values = outer[0].unroll(values, generator(seed, "unrolling"))
-    return values
+    on_line = to_line(values, limits)
+    first = next(iter(outer_transforms(limits, values)), None)
+    if isinstance(first, Wrap):
+        return first.unroll(on_line, generator(seed, "unrolling"))
+    return on_line
 
 
 def _margins(

@@ -14,8 +14,8 @@ an evidence: the first posterior is the prior, and what the others add the likel
 law about what the others say of them.
 
 Where two posteriors overlap, both have been learned in each other's tails, or not at all. So each
-one's own draws are weighted by all others, and their effective number is held against what its
-samples can tell.
+one's own draws are weighted by the combination, by normal laws of what is shared; their effective
+number is held against what its samples can tell, and the combination's draws against its alarms.
 
 References:
     Handley and Lemos (2019), Quantifying Tensions in Cosmological Parameters: Interpreting the DES
@@ -38,11 +38,11 @@ from torch import Tensor
 
 from pyro_stad._random import generator
 from pyro_stad._weights import effective_size, log_mean_exp
-from pyro_stad.density import FlowPrior, exactly, extrapolation
+from pyro_stad.density import FlowPrior, draws_of, exactly, extrapolation
 from pyro_stad.errors import OutOfDistributionWarning
 from pyro_stad.evidence import EvidenceResult, log_evidence
 from pyro_stad.infer.combined import CombinedPosterior
-from pyro_stad.infer.experiments import Experiments, draws_of
+from pyro_stad.infer.experiments import Experiments
 from pyro_stad.infer.shared import SharedPrior
 
 __all__ = ["Combination", "Overlap", "combine", "combined_evidence"]
@@ -197,14 +197,17 @@ def _distillation(together: Experiments, draws: Tensor) -> float:
 
 
 def _overlap(together: Experiments, index: int, draws: Tensor, seed: int) -> Overlap:
-    """Weight an experiment's own draws by what the others say of what it shares."""
+    """Weight an experiment's own draws by what the combination says of what it shares.
+
+    By normal laws of both: marginals of the others are not known where they have parameters of
+    their own. That the combination lies in a hollow of the experiment, its alarms tell.
+    """
     prior = together.priors[index]
     x = together.part(draws, index)
     alarm = torch.minimum(prior.tail_probability(x), prior.density_level(x))
     flagged = extrapolation(prior.alarm_level, alarm < prior.alarm_level)
     source = generator(seed, f"overlap of experiment {index}", prior.like.device)
     own = draws_of(prior, _DRAWS, source)
-    # By the normal law of the combination's own draws: of shared parameters alone, in units of it.
     here = together.shared_of(x, index).double()
     law = dist.MultivariateNormal(here.mean(0), _covariance(here))
     theirs = dist.MultivariateNormal(*_moments(together.shared_of(own, index).double()))

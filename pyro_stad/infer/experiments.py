@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from pyro_stad._random import generator
-from pyro_stad.data import outer_transforms
+from pyro_stad.data import outer_transforms, to_line
 from pyro_stad.data.bounds import has_angles
-from pyro_stad.density import FlowPrior
+from pyro_stad.density import FlowPrior, draws_of
 from pyro_stad.infer.shared import SharedPrior
 
-__all__ = ["Experiments", "draws_of"]
+__all__ = ["Experiments"]
 
 _ROWS = 2000
 
@@ -154,16 +154,6 @@ class Experiments:
         return torch.where(there, total, -torch.inf)
 
 
-def draws_of(prior: FlowPrior, count: int, source: torch.Generator) -> Tensor:
-    """Return draws ``(count, D)`` of a prior, from a generator."""
-    like = prior.like
-    x = torch.randn(count, len(like), generator=source, dtype=like.dtype, device=like.device)
-    with torch.no_grad():
-        for transform in prior.transforms:
-            x = transform(x)
-    return x
-
-
 def _proposal(prior: FlowPrior, own: list[int], index: int) -> Any:
     """Return a law about an experiment's own draws of some of its parameters, twice as wide."""
     bounds = None if prior.bounds is None else tuple(prior.bounds[i] for i in own)
@@ -174,9 +164,7 @@ def _proposal(prior: FlowPrior, own: list[int], index: int) -> Any:
         )
     maps = outer_transforms(bounds, prior.like[own])
     source = generator(index, "draws for a proposal", prior.like.device)
-    line = draws_of(prior, _ROWS, source)[:, own]
-    for transform in reversed(maps):
-        line = transform.inv(line)
+    line = to_line(draws_of(prior, _ROWS, source)[:, own], bounds)
     centred = line - line.mean(0)
     factor = torch.linalg.cholesky(4 * centred.mT @ centred / len(line))
     normal = dist.MultivariateNormal(line.mean(0), scale_tril=factor)

@@ -7,6 +7,7 @@ since a flow would learn it without a word.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -28,6 +29,8 @@ __all__ = ["Simulations", "simulate"]
 
 _BATCH, _TRIALS = 1000, 5
 _MANY, _TOO_MANY = 0.05, 0.9
+_ATOM = 0.05  # share of the simulations that give one number
+_DEAF = 5.0  # standard errors of a rank correlation
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +86,12 @@ def simulate(
     Raises:
         TypeError: for a simulator or a prior that is none.
         ValueError: if hardly any simulation succeeds, data change their shape, are the same
-            whatever the parameters are, or come twice from the same parameters, so that they have
-            no density given them.
+            whatever the parameters are, come twice from the same parameters, or are one number in
+            more than a twentieth of the simulations: then they have no density given them.
 
     Warns:
-        SampleWarning: if more than a twentieth fail: where the simulator fails, nothing is learned.
+        SampleWarning: if more than a twentieth fail, for where the simulator fails nothing is
+            learned; or if the data go with none of the parameters.
     """
     if not callable(simulator):
         raise TypeError(f"`simulator` must be callable; got {simulator!r}")
@@ -105,6 +109,7 @@ def simulate(
         _check_many(len(kept), count, failed)
         _check_alive(simulator, kept, batched=batched)
     theta, x = (torch.stack(part) for part in zip(*kept))
+    _warn_if_deaf(theta, x)
     if len(kept) < (1 - _MANY) * count:
         warnings.warn(
             f"{count - len(kept)} of {count} simulations failed ({dict(failed)}): the flow will "
@@ -165,31 +170,64 @@ def _check_many(kept: int, count: int, failed: Counter[str]) -> None:
 def _check_alive(
     simulator: Callable[[Tensor], Any], kept: list[tuple[Tensor, Tensor]], *, batched: bool
 ) -> None:
-    """Refuse a simulator that does not listen, or that has no noise."""
+    """Refuse data that have no density given the parameters, and say why they have none."""
     sizes = {len(x) for _, x in kept}
     if len(sizes) > 1:
         raise ValueError(f"`simulator` returns data of different sizes, {sorted(sizes)}")
     data = torch.stack([x for _, x in kept])
-    dead = (data == data[0]).all(0)
-    if dead.any():
-        raise ValueError(
-            f"`simulator` returns the same number, {data[0][dead][0].item():.6g}, in coordinate "
-            f"{int(dead.nonzero()[0])} of its data whatever the parameters; leave it out"
-        )
-    distinct = len(torch.unique(data, dim=0))
-    if distinct < 0.5 * len(data):
-        raise ValueError(
-            f"`simulator` returned only {distinct} different data in {len(data)} simulations; it "
-            "repeats itself, or its data are discrete and have no density"
-        )
-    for theta, _ in kept[:_TRIALS]:
+    fixed = _never_drawn(simulator, kept[:_TRIALS], batched=batched)
+    for column, values in enumerate(data.T):
+        distinct, counts = torch.unique(values, return_counts=True)
+        share, most = counts.max().item() / len(values), distinct[counts.argmax()].item()
+        if len(distinct) == 1:
+            raise ValueError(
+                f"`simulator` returns the same number, {most:.6g}, in coordinate {column} of its "
+                "data whatever the parameters; leave it out"
+            )
+        if fixed[column]:
+            raise ValueError(
+                f"`simulator` returns the same data again for the same parameters, in coordinate "
+                f"{column}: a function of them has no density. Leave it out, or let its noise be "
+                "drawn anew in every call"
+            )
+        if share > _ATOM:
+            raise ValueError(
+                f"coordinate {column} of the data is {most:.6g} in {share:.0%} of the simulations: "
+                "what is counted, clipped or censored has no density there. Add noise of a width "
+                "that does not matter, or put that part of the likelihood into the model"
+            )
+
+
+def _never_drawn(
+    simulator: Callable[[Tensor], Any], kept: list[tuple[Tensor, Tensor]], *, batched: bool
+) -> list[bool]:
+    """Return which coordinates came out alike twice for each of some parameters."""
+    alike = torch.ones(len(kept[0][1]), dtype=torch.bool)
+    for theta, _ in kept:
         twice = [_run(simulator, theta[None], Counter(), batched=batched) for _ in range(2)]
         if all(twice):
             (_, one), (_, other) = twice[0][0], twice[1][0]
-            same = one == other
-            if same.any():
-                raise ValueError(
-                    f"`simulator` returns the same data again for the same parameters, in "
-                    f"coordinates {same.nonzero()[:, 0].tolist()}: a function of them has no "
-                    "density. Leave those out, or let its noise be drawn anew in every call"
-                )
+            alike &= one == other
+    return alike.tolist()
+
+
+def _warn_if_deaf(theta: Tensor, x: Tensor) -> None:
+    """Warn if neither place nor spread of any datum goes with any parameter, by ranks."""
+    given, made = (
+        torch.cat([_scores(side), _scores((side - side.median(0)[0]).abs())], 1)
+        for side in (theta, x)
+    )
+    largest = (given.mT @ made / len(x)).abs().max().item()
+    if largest < _DEAF / math.sqrt(len(x)):
+        warnings.warn(
+            "the data go with none of the parameters (largest rank correlation "
+            f"{largest:.2g}): does `simulator` use what it is given?",
+            SampleWarning,
+            stacklevel=3,
+        )
+
+
+def _scores(values: Tensor) -> Tensor:
+    """Return the ranks of columns ``(N, K)``, standardised."""
+    ranks = values.argsort(0).argsort(0).double()
+    return (ranks - ranks.mean(0)) / ranks.std(0)

@@ -36,9 +36,9 @@ from scipy import special
 from torch import Tensor
 
 from pyro_stad._random import generator
-from pyro_stad.density import FlowPrior
+from pyro_stad.density import FlowPrior, draws_of
 from pyro_stad.infer.combine import Overlap, combined_evidence
-from pyro_stad.infer.experiments import Experiments, draws_of
+from pyro_stad.infer.experiments import Experiments
 from pyro_stad.infer.shared import SharedPrior
 
 __all__ = ["Tension", "tension"]

@@ -195,10 +195,9 @@ class SteinPath(AbstractLikelihood):
     ) -> tuple[Tensor, Tensor]:
         """Return the ends ``(B, D)`` of the curves, and the integrals along them, ``(B,)``."""
         times = self.times.to(start)
-        points, slopes, end = self.curve.follow(self._field_given(context), start, times)
-        field = self._field_given(
-            None if context is None else context.repeat_interleave(self.nodes, 0)
-        )
+        field = self._field_given(context)
+        points, slopes, end = self.curve.follow(field, start, times)
+        field = field.repeated(self.nodes)
         # Point by point, its nodes side by side: then a sum over nodes never depends on the batch.
         y, t = points.flatten(0, 1), times.repeat(len(start))
         velocity, divergence = self.integrand.velocity_and_divergence(field, t, y)

@@ -17,7 +17,7 @@ from pyro_stad.divergence import Exact
 from pyro_stad.fields import ConditionalGaussianField
 from pyro_stad.fields.networks.location_scale import LocationScale
 from pyro_stad.files.conditional import StoredConditional
-from pyro_stad.likelihood import FlowODE
+from pyro_stad.likelihood import Constant, FlowODE, SteinPath
 from pyro_stad.ode import RK4
 from pyro_stad.paths import OptimalTransport
 
@@ -197,6 +197,20 @@ def test_one_context_of_many_points_is_encoded_once(oracle, flow, monkeypatch):
         exact(torch.zeros(2, dtype=torch.float64)).expand([1000]).log_prob(x)
     # Sixteen rows of the whitening, as few as products are made of; one for each call of the field.
     assert max(seen) <= 16
+    parts = flow.parts.likelihood.field, Exact(), RK4(4)
+    path = flow.with_likelihood(SteinPath(*parts, Constant(), 8))
+    together = path(torch.zeros(2, dtype=torch.float64)).expand([40])
+    seen.clear()
+    with torch.no_grad():
+        found = together.log_prob(x[:40])
+    assert seen == [1]
+    # A row of each: no node of a point is encoded again.
+    context = torch.zeros(40, 2, dtype=torch.float64) + 0.0 * x[:40]
+    prior = path(context)
+    seen.clear()
+    with torch.no_grad():
+        torch.testing.assert_close(prior.log_prob(x[:40]), found, rtol=0, atol=1e-12)
+    assert sum(seen) <= 48
 
 
 def test_the_exact_twin_and_files_keep_everything(flow, tmp_path):

@@ -70,7 +70,9 @@ def test_one_failure_does_not_take_its_batch_along():
     [
         (lambda theta: 3.0, "the same number, 3, in coordinate 0"),
         (lambda theta: theta.sum(), "the same data again for the same parameters"),
-        (lambda theta: torch.randint(3, ()), "only 3 different data"),
+        (lambda theta: torch.randint(3, ()), "of the simulations: what is counted"),
+        (lambda theta: torch.stack([theta[1], sound(theta).clamp_min(0)]), "in coordinate 0"),
+        (lambda theta: sound(theta).clamp_min(0), "coordinate 0 of the data is 0 in"),
         (lambda theta: torch.full((2,), torch.nan), "200 of 200 simulations failed"),
         (lambda theta: torch.randn(2 + int(theta[0] > 1)), "different sizes"),
     ],
@@ -78,6 +80,17 @@ def test_one_failure_does_not_take_its_batch_along():
 def test_what_is_broken_in_silence_is_refused(simulator, message):
     with pytest.raises(ValueError, match=message):
         simulate(simulator, PRIOR, 200, progress=False)
+
+
+def test_a_simulator_that_does_not_listen_is_told():
+    with pytest.warns(SampleWarning, match="does `simulator` use what it is given"):
+        simulate(lambda theta: torch.randn(2), PRIOR, 400, progress=False)
+
+
+def test_a_spread_alone_is_listening():
+    """No mean goes with the rate, and the width does: no warning, which would be an error here."""
+    found = simulate(lambda theta: theta[0] * torch.randn(1), PRIOR, 2000, progress=False)
+    assert len(found.x) == 2000
 
 
 def test_slips_have_messages():

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pyro_stad._checks import check_count
+from pyro_stad._joined import repeat_rows
 from pyro_stad.fields.networks.perceptron import Layer, Trunk, linear
 
 __all__ = ["ConditionalTrunk", "Perceptron"]
@@ -91,6 +92,12 @@ class ConditionalTrunk(Trunk):
         one = len(context) > 1 and context.stride(0) == 0
         shifts = self.encoder(context[:1] if one else context)
         new._shifts = shifts.expand(len(context), -1) if one else shifts
+        return new
+
+    def repeated(self, count: int) -> Self:
+        """Return the trunk for points that come ``count`` times each, side by side."""
+        new = copy.copy(self)
+        new._shifts = None if self._shifts is None else repeat_rows(self._shifts, count)
         return new
 
     def _layers(self, embedded: Tensor, y: Tensor) -> Iterator[Layer]:
