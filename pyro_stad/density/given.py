@@ -22,6 +22,7 @@ from pyro_stad._checks import check_batch, check_not_nan, check_value
 from pyro_stad.calibrate import Calibration
 from pyro_stad.data import Bounds, Layout, StandardiseRows
 from pyro_stad.data.contexts import Contexts
+from pyro_stad.density.alarm import FLAGGED, alarm_level
 from pyro_stad.density.coordinates import Coordinates
 from pyro_stad.density.counts import Counts
 from pyro_stad.density.level import Levels
@@ -122,6 +123,12 @@ class GivenPrior(FlowPrior):
     @property
     def like(self) -> Tensor:
         return self.stand_in
+
+    @property
+    def alarm_level(self) -> float:
+        """The chance below which a level is an alarm, by the number of pairs; see ``FlowPrior``."""
+        known = None if self.report is None else self.report.effective
+        return FLAGGED if known is None else alarm_level(known)
 
     @constraints.dependent_property(is_discrete=False)
     def support(self) -> constraints.Constraint:

@@ -5,6 +5,7 @@ How it comes about, and the mathematics, are in :mod:`pyro_stad.infer.combine`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.distributions import Transform, constraints
 
 from pyro_stad._checks import check_value
 from pyro_stad.data import Layout, box, open_box, support_of
+from pyro_stad.density import exactly
 from pyro_stad.infer.experiments import Experiments
 from pyro_stad.infer.reparam import Split, split
 
@@ -129,6 +131,14 @@ class _FromNoise(Transform):
 
     def _inverse(self, y: Tensor) -> Tensor:
         raise NotImplementedError("start a combination in noise, at its `_base` site")
+
+
+@exactly.register
+def _(fn: CombinedPosterior) -> Any:
+    """Return the combination of the exact twins; its normaliser is that of the distilled ones."""
+    together = replace(fn.together, priors=tuple(map(exactly, fn.together.priors)))
+    new = CombinedPosterior(together, fn.log_ratio, fn.log_ratio_err, fn.pool, fn.troubles)
+    return new.expand(fn.batch_shape) if fn.batch_shape else new
 
 
 @split.register

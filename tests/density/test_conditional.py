@@ -265,6 +265,8 @@ def test_a_context_never_seen_is_flagged(flow):
     assert (prior.context_level() < level).tolist() == [False, True, True]
     assert (prior.tail_probability(x)[:, 1:] < level).all()
     assert (prior.tail_probability(x)[:, 0] < level).double().mean() < 0.2
+    # Of few pairs, sooner: five of four thousand are what is known of the tail.
+    assert level == pytest.approx(5 / 4000)
     # Of contexts of the training's law, an alarm's share.
     new = flow(pairs(2000, seed=3)[1]).context_level()
     assert (new < 0.05).double().mean() == pytest.approx(0.05, abs=5 * math.sqrt(0.05 / 2000))

@@ -12,7 +12,7 @@ from pyro.optim import Adam
 
 import pyro_stad
 from pyro_stad import OutOfDistributionWarning
-from pyro_stad.infer import FlowReparam, combine, tension
+from pyro_stad.infer import FlowReparam, combine, correct, tension
 from pyro_stad.infer.shared import SharedPrior
 
 COMMON = {"a": dist.Normal(torch.zeros(()), 5.0), "b": dist.Normal(torch.zeros(()), 5.0)}
@@ -115,6 +115,25 @@ def test_it_goes_into_nuts_svi_and_evidence(combined):
     found = pyro_stad.log_evidence(FlowReparam()(model), progress=False)
     known = dist.Normal(mean, math.hypot(sd, 1.0)).log_prob(torch.tensor(1.5)).item()
     assert abs(found.log_z - known) < 0.15 + 3 * combined.log_ratio_err
+
+
+def test_a_combination_is_corrected_too(combined):
+    def model():
+        theta = pyro.sample("theta", combined)
+        pyro.sample("y", dist.Normal(theta[..., 0], 1.0), obs=torch.tensor(1.5))
+
+    theta = combined.pool[:200]
+    found = correct({"theta": theta}, model, draws=200)
+    assert found.sites == ("theta",)
+    ratio = sum(
+        prior.exact().log_prob(combined.together.part(theta, index))
+        - prior.log_prob(combined.together.part(theta, index))
+        for index, prior in enumerate(combined.together.priors)
+    )
+    wanted = ratio - torch.logsumexp(ratio, 0)
+    below = wanted.argsort()[:150]
+    assert (found.log_weights[0][below] - wanted[below]).abs().max() < 0.05
+    assert (found.log_weights[0][below] - wanted[below]).std() < 1e-6
 
 
 @pytest.mark.parametrize("apart", [0.0, 1.5])
