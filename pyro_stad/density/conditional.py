@@ -132,7 +132,7 @@ class ConditionalFlow:
         if context.ndim == 0 or context.shape[-1] != len(names):
             raise ValueError(
                 f"`context` must have shape (..., {len(names)}), for {', '.join(names)}; got "
-                f"{tuple(context.shape)}"
+                f"{tuple(context.shape)}. A number becomes one by value[..., None]"
             )
         if context.device != like.device:
             raise ValueError(
@@ -186,8 +186,11 @@ class ConditionalFlow:
         Raises:
             ValueError: if it is of another field.
         """
-        if likelihood.field is not self.parts.likelihood.field:
-            raise ValueError("`likelihood` must be one of this flow's own field")
+        if getattr(likelihood, "field", None) is not self.parts.likelihood.field:
+            raise ValueError(
+                "`likelihood` must be a way to the density of this flow's own field, such as "
+                f"FlowODE.of(flow.parts.likelihood, ...); got {likelihood!r:.80}"
+            )
         return ConditionalFlow(self.parts._replace(likelihood=likelihood, calibration=None))
 
     def exact(self) -> ConditionalFlow:

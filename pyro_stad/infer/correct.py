@@ -153,6 +153,10 @@ def correct(
     Warns:
         AccuracyWarning: if the weights are so uneven that their means can't be believed.
     """
+    if not callable(model):
+        raise TypeError(
+            f"`model` must be a Pyro model, after the draws; got {type(model).__name__}"
+        )
     check_count(draws, "draws", least=100)
     is_guide = callable(source) and not isinstance(source, Mapping)
     if is_guide:

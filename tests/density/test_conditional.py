@@ -374,5 +374,7 @@ def test_what_is_of_the_flow_is_refused_for_one_context(flow):
         prior.learning_error(torch.zeros(2, dtype=torch.float64))
     # It is another one for every context: nobody may ask the first of them for all.
     assert find_flow(prior) is None
+    with pytest.raises(ValueError, match="must be a way to the density of this flow's own"):
+        flow.with_likelihood(3)
     with pytest.raises(ValueError, match="are for a `context`"):
         pyro_stad.fit(torch.randn(200, 1), context_names=["u"])

@@ -171,6 +171,8 @@ def test_slips_have_messages(rough):
     theta = {"theta": rough.sample((150,))}
     with pytest.raises(ValueError, match="`draws` must be an integer of at least 100"):
         correct(theta, model_of(rough), draws=5)
+    with pytest.raises(TypeError, match="must be a Pyro model, after the draws; got dict"):
+        correct(model_of(rough), theta)
     with pytest.raises(ValueError, match="does not divide 150"):
         correct(theta, model_of(rough), num_chains=4)
     with pytest.raises(ValueError, match="has no draws"):
