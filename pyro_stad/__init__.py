@@ -32,6 +32,7 @@ from pyro_stad.evidence import (
 from pyro_stad.fields import from_denoiser, from_noise, from_score, from_velocity
 from pyro_stad.fitting import BUDGETS, FitSettings, fit
 from pyro_stad.infer import (
+    AmortizedGuide,
     CombinedPosterior,
     CorrectedPosterior,
     FlowReparam,
@@ -49,6 +50,7 @@ from pyro_stad.learn import TrainingSettings
 __all__ = [
     "BUDGETS",
     "AccuracyWarning",
+    "AmortizedGuide",
     "Chain",
     "CheckpointError",
     "CombinedPosterior",

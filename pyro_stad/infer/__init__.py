@@ -1,5 +1,12 @@
 """Learned priors in inference: the coordinates they are sampled in, and what corrects them."""
 
+from pyro_stad.infer.amortized import (
+    AmortizedGuide,
+    FlowPosterior,
+    LowRank,
+    MeanField,
+    WeighedPosteriors,
+)
 from pyro_stad.infer.combine import Combination, Overlap, combine
 from pyro_stad.infer.combined import CombinedPosterior
 from pyro_stad.infer.correct import CorrectedPosterior, correct
@@ -10,15 +17,20 @@ from pyro_stad.infer.tension import Tension, tension
 
 __all__ = [
     "FORMS",
+    "AmortizedGuide",
     "Combination",
     "CombinedPosterior",
     "CorrectedPosterior",
+    "FlowPosterior",
     "FlowReparam",
+    "LowRank",
+    "MeanField",
     "Overlap",
     "Pilot",
     "PilotRun",
     "Simulations",
     "Tension",
+    "WeighedPosteriors",
     "choose_form",
     "combine",
     "correct",
