@@ -8,6 +8,7 @@ from pyro_stad.density.exactly import exactly
 from pyro_stad.density.given import GivenPrior
 from pyro_stad.density.inside import find_cut, find_flow, to_cut, to_flow, unwrap
 from pyro_stad.density.load import load
+from pyro_stad.density.one_solve import OneSolve
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.transform import FlowTransform
 from pyro_stad.density.truncated import TruncatedPrior
@@ -23,6 +24,7 @@ __all__ = [
     "FlowPrior",
     "FlowTransform",
     "GivenPrior",
+    "OneSolve",
     "TruncatedPrior",
     "WhitenedPrior",
     "alarm_level",

@@ -159,6 +159,11 @@ class GivenPrior(FlowPrior):
         rows, x, shape = self._aligned(white)
         return rows.likelihood.log_prob(x).reshape(shape)
 
+    def _white_draws(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        rows, flat, shape = self._aligned(z)
+        x, log_prob = rows.likelihood.push_and_log_prob(flat)
+        return x.reshape(z.shape), log_prob.reshape(shape)
+
     def tail_probability(self, value: Tensor) -> Tensor:
         """Return how far out ``value`` lies, or its context if that is more unusual: ``(...)``.
 

@@ -19,7 +19,7 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Transform, constraints
 
 from pyro_stad._checks import check_batch, check_not_nan, check_value
 from pyro_stad.calibrate import Calibration
@@ -155,6 +155,31 @@ class FlowPrior(Remade):
             result = result.expand(shape)  # after the solve: a batch shares one density
         return result.to(value.dtype) if value.is_floating_point() else result
 
+    def rsample_and_log_prob(self, sample_shape: Any = ()) -> tuple[Tensor, Tensor]:
+        """Return draws, and their log-densities, for the price of one solve.
+
+        A density that is solved for comes with the draws, on its own grid, as for a flow with an
+        exact trace; one that is a network costs a call of it. Of angles it is a sum over images,
+        which one solve does not know, and is computed afterwards.
+
+        Returns:
+            Draws ``sample_shape + batch_shape + event_shape``, and ``sample_shape + batch_shape``.
+        """
+        z = self.base_dist.rsample(torch.Size(sample_shape))
+        batch = z.shape[: z.ndim - self.like.ndim]
+        x, log_prob = self._white_draws(z)
+        for transform in self.transforms[1:]:
+            before, x = x, transform(x)
+            log_prob = log_prob - _log_det(transform, before, x, len(batch))
+        if self.is_periodic:
+            log_prob = self.log_prob(x)
+        return x, log_prob
+
+    def _white_draws(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return whitened draws, and log-densities, of noise ``(*batch, *event_shape)``."""
+        x, log_prob = self.likelihood.push_and_log_prob(z.reshape(-1, *self.like.shape))
+        return x.reshape(z.shape), log_prob.reshape(z.shape[: z.ndim - self.like.ndim])
+
     def white_log_prob(self, white: Tensor) -> Tensor:
         """Return the log-density of points in whitened coordinates, ``(..., D)``: ``(...)``."""
         batch = white.shape[: white.ndim - self.like.ndim]
@@ -207,6 +232,12 @@ class FlowPrior(Remade):
             f"FlowPrior(D={size}, batch_shape={tuple(self.batch_shape)}, "
             f"{type(likelihood.field).__name__}, {likelihood!r}{error})"
         )
+
+
+def _log_det(transform: Transform, before: Tensor, after: Tensor, batch: int) -> Tensor:
+    """Return the log-determinant of a map of whole events, summed over what it does to parts."""
+    found = transform.log_abs_det_jacobian(before, after)
+    return found.flatten(batch).sum(-1) if found.ndim > batch else found
 
 
 def _settled(

@@ -10,6 +10,7 @@ from pyro_stad.infer.amortized import (
 from pyro_stad.infer.combine import Combination, Overlap, combine
 from pyro_stad.infer.combined import CombinedPosterior
 from pyro_stad.infer.correct import CorrectedPosterior, correct
+from pyro_stad.infer.flow_guide import FlowGuide
 from pyro_stad.infer.pilot import Pilot, PilotRun, choose_form
 from pyro_stad.infer.reparam import FORMS, FlowReparam
 from pyro_stad.infer.simulate import Simulations, simulate
@@ -21,6 +22,7 @@ __all__ = [
     "Combination",
     "CombinedPosterior",
     "CorrectedPosterior",
+    "FlowGuide",
     "FlowPosterior",
     "FlowReparam",
     "LowRank",

@@ -120,6 +120,15 @@ class AbstractLikelihood(nn.Module, ABC):
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of data ``x``, shape ``(B, D)``; NaN where it failed."""
 
+    def push_and_log_prob(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Carry noise ``z``, ``(B, *event_shape)``, to data, with their log-densities ``(B,)``.
+
+        The draws are those of ``transport()``; a density that is solved for comes with them, in
+        the same solve.
+        """
+        x = self.transport().push(z)
+        return x, self.log_prob(x)
+
     def log_prob_before(self, whitening: AbstractWhitening, v: Tensor) -> Tensor:
         """Return the log-density of data that are given before their whitening, ``(B, D)``.
 

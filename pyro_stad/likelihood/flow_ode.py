@@ -96,6 +96,24 @@ class FlowODE(AbstractLikelihood):
         )
         return self._log_prob_at_end(end[:, :-1], end[:, -1])
 
+    def push_and_log_prob(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        per_row = max(1, self.divergence.passes(self.field.features))
+        found = in_chunks(
+            z, self._push, self.chunk_size, context=self._rows(len(z)), per_row=per_row
+        )
+        return found[:, :-1].reshape(z.shape), found[:, -1]
+
+    def _push(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return data and their log-densities side by side, ``(B, D + 1)``."""
+        field, flat = self._field_given(context), z.flatten(1)
+        start = torch.cat([flat, torch.zeros_like(flat[:, :1])], dim=-1)
+        end = self.solver.integrate(
+            partial(self._augmented, field), start, field.t_max, field.t_min
+        )
+        # The way is the other one, and so is the sign of what was met on it.
+        log_prob = self._log_prob_at_end(flat, -end[:, -1])
+        return torch.cat([end[:, :-1] / field.data_scale, log_prob[:, None]], dim=-1)
+
     def _augmented(self, field: AbstractField, t: Tensor, state: Tensor) -> Tensor:
         x = state[:, :-1].unflatten(1, field.event_shape)
         velocity, divergence = self.divergence.velocity_and_divergence(field, t, x)
