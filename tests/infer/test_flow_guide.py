@@ -10,7 +10,7 @@ from pyro.infer import SVI, JitTrace_ELBO, Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoDiagonalNormal
 
 import pyro_stad
-from pyro_stad import FlowGuide, correct
+from pyro_stad import AccuracyWarning, FlowGuide, correct
 from pyro_stad.data import Periodic
 from pyro_stad.density import OneSolve
 from pyro_stad.fields.base import AbstractTrunkField
@@ -18,16 +18,19 @@ from tests.oracles import mixture_sample
 
 
 def bent():
-    """Two modes: the square of a normal number is seen, with noise."""
-    x = pyro.sample("x", dist.Normal(0.0, 1.0))
-    pyro.sample("y", dist.Normal(x**2, 0.3), obs=torch.tensor(1.0))
+    """A banana: normal numbers of which one is seen next to the other's square."""
+    x = pyro.sample("x", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    law = dist.Normal(x[..., 1] - x[..., 0] ** 2, 0.3)
+    pyro.sample("y", law, obs=torch.tensor(-1.0))
 
 
 def log_evidence_of_bent():
-    grid = torch.linspace(-6, 6, 4001)
-    joint = dist.Normal(0.0, 1.0).log_prob(grid)
-    joint = joint + dist.Normal(grid**2, 0.3).log_prob(torch.tensor(1.0))
-    return (joint.logsumexp(0) + (grid[1] - grid[0]).log()).item()
+    grid = torch.linspace(-6, 6, 1201)
+    x, y = torch.meshgrid(grid, grid, indexing="ij")
+    normal = dist.Normal(0.0, 1.0)
+    joint = normal.log_prob(x) + normal.log_prob(y)
+    joint = joint + dist.Normal(y - x**2, 0.3).log_prob(torch.tensor(-1.0))
+    return (joint.flatten().logsumexp(0) + 2 * (grid[1] - grid[0]).log()).item()
 
 
 QUICK = {"budget": "tiny", "progress": False, "dtype": torch.float64}
@@ -121,7 +124,7 @@ class TestFlowGuide:
         law = guide.get_posterior()
         with torch.no_grad():
             plain.loc.copy_(guide.loc)
-        value = torch.linspace(-2, 2, 9)[:, None]
+        value = torch.randn(9, 2)
         assert torch.allclose(law.log_prob(value), plain.get_posterior().log_prob(value), atol=1e-9)
 
     @pytest.mark.parametrize("elbo", [Trace_ELBO, JitTrace_ELBO])
@@ -137,26 +140,51 @@ class TestFlowGuide:
         assert moved
         assert all(moved.values()), moved
 
-    def test_it_finds_two_modes_and_becomes_a_prior(self, tmp_path):
-        guide = FlowGuide(bent, width=32, depth=2, init_scale=0.7)
+    def test_it_bends_and_becomes_a_prior(self, tmp_path):
+        guide = FlowGuide(bent, width=32, depth=2, init_scale=0.5)
         elbo = Trace_ELBO(num_particles=16, vectorize_particles=True)
-        svi = SVI(bent, guide, pyro.optim.ClippedAdam({"lr": 1e-2, "lrd": 0.99}), elbo)
-        losses = [svi.step() for _ in range(250)]
-        # A normal law on one mode is log 2 away; one over both, further.
-        assert -sum(losses[-50:]) / 50 > log_evidence_of_bent() - 0.2
+        svi = SVI(bent, guide, pyro.optim.ClippedAdam({"lr": 1e-2, "lrd": 0.992}), elbo)
+        losses = [svi.step() for _ in range(300)]
+        bound, evidence = -sum(losses[-50:]) / 50, log_evidence_of_bent()
+        # The best normal law is one nat away. Above it is no bound: chance, of 800 draws.
+        assert evidence - 0.3 < bound < evidence + 0.03
         prior = guide.prior()
-        draws = prior.sample((2000,))
-        assert 0.3 < (draws > 0).double().mean() < 0.7
-        value = torch.tensor([[-1.0], [0.2], [1.1]])
-        assert torch.allclose(prior.log_prob(value), guide.get_posterior().log_prob(value))
+        value = prior.sample((50,))
+        assert torch.allclose(
+            prior.log_prob(value), guide.get_posterior().log_prob(value), atol=0.1
+        )
         prior.save(tmp_path / "posterior.pt")
         again = pyro_stad.load(tmp_path / "posterior.pt")
         assert torch.allclose(again.log_prob(value), prior.log_prob(value))
+        assert again.names == ("x[0]", "x[1]")
         found = correct(guide, bent, draws=500)
         assert found.is_reliable
-        assert abs(found.log_z - log_evidence_of_bent()) < 5 * found.log_z_err + 0.01
+        assert abs(found.log_z - evidence) < 5 * found.log_z_err + 0.01
         predicted = Predictive(bent, guide=guide, num_samples=5)()
-        assert predicted["x"].shape == (5,)
+        assert predicted["x"].shape == (5, 2)
+
+    def test_the_determinant_is_that_of_the_steps(self):
+        """Against autograd's Jacobian of the whole solve, for steps far too coarse for the flow."""
+        guide = FlowGuide(bent, width=8, depth=2, steps=2)
+        guide()
+        for parameter in guide.flow.parameters():
+            parameter.data.normal_(std=0.5)
+        z = torch.randn(5, 2)
+        x, sign, log_det = guide.flow.push_and_slogdet(z)
+        assert torch.allclose(x, guide.flow.push(z))
+        for row, one, log in zip(z, sign, log_det):
+            whole = torch.autograd.functional.jacobian(lambda y: guide.flow.push(y[None])[0], row)
+            expected = torch.linalg.slogdet(whole)
+            assert one == expected.sign
+            assert torch.allclose(log, expected.logabsdet)
+
+    def test_steps_that_are_too_coarse_are_told(self):
+        guide = FlowGuide(bent, width=8, depth=2, steps=1)
+        guide()
+        for parameter in guide.flow.parameters():
+            parameter.data.normal_()
+        with pytest.warns(AccuracyWarning, match="1 steps are too coarse"):
+            guide.prior()
 
     def test_errors(self):
         with pytest.raises(TypeError, match="`model` must be a Pyro model"):
