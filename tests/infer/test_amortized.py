@@ -278,6 +278,21 @@ class TestAnswers:
         assert guide.median(x)["z"].sub(mean).abs().max() < 0.35
         assert "50 data of plate 'data'" in found.summary()
 
+    def test_evidence_given_globals_that_are_conditioned_on(self):
+        def model(x):
+            noise = pyro.sample("noise", dist.HalfNormal(1.0))
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(z, noise), obs=x)
+
+        given = pyro.condition(model, data={"noise": torch.tensor(0.7)})
+        x = torch.tensor([-1.0, 0.2, 2.0])
+        guide = AmortizedGuide(given, width=16)
+        guide(x)
+        found = guide.importance(x, draws=2000, progress=False)
+        expected = dist.Normal(0.0, math.sqrt(1 + 0.7**2)).log_prob(x)
+        assert (found.log_z - expected).abs().max() < 5 * found.log_z_err.max()
+
     def test_resampled_draws_have_equal_weight(self, low_rank):
         guide, params = low_rank
         pyro.get_param_store().set_state(params)

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.infer.inspect import get_dependencies
 from torch import Tensor
 
 from pyro_stad._checks import check_count, check_seed
@@ -26,7 +28,7 @@ from pyro_stad._progress import progress_bar
 from pyro_stad._random import forked, generator, stream
 from pyro_stad._weights import effective_size, log_mean_exp, smoothed
 from pyro_stad.errors import AccuracyWarning
-from pyro_stad.model.sites import check_whole, is_latent, sampled
+from pyro_stad.model.sites import check_whole, is_data, is_latent, sampled
 
 __all__ = ["WeighedPosteriors", "weigh"]
 
@@ -131,8 +133,9 @@ def weigh(
             q = poutine.trace(guide).get_trace(*args, **kwargs)
             p = poutine.trace(poutine.replay(guide.model, q)).get_trace(*args, **kwargs)
             if index == 0:
-                plate, dim = _common_plate(p)
-            log_weights.append(_by_member(p, dim) - _by_member(q, dim))
+                fixed = _fixed_sites(guide.model, args, kwargs)
+                plate, dim = _common_plate(p, fixed)
+            log_weights.append(_by_member(p, dim, fixed) - _by_member(q, dim, fixed))
             rows.append({s["name"]: s["value"] for s in sampled(q)})
             bar.update()
     weights = torch.stack(log_weights).double()
@@ -163,8 +166,26 @@ def _summed_up(
     return found
 
 
-def _common_plate(trace: Any) -> tuple[str, int]:
+def _fixed_sites(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> set[str]:
+    """Return observed sites that depend on no latent variable: globals that are conditioned on.
+
+    Their densities are the same for all draws of all data, and are left out of the evidence, which
+    is that given them.
+    """
+    with poutine.block():
+        above: Any = get_dependencies(model, args, kwargs)["prior_dependencies"]
+        trace = poutine.trace(model).get_trace(*args, **kwargs)
+    return {s["name"] for s in sampled(trace) if is_data(s) and len(above[s["name"]]) == 1}
+
+
+def _common_plate(trace: Any, fixed: Collection[str]) -> tuple[str, int]:
     """Return the outermost plate that all sites with a law are in, and its dimension.
+
+    Arguments:
+        trace: of the model.
+        fixed: names of sites that may be outside.
 
     Raises:
         ValueError: if there is none, as in a model with global latent variables.
@@ -172,7 +193,7 @@ def _common_plate(trace: Any) -> tuple[str, int]:
     check_whole(trace, "a weight for each datum")
     stacks = []
     for site in sampled(trace):
-        if is_latent(site) or site["is_observed"]:
+        if site["name"] not in fixed and (is_latent(site) or site["is_observed"]):
             stack = {f.name: f.dim for f in site["cond_indep_stack"] if f.vectorized}
             stacks.append((site, stack))
     common = set.intersection(*(set(stack) for _, stack in stacks))
@@ -188,12 +209,12 @@ def _common_plate(trace: Any) -> tuple[str, int]:
     return name, dims[name]
 
 
-def _by_member(trace: Any, dim: int) -> Tensor:
-    """Return the log-probability of all sites for each member of the plate along ``dim``."""
+def _by_member(trace: Any, dim: int, fixed: Collection[str]) -> Tensor:
+    """Return the log-probability of all other sites for each member of the plate at ``dim``."""
     trace.compute_log_prob()
     total: Any = 0.0
     for site in sampled(trace):
-        if not is_latent(site) and not site["is_observed"]:
+        if site["name"] in fixed or not (is_latent(site) or site["is_observed"]):
             continue
         value = site["log_prob"]
         value = value.flatten(value.ndim + dim + 1) if dim < -1 else value[..., None]
