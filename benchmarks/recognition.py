@@ -37,7 +37,7 @@ RUNS = {
 }
 
 _DATA = Path(__file__).parents[2] / "shared" / "data" / "tabular" / "airfoil.csv.gz"
-_NOISE = 0.2  # of a photograph whose pixels are between zero and one
+_NOISE = 3.2  # of a photograph whose grey is between 0 and 16
 _BATCH = 128
 _ROWS = 10  # of each airfoil
 _MEAN_FREQUENCY = 2886.38  # in Hz; the table has the mean of each column taken away
@@ -95,13 +95,12 @@ def compared(
 
 def digits(options: Any) -> dict[str, Any]:
     source = np.random.default_rng(options.seed)
-    pixels = torch.as_tensor(load_digits().data / 16).float()
+    pixels = torch.as_tensor(load_digits().data).float()
     pixels = pixels[torch.as_tensor(source.permutation(len(pixels)))]
-    # A sixteenth of grey is as much as is known of a pixel.
-    pixels = pixels + (torch.rand(pixels.shape) - 0.5) / 16
+    pixels = pixels + torch.rand(pixels.shape) - 0.5  # whole numbers stand for their cells
     held, kept = pixels[: options.held], pixels[options.held :]
     prior = pyro_stad.fit(
-        kept, bounds=[(-0.05, 1.05)] * 64, budget=options.budget, seed=options.seed, members=0,
+        kept, bounds=[(-0.8, 16.8)] * 64, budget=options.budget, seed=options.seed, members=0,
         progress=False,
     )  # fmt: skip
 
@@ -191,7 +190,7 @@ def hierarchy(options: Any) -> dict[str, Any]:
 def main() -> None:
     parser = arguments(__doc__, "recognition")
     parser.add_argument("--budget", default="quick")
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--each", type=int, default=1000, help="steps of each datum's own")
     parser.add_argument("--held", type=int, default=200, help="photographs")
     parser.add_argument("--width", type=int, default=256)
