@@ -105,8 +105,10 @@ class CorrectedPosterior:
     def summary(self) -> str:
         """Return what the correction moved, as text: means and sds, before and after."""
         trouble = "" if self.is_reliable else ": NOT to be believed"
+        # Of a guide's draws of a model without learned laws, only the guide was put right.
+        names = f"exact traces of {', '.join(self.sites)}" if self.sites else "the model's own law"
         lines = [
-            f"corrected to exact traces of {', '.join(self.sites) or 'no site'}: Pareto shape "
+            f"corrected to {names}: Pareto shape "
             f"{self.khat:.2f}{trouble}, {self.ess:.0f} effective of {self.log_weights.numel()} "
             f"draws, log Z {self.log_z:+.3f} +- {self.log_z_err:.2g}"
         ]
