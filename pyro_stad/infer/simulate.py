@@ -76,8 +76,9 @@ def simulate(
         simulator: from parameters ``(C,)`` to data, a tensor, array or number, of any shape that is
             always the same; or, if ``batched``, from ``(B, C)`` to ``(B, ...)``. Its random numbers
             are torch's, or its own.
-        prior: a distribution of vectors ``(C,)`` or of numbers; or a mapping of names to
-            distributions of numbers, in the order in which the simulator has them.
+        prior: a distribution of vectors ``(C,)`` or of numbers, a learned one with its names; or a
+            mapping of names to distributions of numbers, in the order in which the simulator has
+            them.
         count: simulations to be made.
         batched: whether the simulator takes many parameters at once.
         seed: of the parameters, and of torch's random numbers in the simulator.
@@ -96,7 +97,7 @@ def simulate(
     if not callable(simulator):
         raise TypeError(f"`simulator` must be callable; got {simulator!r}")
     check_count(count, "count", least=100)
-    names = tuple(map(str, prior)) if isinstance(prior, Mapping) else ()
+    names = tuple(map(str, prior)) if isinstance(prior, Mapping) else _names(prior)
     failed: Counter[str] = Counter()
     kept: list[tuple[Tensor, Tensor]] = []
     step = _BATCH if batched else 1
@@ -118,6 +119,11 @@ def simulate(
             stacklevel=2,
         )
     return Simulations(theta, x, names, dict(failed))
+
+
+def _names(prior: Any) -> tuple[str, ...]:
+    """Return the names that a learned prior has for its coordinates; none of any other law."""
+    return tuple(getattr(prior, "names", None) or ())
 
 
 def _parameters(prior: Any, count: int) -> Tensor:

@@ -39,6 +39,13 @@ def test_a_batched_simulator_and_a_vector_prior():
     assert found.names == ()
 
 
+def test_a_learned_prior_lends_its_names(tiny_prior):
+    found = simulate(
+        lambda theta: theta + torch.randn_like(theta), tiny_prior, 200, batched=True, progress=False
+    )
+    assert found.names == tiny_prior.names == ("scale", "shift", "slope")
+
+
 def test_failures_are_dropped_and_counted():
     def simulator(theta):
         if theta[0] < 0.65:
