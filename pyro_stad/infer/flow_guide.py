@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_stad._checks import check_count, check_positive
+from pyro_stad._random import forked, stream
 from pyro_stad.data.layout import Layout, element_names
 from pyro_stad.density import FlowPrior, OneSolve
 from pyro_stad.divergence import Exact
@@ -99,6 +100,15 @@ class FlowGuide(AutoContinuous):
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
+        for name, stack in self._cond_indep_stacks.items():
+            for frame in stack:
+                if frame.full_size and frame.size < frame.full_size:
+                    raise ValueError(
+                        f"latent site {name!r} is in plate {frame.name!r}, of which {frame.size} "
+                        f"of {frame.full_size} members come at a time: a FlowGuide has one set of "
+                        "numbers for all of them. Take AmortizedGuide, or leave `subsample_size` "
+                        "out"
+                    )
         loc = self._init_loc()
         self.loc = torch.nn.Parameter(loc)
         self.scale = PyroParam(torch.full_like(loc, self.init_scale), constraints.positive)
@@ -136,8 +146,7 @@ class FlowGuide(AutoContinuous):
 
     def _compare(self, prior: FlowPrior) -> None:
         """Warn if draws of the guide have another density under the flow of finer steps."""
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with torch.no_grad(), forked(stream(0, "draws of a flow guide")):
             law = _ScaledFlow(cast(Flow, self.flow), self.loc, self.scale)
             value, log_prob, sign = law.drawn(torch.Size((_DRAWS,)))
             apart = (prior.log_prob(value) - log_prob).abs().mean().item()

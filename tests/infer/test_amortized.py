@@ -1,5 +1,6 @@
 """Recognition guides: what they read off models, and what they say, against closed forms."""
 
+import copy
 import math
 import warnings
 
@@ -230,6 +231,35 @@ class TestEstimators:
         assert sampled < renyi
         assert abs(renyi - truth(x)[2].sum()) < 0.75
 
+    @pytest.mark.parametrize(
+        ("name", "shape"),
+        [("mean_field", ()), ("mean_field", (2,)), ("mean_field", (2, 3)), ("low_rank", (2,)),
+         ("low_rank", ())],
+    )  # fmt: skip
+    def test_the_divergence_is_taken_in_closed_form(self, name, shape):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                law = dist.Normal(torch.zeros(shape), 1.0).to_event(len(shape))
+                z = pyro.sample("z", law)
+                mean = z.reshape(len(x), -1).sum(-1)
+                pyro.sample("x", dist.Normal(mean, 100.0), obs=x)
+
+        x = torch.randn(6)
+        guide = AmortizedGuide(model, posterior=name, width=8)
+        guide(x)
+        q = poutine.trace(guide).get_trace(x)
+        p = poutine.trace(poutine.replay(model, q)).get_trace(x)
+        found = torch.distributions.kl_divergence(q.nodes["z"]["fn"], p.nodes["z"]["fn"])
+        assert found.shape == (6,)
+        # With data that say next to nothing, chance comes from the divergence, where it is drawn.
+        for parameter in guide.recognisers.parameters():
+            parameter.data.add_(0.3 * torch.randn_like(parameter))
+        spread = {
+            elbo: torch.tensor([elbo().loss(model, guide, x) for _ in range(30)]).std()
+            for elbo in (Trace_ELBO, TraceMeanField_ELBO)
+        }
+        assert spread[TraceMeanField_ELBO] < 0.2 * spread[Trace_ELBO]
+
     @pytest.mark.parametrize("name", ["mean_field", "low_rank"])
     def test_a_compiled_step_is_the_same_step(self, name):
         x = drawn(30)
@@ -292,6 +322,46 @@ class TestAnswers:
         found = guide.importance(x, draws=2000, progress=False)
         expected = dist.Normal(0.0, math.sqrt(1 + 0.7**2)).log_prob(x)
         assert (found.log_z - expected).abs().max() < 5 * found.log_z_err.max()
+
+    def test_evidence_counts_what_else_is_seen_of_a_datum(self):
+        def model(x, u):
+            with pyro.plate("data", len(x)):
+                pyro.sample("u", dist.Normal(0.0, 1.0), obs=u)
+                z = pyro.sample("z", dist.Normal(u, 1.0))
+                pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+        x, u = torch.randn(4), torch.randn(4)
+        guide = AmortizedGuide(model, width=16)
+        guide(x, u)
+        found = guide.importance(x, u, draws=2000, progress=False)
+        law = dist.Normal(u, math.sqrt(1.25)).log_prob(x)
+        expected = law + dist.Normal(0.0, 1.0).log_prob(u)
+        assert (found.log_z - expected).abs().max() < 5 * found.log_z_err.max()
+
+    def test_a_guide_is_copied_and_loaded(self):
+        x, new = drawn(30), drawn(5, seed=3)
+        guide = AmortizedGuide(factors, width=16)
+        trained(factors, guide, x, steps=5)
+        expected = guide.median(new)["z"]
+        assert torch.equal(copy.deepcopy(guide).median(new)["z"], expected)
+        other = AmortizedGuide(factors, width=16)
+        with pytest.raises(ValueError, match="call it once, with data"):
+            other.load_state_dict(guide.state_dict())
+        other(drawn(8, seed=9))
+        other.load_state_dict(guide.state_dict())
+        assert torch.allclose(other.median(new)["z"], expected)
+
+    def test_bounds_that_all_members_share_serve_any_number(self):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Uniform(torch.zeros(len(x)), 2 * torch.ones(len(x))))
+                pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+        guide = AmortizedGuide(model, width=8)
+        guide(torch.rand(6))
+        values = guide(torch.rand(9))["z"]
+        assert values.shape == (9,)
+        assert ((values > 0) & (values < 2)).all()
 
     def test_resampled_draws_have_equal_weight(self, low_rank):
         guide, params = low_rank
@@ -383,12 +453,87 @@ class TestErrors:
 
         with pytest.raises(ValueError, match=r"argument 'x' is nan at row 4"):
             AmortizedGuide(masked)(hole)
+        later = AmortizedGuide(masked, width=8)
+        later(x)
+        with pytest.raises(ValueError, match=r"argument 'x' is nan at row 4"):
+            later(hole)
         with pytest.raises(ValueError, match="pass the data as arguments"):
             AmortizedGuide(lambda: factors(x))()
         with pytest.raises(ValueError, match=r"\['other'\], which are no plates"):
             AmortizedGuide(factors, features={"other": lambda x: x})(x)
         with pytest.raises(ValueError, match=r"of shape \(10, ...\); got \(3,\)"):
             AmortizedGuide(factors, features={"data": lambda x: x.mean(0)})(x)
+
+    def test_masked_latents_are_refused(self):
+        mask = torch.tensor([True, False, True])
+
+        def latent(x):
+            with pyro.plate("data", len(x)), poutine.mask(mask=mask):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def partly(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x, obs_mask=mask)
+
+        for model in (latent, partly):
+            with pytest.raises(ValueError, match="is masked"):
+                AmortizedGuide(model)(torch.randn(3))
+
+    def test_a_subsample_of_the_callers_needs_its_plate(self):
+        def model(x, index):
+            with pyro.plate("data", len(x), subsample=index):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x[index])
+
+        x, index = torch.arange(6.0), torch.tensor([4, 1])
+        with pytest.raises(ValueError, match="chosen by the caller"):
+            AmortizedGuide(model)(x, index)
+        guide = AmortizedGuide(
+            model, width=8,
+            create_plates=lambda x, index: pyro.plate("data", len(x), subsample=index),
+        )  # fmt: skip
+        trace = poutine.trace(guide).get_trace(x, index)
+        assert torch.equal(trace.nodes["data"]["value"], index)
+
+    def test_supports_that_move_are_refused(self):
+        def by_argument(x, high):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Uniform(0.0, high))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def by_latent(x):
+            high = pyro.sample("high", dist.LogNormal(0.0, 1.0))
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Uniform(torch.zeros(()), high))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        with pytest.raises(ValueError, match="depends on"):
+            AmortizedGuide(by_argument)(torch.rand(3), torch.tensor(1.0))
+        with pytest.raises(ValueError, match="changes from run to run"):
+            AmortizedGuide(by_latent)(torch.rand(3))
+
+    def test_plates_that_can_not_be_told_apart(self):
+        def model(u, x):
+            with pyro.plate("rows", 4, dim=-2), pyro.plate("columns", 4, dim=-1):
+                z = pyro.sample("z", dist.Normal(u, 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        with pytest.raises(ValueError, match="may be along the plates"):
+            AmortizedGuide(model)(torch.randn(4), torch.randn(4, 4))
+
+    def test_arguments_are_told_apart_and_missed(self):
+        def model(count, *rest, y):
+            with pyro.plate("data", len(y)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("y", dist.Normal(z + rest[1], 1.0), obs=y)
+
+        guide = AmortizedGuide(model, width=8)
+        guide(3, torch.randn(5), torch.randn(5), y=torch.randn(5))
+        assert [rows.name for rows in guide.local[0].rows] == ["rest[1]", "y"]
+        with pytest.raises(ValueError, match=r"reads the arguments \['y'\]"):
+            guide(3, torch.randn(5), torch.randn(5), y=None)
 
     def test_discrete_sites_are_named(self):
         def model(x):

@@ -24,6 +24,12 @@ def bent():
     pyro.sample("y", law, obs=torch.tensor(-1.0))
 
 
+def subsampled():
+    with pyro.plate("data", 12, subsample_size=4):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(z, 1.0), obs=torch.zeros(4))
+
+
 def log_evidence_of_bent():
     grid = torch.linspace(-6, 6, 1201)
     x, y = torch.meshgrid(grid, grid, indexing="ij")
@@ -193,6 +199,8 @@ class TestFlowGuide:
             FlowGuide(bent, width=0)
         with pytest.raises(ValueError, match="train it by SVI first"):
             FlowGuide(bent).prior()
+        with pytest.raises(ValueError, match="Take AmortizedGuide"):
+            FlowGuide(subsampled)()
         guide = FlowGuide(bent)
         guide()
         with pytest.raises(NotImplementedError, match="take those of draws"):

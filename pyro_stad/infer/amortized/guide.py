@@ -5,10 +5,11 @@ r"""``AmortizedGuide``: a guide that reads each datum, in place of parameters fo
 with one network for all members of a plate. What each network looks at is read off the model
 (:mod:`pyro_stad.infer.amortized.sources`): the data that a latent variable's posterior depends on,
 and the latent variables before it, so that the guide has the correlations of the posterior in
-whatever family. Variables that are drawn in the order of the model make estimator B of Kingma and
-Welling right as well: no parent of a variable in the model comes after it in the guide.
+whatever family. Local variables are drawn in the order of the model, so that estimator B of Kingma
+and Welling is right as well: no parent of a variable in the model comes after it in the guide.
 
-Global variables are left to one of Pyro's own guides.
+Global variables are left to one of Pyro's own guides, and drawn first. Of one that has a local
+variable for a parent, estimator B is not right; Pyro warns of the order then.
 
 References:
     Kingma and Welling (2014), Auto-Encoding Variational Bayes; Webb et al. (2018), Faithful
@@ -23,19 +24,19 @@ from functools import partial
 from typing import Any, cast
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide, AutoNormal
 from torch import Tensor, nn
 
-from pyro_stad._checks import check_choice, check_count
-from pyro_stad.infer.amortized.arguments import tensors
+from pyro_stad._checks import check_choice, check_count, is_transformed
+from pyro_stad.infer.amortized.arguments import Names, tensors
 from pyro_stad.infer.amortized.coordinates import Unbounded, unbounded_sites
 from pyro_stad.infer.amortized.encoder import Encoder, RowEncoder, perceptron
 from pyro_stad.infer.amortized.plates import Plates
 from pyro_stad.infer.amortized.posteriors import POSTERIORS, AbstractPosterior
-from pyro_stad.infer.amortized.sources import LocalSite, Rows, read_model
+from pyro_stad.infer.amortized.refusals import check_finite_rows, check_present
+from pyro_stad.infer.amortized.sources import LocalSite, read_model
 from pyro_stad.infer.amortized.weighing import WeighedPosteriors, weigh
 from pyro_stad.model.sites import is_latent, sampled
 
@@ -108,7 +109,9 @@ class AmortizedGuide(AutoGuide):
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
-        self.local = read_model(self.model, args, kwargs, self.features)
+        # Kept: a copy of a guide has no model, as Pyro's guides have none then.
+        self.names = Names(self.model)
+        self.local = read_model(self.model, args, kwargs, self.features, self.create_plates)
         if not self.local:
             raise ValueError(_nothing_local(self.prototype_trace))
         rows = {each.name: each for site in self.local for each in site.rows}
@@ -128,7 +131,7 @@ class AmortizedGuide(AutoGuide):
         networks = []
         for rows in site.rows:
             flat = data[rows.name].reshape(-1, *rows.shape).to(own.loc)
-            _check_rows(rows, flat)
+            check_finite_rows(rows.name, flat)
             shape = rows.shape or torch.Size((1,))
             networks.append(RowEncoder(flat, self.make_encoder(shape, self.width)))
         upstream = sum(self._numbers(name, site) for name in site.upstream)
@@ -149,8 +152,10 @@ class AmortizedGuide(AutoGuide):
 
     def _data(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Tensor]:
         """Return the arguments by name, and what the functions of the user return, by plate."""
-        found = tensors(self.model, args, kwargs)
-        return {**found, **{name: read(*args, **kwargs) for name, read in self.features.items()}}
+        found = tensors(self.names, args, kwargs)
+        found |= {name: read(*args, **kwargs) for name, read in self.features.items()}
+        check_present([rows.name for site in self.local for rows in site.rows], found)
+        return found
 
     def _create_plates(self, *args: Any, **kwargs: Any) -> Any:
         data = self._data(args, kwargs)
@@ -167,6 +172,19 @@ class AmortizedGuide(AutoGuide):
         self._create_plates(*args, **kwargs)
         values = dict(self.globals(*args, **kwargs)) if hasattr(self, "globals") else {}
         return self._recognised(args, kwargs, values, _drawn)
+
+    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load what ``state_dict`` has returned; the guide must have been called once before.
+
+        Pyro's parameter store is not enough: how data and latent variables are standardised is in
+        the state alone.
+        """
+        if self.prototype_trace is None:
+            raise ValueError(
+                "the guide has no networks yet to load into: call it once, with data of the same "
+                "shapes as in training, and then load"
+            )
+        return super().load_state_dict(state_dict, *args, **kwargs)
 
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Return the median of each latent variable, given the medians of those before it.
@@ -192,6 +210,9 @@ class AmortizedGuide(AutoGuide):
         for site, network in zip(self.local, cast(Iterable[Recogniser], self.recognisers)):
             unbounded = self._unbounded(site.name)
             rows = [self.where.members(r, data[r.name], self.plates) for r in site.rows]
+            for each, value in zip(site.rows, rows):
+                if not is_transformed(value):
+                    check_finite_rows(each.name, value)
             upstream = [self._aligned(name, values[name], site) for name in site.upstream]
             pool = partial(self.where.pooled, site)
             embedding = network.encoder(rows, pool, upstream)
@@ -217,6 +238,8 @@ class AmortizedGuide(AutoGuide):
         """
         if self.prototype_trace is None:
             raise ValueError("the guide has no networks yet: train it by SVI first")
+        if self._model is None:
+            raise ValueError("a copy of a guide has no model to weigh by: use the guide itself")
         return weigh(self, args, kwargs, draws=draws, seed=seed, progress=progress)
 
 
@@ -231,8 +254,8 @@ class Recogniser(nn.Module):
 def _drawn(
     name: str, posterior: AbstractPosterior, embedding: Tensor, unbounded: Unbounded
 ) -> Tensor:
-    law, maps = posterior.law(embedding, unbounded.loc, unbounded.scale), unbounded.maps()
-    return pyro.sample(name, dist.TransformedDistribution(law, maps) if maps else law)
+    law = posterior.law(embedding, unbounded.loc, unbounded.scale)
+    return pyro.sample(name, unbounded.carried(law))
 
 
 def _middle(
@@ -249,16 +272,6 @@ def _family(posterior: Any) -> AbstractPosterior:
         return posterior
     check_choice(posterior, "posterior", list(POSTERIORS))
     return POSTERIORS[posterior]
-
-
-def _check_rows(rows: Rows, value: Tensor) -> None:
-    bad = ~torch.isfinite(value)
-    if bad.any():
-        index = [int(i) for i in bad.nonzero()[0]]
-        raise ValueError(
-            f"argument {rows.name!r} is {value[tuple(index)].item()} at row {index[0]}: a network "
-            "can't read it. Fill it in, and give the model a mask; or give the guide `features`"
-        )
 
 
 def _nothing_local(trace: Any) -> str:

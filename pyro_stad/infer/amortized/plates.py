@@ -33,7 +33,7 @@ class Plates:
             for name, stack in stacks.items()
         }
         # What each site drew in this run, for shapes.
-        self.values = {site["name"]: site["value"] for site in sampled(trace)}
+        self.values = {site["name"]: site["value"].detach() for site in sampled(trace)}
         frames = {f.name: f for stack in stacks.values() for f in stack if f.vectorized}
         self.frames: dict[str, Any] = frames
         self.of_data = {name for each in rows for name in each.plates}

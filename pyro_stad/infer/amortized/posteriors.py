@@ -97,7 +97,9 @@ class LowRank(AbstractPosterior):
         check_count(rank, "rank")
         self.rank = rank
 
-    def build(self, features: int, width: int) -> LowRank:
+    def build(self, features: int, width: int) -> AbstractPosterior:
+        if features == 1:  # There is nothing for directions to share.
+            return MeanField().build(features, width)
         new = type(self)(self.rank)
         new.head = _zero(nn.Linear(width, 2 * features))
         # Small, and not zero: of a factor of zero the gradient is zero too.

@@ -26,7 +26,8 @@ from pyro.infer.inspect import get_dependencies
 from pyro.ops.provenance import ProvenanceTensor, get_provenance
 from torch import Tensor
 
-from pyro_stad.infer.amortized.arguments import changed, tensors
+from pyro_stad.infer.amortized.arguments import Names, changed, tensors
+from pyro_stad.infer.amortized.refusals import refuse
 from pyro_stad.model.sites import is_computed, is_data, is_latent, sampled
 
 __all__ = ["LocalSite", "Rows", "read_model"]
@@ -69,6 +70,7 @@ def read_model(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     features: Mapping[str, Callable[..., Tensor]],
+    create_plates: Callable[..., Any] | None = None,
 ) -> list[LocalSite]:
     """Return the local latent variables of a model, in its order, and what each depends on.
 
@@ -76,11 +78,13 @@ def read_model(
         model: the model.
         args, kwargs: its arguments, data among them.
         features: functions of the arguments, by plate, whose rows stand in place of the data.
+        create_plates: what makes plates whose subsample the caller chooses.
 
     Raises:
         ValueError: for data of which no row is one of a plate's, or a plate that there is not.
     """
     trace, origins = _run(model, args, kwargs)
+    refuse(trace, create_plates)
     sites = {site["name"]: site for site in sampled(trace) if not is_computed(site)}
     _check_plates(features, sites.values())
     with poutine.block():
@@ -156,9 +160,10 @@ def _run(
     model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, dict[str, dict[str, Tensor]]]:
     """Return a trace, and the arguments that the law of each site, or its value, comes from."""
-    known = tensors(model, args, kwargs)
+    names = Names(model)
+    known = tensors(names, args, kwargs)
     marked, by_name = changed(
-        model, args, kwargs, lambda name, tensor: ProvenanceTensor(tensor, frozenset({name}))
+        names, args, kwargs, lambda name, tensor: ProvenanceTensor(tensor, frozenset({name}))
     )
     with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.validation_enabled(False):
         trace = poutine.block(poutine.trace(model).get_trace)(*marked, **by_name)
@@ -194,12 +199,26 @@ def _rows(
 
 
 def _along(tensor: Tensor, stack: list[Any]) -> tuple[Any, ...]:
-    """Return as many of the plates as the leading dimensions of a tensor can be along."""
-    for count in range(len(stack), 0, -1):
+    """Return as many of the plates as the leading dimensions of a tensor can be along.
+
+    Raises:
+        ValueError: if they can be along these plates or those.
+    """
+    for count in range(min(len(stack), tensor.ndim), 0, -1):
+        fits = []
         for plates in combinations(stack, count):
             sizes = [(plate.full_size or plate.size, plate.size) for plate in plates]
-            if tensor.ndim >= count and all(n in s for n, s in zip(tensor.shape, sizes)):
-                return plates
+            if all(n in s for n, s in zip(tensor.shape, sizes)):
+                fits.append(plates)
+        if len(fits) > 1:
+            which = [tuple(plate.name for plate in plates) for plates in fits]
+            raise ValueError(
+                f"an argument of shape {tuple(tensor.shape)} may be along the plates {which}, "
+                "which have the same sizes: make the guide with data of other sizes, or say by "
+                "`features` what is read"
+            )
+        if fits:
+            return fits[0]
     return ()
 
 

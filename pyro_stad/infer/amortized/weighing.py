@@ -128,6 +128,8 @@ def weigh(
     check_count(draws, "draws", least=100)
     rows, log_weights = [], []
     source = forked(stream(check_seed(seed), "draws of a guide"))
+    training = guide.training
+    guide.eval()  # networks that count batches are not to count these
     with source, torch.no_grad(), progress_bar("weighing", draws, shown=progress) as bar:
         for index in range(draws):
             q = poutine.trace(guide).get_trace(*args, **kwargs)
@@ -135,9 +137,10 @@ def weigh(
             if index == 0:
                 fixed = _fixed_sites(guide.model, args, kwargs)
                 plate, dim = _common_plate(p, fixed)
-            log_weights.append(_by_member(p, dim, fixed) - _by_member(q, dim, fixed))
+            log_weights.append(_by_member(p, plate, dim) - _by_member(q, plate, dim))
             rows.append({s["name"]: s["value"] for s in sampled(q)})
             bar.update()
+    guide.train(training)
     weights = torch.stack(log_weights).double()
     values = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     # Dimensions of the event stand behind the plate's.
@@ -199,22 +202,30 @@ def _common_plate(trace: Any, fixed: Collection[str]) -> tuple[str, int]:
     common = set.intersection(*(set(stack) for _, stack in stacks))
     if not common:
         alone = [site["name"] for site, stack in stacks if not stack]
+        if not alone:
+            plates = {site["name"]: list(stack) for site, stack in stacks}
+            raise ValueError(
+                f"weights for each datum need one plate around all sites; here each has others, "
+                f"{plates}. Weigh all data at once by `correct`"
+            )
         raise ValueError(
-            f"weights for each datum need one plate around all sites; {alone or 'sites'} are "
-            "outside. Fix global variables by pyro.condition(model, ...), train a guide of that "
-            "model, and weigh it; or weigh all data at once by `correct`"
+            f"weights for each datum need one plate around all sites; {alone} are outside. Fix "
+            "global variables by pyro.condition(model, ...), train a guide of that model, and "
+            "weigh it; or weigh all data at once by `correct`"
         )
     dims = stacks[0][1]
     name = min(common, key=lambda each: dims[each])
     return name, dims[name]
 
 
-def _by_member(trace: Any, dim: int, fixed: Collection[str]) -> Tensor:
-    """Return the log-probability of all other sites for each member of the plate at ``dim``."""
+def _by_member(trace: Any, plate: str, dim: int) -> Tensor:
+    """Return the log-probability of the plate's sites for each member of it."""
     trace.compute_log_prob()
     total: Any = 0.0
     for site in sampled(trace):
-        if site["name"] in fixed or not (is_latent(site) or site["is_observed"]):
+        if all(frame.name != plate for frame in site["cond_indep_stack"]):
+            continue  # a global that is conditioned on
+        if not is_latent(site) and not site["is_observed"]:
             continue
         value = site["log_prob"]
         value = value.flatten(value.ndim + dim + 1) if dim < -1 else value[..., None]
