@@ -97,8 +97,8 @@ def piloted(model: Any, options: Any) -> Any:
 def main() -> None:
     parser = arguments(__doc__, "strengths")
     parser.add_argument("--priors", nargs="*", default=list(PRIORS))
-    parser.add_argument("--budget", default="standard")
-    parser.add_argument("--draws", type=int, default=500)
+    parser.add_argument("--budget", default="quick")
+    parser.add_argument("--draws", type=int, default=300)
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
