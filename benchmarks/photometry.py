@@ -93,8 +93,8 @@ def distilled(field: Any, rows: Tensor, options: Any) -> tuple[Stein, list[dict[
     clouds = [cloud_for(field, Batches(part), source) for part in (kept, seen)]
     stages = (
         ("Stein", SteinObjective(), TrainingSettings(steps=options.steps, batch_size=1024)),
-        ("and polish", HutchinsonLabels(4),
-         TrainingSettings(steps=options.steps // 2, batch_size=512, learning_rate=1e-3)),
+        ("and polish", HutchinsonLabels(8),
+         TrainingSettings(steps=2 * options.steps, batch_size=256)),
     )  # fmt: skip
     x, context = held.split(_BANDS, 1)
     exact = FlowODE(field, Exact(), _GRID).given(context)
@@ -161,9 +161,9 @@ def posterior(field: Any, divergence: Stein, options: Any) -> dict[str, Any]:
 def main() -> None:
     parser = arguments(__doc__, "photometry")
     parser.add_argument("--pairs", type=int, default=20_000)
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--draws", type=int, default=400)
+    parser.add_argument("--draws", type=int, default=80)
     parser.add_argument("--cells", type=int, default=41)
     options = parser.parse_args()
     torch.set_num_threads(1)
