@@ -1,9 +1,10 @@
 """Claim: which coordinates NUTS is fastest in depends on how much the data say; a pilot finds out.
 
 Two priors, learned from 10,000 draws: a banana, whose own law is what NUTS finds hard, and a ridge
-of 1 to 100, as of a degenerate pair of parameters. Of each, data with normal noise of 10, 1, 0.1 and 0.01 prior standard deviations (of the narrowest direction,
-on a ridge). Compiled NUTS in all three forms: as it is, whitened, and in noise, where no density is
-computed. Effective draws of the worst coordinate a second, without warm-up.
+of 1 to 100, as of a degenerate pair of parameters. Of each, data with normal noise of 10, 1, 0.1
+and 0.01 prior standard deviations (of the narrowest direction, on a ridge). Compiled NUTS in all
+three forms: as it is, whitened, and in noise, where no density is computed. Effective draws of the
+worst coordinate a second, without warm-up.
 """
 
 from __future__ import annotations
