@@ -116,7 +116,7 @@ class AmortizedGuide(AutoGuide):
             raise ValueError(_nothing_local(self.prototype_trace))
         rows = {each.name: each for site in self.local for each in site.rows}
         data = self._data(args, kwargs)
-        self.where = Plates(self.prototype_trace, rows.values(), data)
+        self.where = Plates(self.prototype_trace, list(rows.values()), data)
         coordinates = unbounded_sites(self.model, args, kwargs)
         self.coordinates = nn.ModuleList(coordinates.values())
         self._place = {name: index for index, name in enumerate(coordinates)}

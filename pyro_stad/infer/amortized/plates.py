@@ -6,12 +6,12 @@ plate of another size, of which the data are a part, keeps it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from pyro_stad.infer.amortized.sources import LocalSite, Rows
+from pyro_stad.infer.amortized.sources import LocalSite, DataRows
 from pyro_stad.model.sites import sampled
 
 __all__ = ["Plates"]
@@ -26,7 +26,7 @@ class Plates:
         data: these data, by name.
     """
 
-    def __init__(self, trace: Any, rows: Collection[Rows], data: Mapping[str, Tensor]) -> None:
+    def __init__(self, trace: Any, rows: list[DataRows], data: Mapping[str, Tensor]) -> None:
         stacks = {site["name"]: site["cond_indep_stack"] for site in sampled(trace)}
         self._of_site = {
             name: tuple(frame.name for frame in stack if frame.vectorized)
@@ -56,7 +56,7 @@ class Plates:
             )
         return found
 
-    def members(self, rows: Rows, value: Tensor, plates: Mapping[str, Any]) -> Tensor:
+    def members(self, rows: DataRows, value: Tensor, plates: Mapping[str, Any]) -> Tensor:
         """Return those rows of data that the subsamples of the plates are of.
 
         Raises:

@@ -30,11 +30,11 @@ from pyro_stad.infer.amortized.arguments import Names, changed, tensors
 from pyro_stad.infer.amortized.refusals import refuse
 from pyro_stad.model.sites import is_computed, is_data, is_latent, sampled
 
-__all__ = ["LocalSite", "Rows", "read_model"]
+__all__ = ["LocalSite", "DataRows", "read_model"]
 
 
 @dataclass(frozen=True)
-class Rows:
+class DataRows:
     """Data: a tensor whose leading dimensions are plates.
 
     Attributes:
@@ -61,7 +61,7 @@ class LocalSite:
 
     name: str
     plates: tuple[str, ...]
-    rows: tuple[Rows, ...]
+    rows: tuple[DataRows, ...]
     upstream: tuple[str, ...]
 
 
@@ -185,16 +185,16 @@ def _stack(site: Any) -> list[Any]:
 
 def _rows(
     name: str, near: list[str], stacks: Mapping[str, list[Any]], origins: Mapping[str, Any]
-) -> tuple[Rows, ...]:
+) -> tuple[DataRows, ...]:
     """Return the arguments that are data of a site: along plates that it is in."""
     own = {plate.name for plate in stacks[name]}
-    found: dict[str, Rows] = {}
+    found: dict[str, DataRows] = {}
     for other in near:
         for argument, tensor in origins[other].items():
             plates = _along(tensor, stacks[other])
             if argument not in found and own & {plate.name for plate in plates}:
                 names = tuple(plate.name for plate in plates)
-                found[argument] = Rows(argument, names, tensor.shape[len(plates) :])
+                found[argument] = DataRows(argument, names, tensor.shape[len(plates) :])
     return tuple(found.values())
 
 
@@ -228,7 +228,7 @@ def _own_rows(
     features: Mapping[str, Callable[..., Tensor]],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> Rows:
+) -> DataRows:
     """Return what a function of the user's returns for a plate and those around it."""
     value = features[plate](*args, **kwargs)
     around = stack[: 1 + [p.name for p in stack].index(plate)]
@@ -240,7 +240,7 @@ def _own_rows(
             f"`features[{plate!r}]` must return a tensor with a row for each member of the plate, "
             f"of shape ({', '.join(map(str, sizes))}, ...); got {shape}"
         )
-    return Rows(plate, tuple(p.name for p in along), value.shape[len(along) :])
+    return DataRows(plate, tuple(p.name for p in along), value.shape[len(along) :])
 
 
 def _check_plates(features: Mapping[str, Any], sites: Collection[Any]) -> None:
