@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_stad.infer.amortized.sources import LocalSite, DataRows
+from pyro_stad.infer.amortized.sources import DataRows, LocalSite
 from pyro_stad.model.sites import sampled
 
 __all__ = ["Plates"]
