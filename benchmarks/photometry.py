@@ -24,7 +24,6 @@ import pyro
 import pyro.distributions as dist
 import torch
 from common import arguments, provenance, write
-from page import read, section, source, table
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
@@ -177,27 +176,6 @@ def main() -> None:
     divergence, stages = distilled(field, rows, options)
     found = posterior(field, divergence, options)
     write(options.name, {"provenance": made, "stages": stages, "nuts": found})
-
-
-@section(191)
-def page() -> str:
-    result = read("photometry")
-    rows = [
-        [row["stage"], f"{row['sd']:.3f} ({row['bias']:+.3f})", f"{row['seconds']:.0f}"]
-        for row in result["stages"]
-    ]
-    spread, nuts = result["stages"][0]["spread"], result["nuts"]
-    return (
-        "## A foreign network, given 26 numbers\n\n"
-        "The photometric noise model of pop-cosmos, 26 errors given 26 bands: error of log p in "
-        "nats against the exact trace on the same grid, at pairs that were not seen, of which log "
-        f"p has a standard deviation of {spread:.1f}.\n\n"
-        f"{table(['divergence', 'sd (bias)', 'seconds'], rows)}\n\n"
-        "As a likelihood in NUTS, with gradients through the context, for a brightness and a "
-        f"colour: means within {nuts['mean']:.2f} sd and sds within {nuts['sd']:.0%} of a grid of "
-        f"exact traces, from {nuts['effective']:.0f} effective draws, {nuts['divergences']} "
-        f"divergences.\n\n{source('photometry', result)}\n"
-    )
 
 
 if __name__ == "__main__":
