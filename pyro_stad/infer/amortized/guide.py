@@ -157,21 +157,23 @@ class AmortizedGuide(AutoGuide):
         check_present([rows.name for site in self.local for rows in site.rows], found)
         return found
 
-    def _create_plates(self, *args: Any, **kwargs: Any) -> Any:
+    def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the data of a call, with plates made for as many of them."""
+        if self.prototype_trace is None:
+            self._setup_prototype(*args, **kwargs)
         data = self._data(args, kwargs)
         self._prototype_frames.update(self.where.resized(data))
-        return super()._create_plates(*args, **kwargs)
+        self._create_plates(*args, **kwargs)
+        return data
 
     def _check_prototype(self, part_trace: Any) -> None:
         """Accept the guide of the global variables: it is made from the model itself."""
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Draw all latent variables, given the arguments of the model: a tensor for each site."""
-        if self.prototype_trace is None:
-            self._setup_prototype(*args, **kwargs)
-        self._create_plates(*args, **kwargs)
+        data = self._prepared(args, kwargs)
         values = dict(self.globals(*args, **kwargs)) if hasattr(self, "globals") else {}
-        return self._recognised(args, kwargs, values, _drawn)
+        return self._recognised(data, values, _drawn)
 
     def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
         """Load what ``state_dict`` has returned; the guide must have been called once before.
@@ -191,22 +193,18 @@ class AmortizedGuide(AutoGuide):
 
         Of a flow, what the median of its base is carried to.
         """
-        if self.prototype_trace is None:
-            self._setup_prototype(*args, **kwargs)
         with torch.no_grad(), poutine.block():
-            self._create_plates(*args, **kwargs)
+            data = self._prepared(args, kwargs)
             known = self.globals.median(*args, **kwargs) if hasattr(self, "globals") else {}
-            return self._recognised(args, kwargs, dict(known), _middle)
+            return self._recognised(data, dict(known), _middle)
 
     def _recognised(
         self,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        data: Mapping[str, Tensor],
         values: dict[str, Tensor],
         pick: Callable[..., Tensor],
     ) -> dict[str, Tensor]:
         """Return values of global variables, and those picked from the posterior of each datum."""
-        data = self._data(args, kwargs)
         for site, network in zip(self.local, cast(Iterable[Recogniser], self.recognisers)):
             unbounded = self._unbounded(site.name)
             rows = [self.where.members(r, data[r.name], self.plates) for r in site.rows]

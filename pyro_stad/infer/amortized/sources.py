@@ -30,7 +30,7 @@ from pyro_stad.infer.amortized.arguments import Names, changed, tensors
 from pyro_stad.infer.amortized.refusals import refuse
 from pyro_stad.model.sites import is_computed, is_data, is_latent, sampled
 
-__all__ = ["LocalSite", "DataRows", "read_model"]
+__all__ = ["DataRows", "LocalSite", "read_model"]
 
 
 @dataclass(frozen=True)

@@ -126,26 +126,33 @@ def weigh(
 ) -> WeighedPosteriors:
     """Weigh draws of a guide; see ``AmortizedGuide.importance``."""
     check_count(draws, "draws", least=100)
-    rows, log_weights = [], []
-    source = forked(stream(check_seed(seed), "draws of a guide"))
     training = guide.training
     guide.eval()  # networks that count batches are not to count these
-    with source, torch.no_grad(), progress_bar("weighing", draws, shown=progress) as bar:
+    try:
+        with forked(stream(check_seed(seed), "draws of a guide")), torch.no_grad():
+            return _summed_up(*_weights(guide, args, kwargs, draws, progress=progress))
+    finally:
+        guide.train(training)
+
+
+def _weights(
+    guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], draws: int, *, progress: bool
+) -> tuple[str, dict[str, Tensor], Tensor, dict[str, int]]:
+    """Return the plate, draws by site, their log-weights, and the plate's dimension in each."""
+    rows, log_weights = [], []
+    with progress_bar("weighing", draws, shown=progress) as bar:
         for index in range(draws):
             q = poutine.trace(guide).get_trace(*args, **kwargs)
             p = poutine.trace(poutine.replay(guide.model, q)).get_trace(*args, **kwargs)
             if index == 0:
-                fixed = _fixed_sites(guide.model, args, kwargs)
-                plate, dim = _common_plate(p, fixed)
+                plate, dim = _common_plate(p, _fixed_sites(guide.model, args, kwargs))
             log_weights.append(_by_member(p, plate, dim) - _by_member(q, plate, dim))
             rows.append({s["name"]: s["value"] for s in sampled(q)})
             bar.update()
-    guide.train(training)
-    weights = torch.stack(log_weights).double()
     values = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     # Dimensions of the event stand behind the plate's.
     dims = {s["name"]: dim - len(s["fn"].event_shape) for s in sampled(p) if is_latent(s)}
-    return _summed_up(plate, values, weights, dims)
+    return plate, values, torch.stack(log_weights).double(), dims
 
 
 def _summed_up(
