@@ -372,6 +372,14 @@ class TestAnswers:
         assert draws.shape == (500, 20, 2)
         assert torch.allclose(draws.mean(0), found.mean()["z"], atol=0.12)
 
+    def test_data_far_from_all_that_it_has_seen_are_told(self, low_rank):
+        guide, params = low_rank
+        pyro.get_param_store().set_state(params)
+        near, far = drawn(3, seed=8), 30 * torch.ones(1, 3)
+        with pytest.warns(AccuracyWarning, match="of 4 data have a Pareto shape"):
+            found = guide.importance(torch.cat([near, far]), draws=500, progress=False)
+        assert found.is_reliable.tolist() == [True, True, True, False]
+
     def test_a_datum_does_not_see_the_others(self, low_rank):
         guide, params = low_rank
         pyro.get_param_store().set_state(params)
