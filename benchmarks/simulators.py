@@ -36,11 +36,11 @@ from torchdiffeq import odeint
 import pyro_stad
 from pyro_stad.data import Standardise, whitening
 
-_FIRST = "two_moons gaussian_mixture gaussian_linear gaussian_linear_uniform slcp"
-_PROCESSES = "bernoulli_glm sir lotka_volterra"
-
 RUNS = {
-    "long": (f"--tasks {_FIRST}", f"--tasks {_PROCESSES} --name processes"),
+    "long": (
+        "--tasks two_moons gaussian_mixture gaussian_linear gaussian_linear_uniform slcp",
+        "--tasks bernoulli_glm sir lotka_volterra --name processes",
+    ),
     "smoke": ("--tasks two_moons --budget tiny --simulations 500 --name smoke_simulators",),
 }
 
