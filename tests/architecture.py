@@ -8,7 +8,7 @@ from pathlib import Path
 
 # Top to bottom: data flow down this list, and a file imports from its own folder or from above.
 LAYERS = (
-    "data", "paths", "ode", "fields", "divergence", "transport", "likelihood", "learn",
+    "data", "paths", "ode", "fields", "divergence", "transport", "drawing", "likelihood", "learn",
     "calibrate", "report", "files", "density", "fitting", "model", "samplers", "evidence",
     "infer", "interop", "demo", "cli",
 )  # fmt: skip

@@ -4,11 +4,13 @@ from pyro_stad.ode.solvers import (
     GRADING,
     RK4,
     SOLVERS,
+    TABLEAUS,
     AbstractFixedGrid,
     AbstractSolver,
     Dopri5,
     Midpoint,
     Tableau,
+    runge_kutta_step,
     time_like,
 )
 
@@ -16,10 +18,12 @@ __all__ = [
     "GRADING",
     "RK4",
     "SOLVERS",
+    "TABLEAUS",
     "AbstractFixedGrid",
     "AbstractSolver",
     "Dopri5",
     "Midpoint",
     "Tableau",
+    "runge_kutta_step",
     "time_like",
 ]

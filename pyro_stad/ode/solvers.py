@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from types import MappingProxyType
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -34,11 +35,13 @@ __all__ = [
     "GRADING",
     "RK4",
     "SOLVERS",
+    "TABLEAUS",
     "AbstractFixedGrid",
     "AbstractSolver",
     "Dopri5",
     "Midpoint",
     "Tableau",
+    "runge_kutta_step",
     "time_like",
 ]
 
@@ -100,6 +103,20 @@ class Tableau(NamedTuple):
     weights: tuple[float, ...]
 
 
+TABLEAUS: Mapping[str, Tableau] = MappingProxyType(
+    {
+        "euler": Tableau((0.0,), ((),), (1.0,)),
+        "heun": Tableau((0.0, 1.0), ((), (1.0,)), (0.5, 0.5)),
+        "midpoint": Tableau((0.0, 0.5), ((), (0.5,)), (0.0, 1.0)),
+        "rk4": Tableau(
+            (0.0, 1 / 3, 2 / 3, 1.0),
+            ((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0)),
+            (1 / 8, 3 / 8, 3 / 8, 1 / 8),
+        ),
+    }
+)
+
+
 class AbstractFixedGrid(AbstractSolver):
     """An explicit Runge-Kutta rule on ``steps`` steps, denser towards the lower time.
 
@@ -143,15 +160,20 @@ class AbstractFixedGrid(AbstractSolver):
         self, field: VectorField, state: Tensor, start: float, end: float
     ) -> Iterator[Tensor]:
         """Yield the state after each step."""
-        knots, nodes = self.knots(start, end), self.tableau.nodes
-        steps = [(low, high - low) for low, high in pairwise(knots)]
-        for low, step in steps:
-            slopes: list[Tensor] = []
-            for node, row in zip(nodes, self.tableau.matrix):
-                time = time_like(state, low + node * step)
-                slopes.append(field(time, _moved(state, slopes, row, step)))
-            state = _moved(state, slopes, self.tableau.weights, step)
+        for low, high in pairwise(self.knots(start, end)):
+            state = runge_kutta_step(self.tableau, field, state, low, high - low)
             yield state
+
+
+def runge_kutta_step(
+    rule: Tableau, field: VectorField, state: Tensor, start: float, step: float
+) -> Tensor:
+    """Return the state after a step of a rule from the time ``start``; a step may be negative."""
+    slopes: list[Tensor] = []
+    for node, row in zip(rule.nodes, rule.matrix):
+        time = time_like(state, start + node * step)
+        slopes.append(field(time, _moved(state, slopes, row, step)))
+    return _moved(state, slopes, rule.weights, step)
 
 
 def time_like(state: Tensor, time: float) -> Tensor:
@@ -175,7 +197,7 @@ class Midpoint(AbstractFixedGrid):
     """The explicit midpoint rule on a fixed grid: order 2, two field calls a step."""
 
     steps: int = 32
-    tableau = Tableau((0.0, 0.5), ((), (0.5,)), (0.0, 1.0))
+    tableau = TABLEAUS["midpoint"]
 
 
 @storable("solver", "rk4")
@@ -184,11 +206,7 @@ class RK4(AbstractFixedGrid):
     """The fourth-order Runge-Kutta (3/8) rule on a fixed grid: four field calls a step."""
 
     steps: int = 16
-    tableau = Tableau(
-        (0.0, 1 / 3, 2 / 3, 1.0),
-        ((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0)),
-        (1 / 8, 3 / 8, 3 / 8, 1 / 8),
-    )
+    tableau = TABLEAUS["rk4"]
 
 
 @storable("solver", "dopri5")

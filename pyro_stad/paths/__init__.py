@@ -2,6 +2,7 @@
 
 from pyro_stad.paths import convert
 from pyro_stad.paths.base import AbstractPath, Polar
+from pyro_stad.paths.phase import PSLD, PhaseLaw
 from pyro_stad.paths.schedules import (
     EDM,
     PATHS,
@@ -15,8 +16,10 @@ from pyro_stad.paths.schedules import (
 __all__ = [
     "EDM",
     "PATHS",
+    "PSLD",
     "AbstractPath",
     "OptimalTransport",
+    "PhaseLaw",
     "Polar",
     "SubVP",
     "VPCosine",

@@ -1,0 +1,328 @@
+"""Every sampler: its law, its order, its calls, its noise, and what it refuses."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pyro_stad.drawing import (
+    DDIM,
+    GRIDS,
+    ODE,
+    SAMPLERS,
+    SSCS,
+    Conjugate,
+    DPMSolver,
+    EDMChurn,
+    EulerMaruyama,
+    Grid,
+    Knots,
+    PhaseEulerMaruyama,
+    PredictorCorrector,
+    Splitting,
+    grid_of,
+    sampler_of,
+)
+from pyro_stad.drawing.walk import Walk
+from pyro_stad.fields import ConditionalGaussianField, FreeFormField, GaussianMixtureField
+from pyro_stad.fields.mixture import random_mixture
+from pyro_stad.paths import PATHS, PSLD, VPCosine
+from pyro_stad.registry import build, describe
+from tests.oracles import field_on
+
+# Every sampler, every rule and every published composition.
+EACH = {
+    "euler": ODE(rule="euler"),
+    "heun": ODE(),
+    "midpoint": ODE(rule="midpoint"),
+    "rk4": ODE(rule="rk4"),
+    "ddim": DDIM(),
+    "ddpm": DDIM(eta=1.0),
+    "dpm-solver": DPMSolver(),
+    "euler-maruyama": EulerMaruyama(),
+    "edm": EDMChurn(),
+    "predictor-corrector": PredictorCorrector(),
+    "phase-euler-maruyama": PhaseEulerMaruyama(),
+    "sscs": SSCS(),
+    "conjugate": Conjugate(),
+    "conjugate, identity": Conjugate(lam=1.0),
+    "conjugate, ones": Conjugate(lam=0.5, kind="ones"),
+    **{
+        f"{'reduced' if reduced else 'naive'} {scheme}": Splitting(scheme=scheme, reduced=reduced)
+        for scheme in ("OBA", "BAO", "OBAB", "BA", "BAB")
+        for reduced in (True, False)
+    },
+    "OBA told the later time": Splitting(ahead=True),
+    "OBA with more noise": Splitting(noise_scale=2.0),
+}
+NAMES = sorted(EACH)
+# In what power of the step the law's variance is off, where that goes to zero.
+ORDERS = {
+    "euler": 1, "heun": 2, "midpoint": 2, "rk4": 4, "ddim": 1, "ddpm": 1, "dpm-solver": 2,
+    "euler-maruyama": 1, "edm": 2, "phase-euler-maruyama": 1, "sscs": 1, "conjugate": 1,
+    "conjugate, identity": 1, "conjugate, ones": 1, "reduced OBA": 1, "naive OBA": 1,
+    "reduced BAO": 1, "naive BAO": 1, "reduced OBAB": 1, "naive OBAB": 1, "reduced BA": 1,
+    "naive BA": 1, "reduced BAB": 1, "naive BAB": 1, "OBA told the later time": 1,
+}  # fmt: skip
+
+
+PHASE = (Splitting, SSCS, Conjugate, PhaseEulerMaruyama)
+
+
+def on(sampler, grid):
+    return replace(sampler, grid=grid)
+
+
+def normal_field(variance, path=None):
+    one = torch.ones(1, 1)
+    return GaussianMixtureField(path or VPCosine(), one[0], 0 * one, variance * one[None])
+
+
+# Wide enough for every sampler's ends.
+_FINE = VPCosine(t_min=1e-6, t_max=1 - 1e-6)
+
+
+def variance_of(sampler, variance, monkeypatch):
+    """Return the variance of the draws of normal data, without chance.
+
+    The field is linear, and so are the draws in all noise that goes in: with one of the noises set
+    to one in each row, the squares of the rows add up to the variance.
+    """
+    count = 4 * sampler.grid.steps * max(2, sampler.calls_per_step) + 2
+    given = iter(range(1, count))
+
+    def unit(self, like):
+        noise = torch.zeros(count, *like.shape[1:])
+        for place in range(like[0].numel()):
+            noise[next(given)].view(-1)[place] = 1
+        return noise
+
+    monkeypatch.setattr(Walk, "normal", unit)
+    z = torch.zeros(count, 1)
+    z[0] = 1
+    with torch.no_grad():
+        return sampler.draw(normal_field(variance, _FINE), z).square().sum().item()
+
+
+def truth_of(sampler, variance):
+    """Return the variance of the data, with what noise is left at the end."""
+    path = sampler.path if isinstance(sampler, PHASE) else VPCosine()
+    return variance + math.tan(path.angles()[0]) ** 2
+
+
+@pytest.mark.parametrize("name", sorted(ORDERS))
+def test_order_of_the_error_of_the_variance(name, monkeypatch):
+    sampler = EACH[name]
+    clock = sampler.path if isinstance(sampler, PHASE) else VPCosine()
+    steps = {4: (16, 32), 2: (128, 256), 1: (128, 256)}[ORDERS[name]]
+    if "OBA" in name or "BAO" in name or "conjugate" in name:
+        steps = (512, 1024)  # fewer are not few enough yet
+    wanted = truth_of(sampler, 0.25)
+    errors = [
+        abs(variance_of(on(sampler, Grid(n, 1.0, clock)), 0.25, monkeypatch) - wanted)
+        for n in steps
+    ]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(ORDERS[name], abs=0.15)
+
+
+def test_a_corrector_converges(monkeypatch):
+    """Its steps leave another law as it is, but one that nears the right one at the data end."""
+    wanted = truth_of(PredictorCorrector(), 1.0)
+    coarse, fine = (
+        variance_of(PredictorCorrector(Grid(n, clock=VPCosine()), corrections=4), 1.0, monkeypatch)
+        - wanted
+        for n in (64, 256)
+    )
+    assert 0 < fine < 0.5 * coarse < 0.01
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_law_of_a_mixture(name):
+    """Means, covariance and weights of modes within chance and the bias of 200 steps."""
+    weights, means, _ = parts = random_mixture(2, components=3, seed=1)
+    field, count = GaussianMixtureField(VPCosine(), *parts), 2000
+    source = torch.Generator().manual_seed(0)
+    z = torch.randn(count, 2, generator=source)
+    with torch.no_grad():
+        x = on(EACH[name], grid_of("quadratic", 200)).draw(field, z, source)
+    # The first moments of a standardised mixture: fourth moments are at most a normal law's here.
+    assert x.mean(0).abs().max() < 4 / math.sqrt(count)
+    bias = 0.12 if "OBA" in name or "BAO" in name or "corrector" in name else 0.06
+    assert (x.T.cov() - torch.eye(2)).abs().max() < 4 * math.sqrt(2 / count) + bias
+    shares = field_shares(parts, x)
+    error = (weights * (1 - weights) / count).sqrt()
+    assert ((shares - weights).abs() < 4 * error + 0.01).all()
+
+
+def field_shares(parts, x):
+    """Return the mean responsibilities of the components."""
+    weights, means, covariances = parts
+    laws = torch.distributions.MultivariateNormal(means, covariances)
+    return (laws.log_prob(x[:, None]) + weights.log()).softmax(-1).mean(0)
+
+
+class Counting(GaussianMixtureField):
+    calls = 0
+
+    def velocity(self, t, x):
+        self.calls += 1
+        return super().velocity(t, x)
+
+
+@pytest.mark.parametrize("denoise", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_calls_are_what_is_said(name, denoise):
+    field = Counting(VPCosine(), *random_mixture(2))
+    sampler = replace(EACH[name], grid=7, denoise=denoise)
+    sampler.draw(field, torch.randn(5, 2), torch.Generator().manual_seed(0))
+    assert field.calls == sampler.sequential_calls()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_noise_comes_from_the_generator_alone(name):
+    sampler, field, z = on(EACH[name], 5), field_on("vp", random_mixture(2)), torch.randn(4, 2)
+    before = torch.get_rng_state()
+    once, again, other = (
+        sampler.draw(field, z, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(once, again)
+    in_phase = isinstance(sampler, PHASE)
+    assert torch.equal(once, other) == (not sampler.is_stochastic and not in_phase)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_draws_are_differentiable(name):
+    sampler, field = on(EACH[name], 4), field_on("vp", random_mixture(2))
+    z, towards = torch.randn(3, 2, requires_grad=True), torch.randn(3, 2)
+
+    def drawn(z):
+        return sampler.draw(field, z, torch.Generator().manual_seed(0))
+
+    (gradient,) = torch.autograd.grad(drawn(z).sum(), z)
+    h = 1e-5
+    with torch.no_grad():
+        numeric = (drawn(z + h * towards) - drawn(z - h * towards)).sum(-1) / (2 * h)
+    torch.testing.assert_close((gradient * towards).sum(-1), numeric, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_description_builds_the_same_sampler(name):
+    for sampler in (EACH[name], replace(EACH[name], grid=Knots((1.5, 0.5, 0.02)), denoise=True)):
+        assert build(describe(sampler, "sampler"), "sampler") == sampler
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_a_sampler_by_name_keeps_to_its_calls(name):
+    for calls in (5, 20, 51):
+        sampler = sampler_of(name, calls)
+        assert calls - sampler.calls_per_step < sampler.sequential_calls() <= calls
+    with pytest.raises(ValueError, match="`calls` must be"):
+        sampler_of(name, 0)
+
+
+@pytest.mark.parametrize("path", sorted(PATHS))
+@pytest.mark.parametrize("name", NAMES)
+def test_every_path_is_drawn_from(name, path):
+    """In own coordinates all paths are one curve: the same noise leads to the same place."""
+    parts = random_mixture(2)
+    z = torch.randn(6, 2)
+    grid = Knots((1.55, 1.2, 0.8, 0.4, 0.1, 0.02))
+    x, reference = (
+        on(EACH[name], grid).draw(field_on(each, parts), z, torch.Generator().manual_seed(0))
+        for each in (path, "cosine")
+    )
+    torch.testing.assert_close(x, reference, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_context_and_many_rows(name):
+    """A context of each row, and more rows than a chunk has."""
+    weight, bias = torch.tensor([[1.0], [-1.0]]), torch.zeros(2)
+    field = ConditionalGaussianField(VPCosine(), weight, bias, 0.25 * torch.eye(2))
+    context = torch.linspace(-1, 1, 3000)[:, None]
+    # Not the seed of the global generator: momenta would be the positions.
+    z, source = torch.randn(3000, 2), torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        x = on(EACH[name], 100).draw(field.given(context), z, source)
+    left = x - context @ weight.mT
+    assert left.mean(0).abs().max() < 0.05
+    assert left.std(0).sub(0.5).abs().max() < 0.06
+
+
+def test_events_with_a_shape_are_those_of_vectors():
+    parts, z = random_mixture(4), torch.randn(3, 4)
+    flat = GaussianMixtureField(VPCosine(), *parts)
+    shaped = GaussianMixtureField(VPCosine(), *parts, event_shape=(2, 2))
+    for sampler in EACH.values():
+        small = on(sampler, 3)
+        x, y = (
+            small.draw(field, noise, torch.Generator().manual_seed(0))
+            for field, noise in ((flat, z), (shaped, z.view(3, 2, 2)))
+        )
+        torch.testing.assert_close(y.reshape(3, 4), x)
+
+
+def test_a_free_form_field_is_drawn_from_by_its_ode_alone():
+    field = FreeFormField(2, 8, 2).double()
+    z = torch.randn(3, 2)
+    assert ODE(4).draw(field, z).shape == (3, 2)
+    with pytest.raises(TypeError, match=r"DDIM needs a field on a Gaussian path.*Use ODE"):
+        DDIM(4).draw(field, z)
+    with pytest.raises(TypeError, match="Splitting needs a field on a Gaussian path"):
+        Splitting(4).draw(field, z)
+
+
+@pytest.mark.parametrize("name", sorted(GRIDS))
+def test_grids_fall_from_noise_to_data(name):
+    angles = grid_of(name, 9).angles(0.02, 1.5)
+    assert len(angles) == 10
+    assert angles == sorted(angles, reverse=True)
+    assert angles[0] <= 1.5
+    assert angles[-1] == pytest.approx(0.02, rel=1e-6)
+
+
+def test_quadratic_steps_shrink_towards_the_data():
+    times = grid_of("quadratic", 4).times(PSLD())
+    steps = [a - b for a, b in zip(times, times[1:])]
+    assert steps == sorted(steps, reverse=True)
+
+
+BAD = {
+    "no steps": (lambda: DDIM(0), "`steps` must be an integer of at least 1"),
+    "half a step": (lambda: ODE(2.5), "`steps` must be an integer"),
+    "a grid that rises": (lambda: Knots((0.1, 0.5)), "`knots` must be .* smaller"),
+    "a grid that stands": (lambda: Knots((0.5, 0.5)), "`knots` must be .* smaller"),
+    "one knot": (lambda: Knots((0.5,)), "`knots` must be two angles at least"),
+    "no power": (lambda: Grid(3, power=0.0), "`power` must be a positive number"),
+    "an unknown grid": (lambda: grid_of("even", 3), "`grid` must be one of"),
+    "an unknown sampler": (lambda: sampler_of("leapfrog", 9), "`sampler` must be one of"),
+    "an unknown rule": (lambda: ODE(rule="rk5"), "`rule` must be one of"),
+    "too much renewed": (lambda: DDIM(eta=1.5), "`eta` must lie within"),
+    "churn below zero": (lambda: EDMChurn(churn=-1.0), "`churn` must not be negative"),
+    "no position": (lambda: Splitting(scheme="OB"), "`scheme` must be a string of A, B and O"),
+    "another letter": (lambda: Splitting(scheme="ABC"), "`scheme` must be a string of A, B and O"),
+    "lambda below zero": (lambda: Splitting(noise_scale=-1.0), "`noise_scale` must be a positive"),
+    "no friction": (lambda: PSLD(beta=0.0), "`beta` must be positive"),
+    "hot momenta": (lambda: PSLD(momentum_variance=1.0), "`momentum_variance` must be smaller"),
+}
+
+
+@pytest.mark.parametrize("what", sorted(BAD))
+def test_what_can_not_be_is_refused(what):
+    make, message = BAD[what]
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_noise_that_does_not_fit_is_refused():
+    field = field_on("vp", random_mixture(2))
+    with pytest.raises(ValueError, match=r"`z` must have shape \(B, 2\)"):
+        DDIM(3).draw(field, torch.randn(4, 3))
+    with pytest.raises(ValueError, match="`generator` is of"):
+        DDIM(3).draw(field, torch.randn(4, 2, device="meta"), torch.Generator())
+    with pytest.raises(ValueError, match="`knots` must lie within the angles of the field"):
+        DDIM(Knots((1.5, 1e-4))).draw(field, torch.randn(4, 2))
+    with pytest.raises(TypeError, match="`path` must be a PSLD"):
+        Splitting(path=VPCosine())
