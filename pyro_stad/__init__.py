@@ -7,9 +7,16 @@
     prior.save("prior.safetensors")
 """
 
-from pyro_stad import divergence, likelihood, paths
+from pyro_stad import divergence, drawing, likelihood, paths
 from pyro_stad.data import Chain, read_chain
-from pyro_stad.density import ConditionalFlow, FlowPrior, GivenPrior, TruncatedPrior, load
+from pyro_stad.density import (
+    ConditionalFlow,
+    FlowPrior,
+    GivenPrior,
+    TruncatedPrior,
+    choose_sampler,
+    load,
+)
 from pyro_stad.errors import (
     AccuracyWarning,
     CheckpointError,
@@ -76,10 +83,12 @@ __all__ = [
     "TrainingWarning",
     "TruncatedPrior",
     "choose_form",
+    "choose_sampler",
     "combine",
     "compare_evidence",
     "correct",
     "divergence",
+    "drawing",
     "fit",
     "from_denoiser",
     "from_noise",

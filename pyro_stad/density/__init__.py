@@ -10,6 +10,7 @@ from pyro_stad.density.inside import find_cut, find_flow, to_cut, to_flow, unwra
 from pyro_stad.density.load import load
 from pyro_stad.density.one_solve import OneSolve
 from pyro_stad.density.prior import FlowPrior
+from pyro_stad.density.sampling import choose_sampler
 from pyro_stad.density.transform import FlowTransform
 from pyro_stad.density.truncated import TruncatedPrior
 from pyro_stad.density.trust import Extrapolation, extrapolation, is_extrapolated
@@ -28,6 +29,7 @@ __all__ = [
     "TruncatedPrior",
     "WhitenedPrior",
     "alarm_level",
+    "choose_sampler",
     "draws_of",
     "exactly",
     "extrapolation",

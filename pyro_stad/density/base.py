@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_stad.calibrate import Sampling
 from pyro_stad.data import Bounds, Layout, Margins
 from pyro_stad.density.counts import Counts
 from pyro_stad.density.trust import Trusted
@@ -27,6 +28,7 @@ class AbstractFlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistrib
     margins: Margins | None
     report: FitReport | None
     counts: Counts
+    sampling: Sampling | None
 
     # What the prior provides.
     expand: Callable[..., Self]

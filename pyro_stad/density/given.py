@@ -7,7 +7,6 @@ as for any other prior.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -16,18 +15,20 @@ from typing import Any, NamedTuple, NoReturn
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import Transform, constraints
+from torch.distributions import constraints
 
 from pyro_stad._checks import check_batch, check_not_nan, check_value
-from pyro_stad.calibrate import Calibration
+from pyro_stad.calibrate import Calibration, Sampling
 from pyro_stad.data import Bounds, Layout, StandardiseRows
 from pyro_stad.data.contexts import Contexts
 from pyro_stad.density.alarm import FLAGGED, alarm_level
 from pyro_stad.density.coordinates import Coordinates
 from pyro_stad.density.counts import Counts
+from pyro_stad.density.given_flow import GivenFlow
 from pyro_stad.density.level import Levels
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.rows import RowDensity
+from pyro_stad.drawing import AbstractSampler
 from pyro_stad.likelihood import AbstractLikelihood, exact_twin
 from pyro_stad.report import FitReport
 from pyro_stad.transport import Flow
@@ -117,7 +118,7 @@ class GivenPrior(FlowPrior):
         self._rows = RowDensity(self.likelihood, self.coordinates, self.counts)
         like = encoded.loc.detach()
         base = dist.Normal(torch.zeros_like(like), torch.ones_like(like)).to_event(1)
-        transforms = [_GivenFlow(law, encoded.white), *self.coordinates.transforms]
+        transforms = [GivenFlow(law, encoded.white), *self.coordinates.transforms]
         dist.TransformedDistribution.__init__(self, base, transforms, validate_args=validate_args)
 
     @property
@@ -141,8 +142,25 @@ class GivenPrior(FlowPrior):
 
     def _with(self, encoded: Encoded) -> GivenPrior:
         new = GivenPrior(self.law, encoded, validate_args=False)
-        new._validate_args = self._validate_args
+        new._validate_args, new.sampling = self._validate_args, self.sampling
         return new
+
+    def with_sampling(self, sampling: Sampling | None) -> GivenPrior:
+        new = self._with(self.encoded)
+        new.sampling = sampling
+        return new
+
+    def drawn_white(
+        self,
+        sampler: AbstractSampler,
+        z: Tensor,
+        generator: torch.Generator | None,
+        *,
+        progress: bool,
+    ) -> Tensor:
+        rows, flat, _ = self._aligned(z)
+        field = self.law.likelihood.field.given(rows.encoded.white)
+        return sampler.draw(field, flat, generator, progress=progress).reshape(z.shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density of ``value`` given the context, shape ``(..., D)``: ``(...)``.
@@ -250,38 +268,3 @@ class GivenPrior(FlowPrior):
 
 def _of_the_flow(name: str, instead: str) -> NoReturn:
     raise NotImplementedError(f"{name} is for the flow, and not for one context: say {instead}")
-
-
-class _GivenFlow(Transform):
-    """The map from noise z to whitened data given a context, ``(*batch, C)``."""
-
-    bijective = True
-    domain = constraints.real_vector
-    codomain = constraints.real_vector
-
-    def __init__(self, law: ConditionalLaw, white: Tensor) -> None:
-        super().__init__()
-        self.law, self.white = law, white
-
-    def with_cache(self, cache_size: int = 1) -> _GivenFlow:
-        """Return self: see ``FlowTransform.with_cache``."""
-        return self
-
-    def _call(self, x: Tensor) -> Tensor:
-        rows, context = self._as_rows(x)
-        return self.law.transport.given(context).push(rows).reshape(x.shape)
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        rows, context = self._as_rows(y)
-        return self.law.transport.given(context).pull(rows).reshape(y.shape)
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the log-determinant at noise ``x`` and data ``y``: shape ``(...)``."""
-        rows, context = self._as_rows(y)
-        log_prob = self.law.likelihood.given(context).log_prob(rows).reshape(y.shape[:-1])
-        normal = -0.5 * x.square().sum(-1) - 0.5 * x.shape[-1] * math.log(2 * math.pi)
-        return normal - log_prob
-
-    def _as_rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        context = self.white.expand(*x.shape[:-1], self.white.shape[-1])
-        return x.reshape(-1, x.shape[-1]), context.reshape(-1, self.white.shape[-1])

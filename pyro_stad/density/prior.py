@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from pyro_stad._checks import check_batch, check_not_nan, check_value
-from pyro_stad.calibrate import Calibration
+from pyro_stad.calibrate import Calibration, Sampling
 from pyro_stad.data import (
     Bounds,
     Layout,
@@ -47,7 +47,7 @@ __all__ = ["FlowPrior"]
 
 # What priors of other batch shapes have in common.
 _SHARED = """likelihood transport layout bounds report calibration counts levels margins
-    reference spread coordinates stand_in _rows""".split()
+    reference spread sampling coordinates stand_in _rows""".split()
 
 
 class FlowPrior(Remade):
@@ -68,6 +68,7 @@ class FlowPrior(Remade):
         margins: the maps of single coordinates before the whitening, or None.
         reference: some of the samples, for checks without the flow, or None.
         spread: how far flows of resampled samples are from this one, or None.
+        sampling: what draws, and how it was chosen, or None for the transport.
         validate_args: as in Pyro.
 
     Example:
@@ -95,6 +96,7 @@ class FlowPrior(Remade):
         margins: Margins | None = None,
         reference: Reference | None = None,
         spread: Spread | None = None,
+        sampling: Sampling | None = None,
         validate_args: bool | None = None,
     ) -> None:
         check_likelihood(likelihood, loc.shape)
@@ -108,6 +110,7 @@ class FlowPrior(Remade):
         self.counts, self.levels = Counts(), Levels(self.likelihood, transport)
         self.coordinates = coordinates = Coordinates(affine(loc, scale_tril), self.bounds, margins)
         self.margins, self.reference, self.spread = margins, reference, spread
+        self.sampling = sampling
         self.stand_in = coordinates.stand_in
         self._rows = RowDensity(self.likelihood, coordinates, self.counts)
         base = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(loc.ndim)

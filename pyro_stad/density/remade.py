@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pyro_stad._context import own_context
 from pyro_stad.calibrate import Calibration
-from pyro_stad.density.base import AbstractFlowPrior
 from pyro_stad.density.calibrated import calibrated
+from pyro_stad.density.sampling import Drawn
 from pyro_stad.density.transform import check_likelihood
 from pyro_stad.density.truncated import Region, TruncatedPrior, truncate
 from pyro_stad.files import StoredPrior, write
@@ -23,7 +23,7 @@ from pyro_stad.transport import AbstractInvertible
 __all__ = ["Remade"]
 
 
-class Remade(AbstractFlowPrior):
+class Remade(Drawn):
     """The part of a prior that makes others of it."""
 
     def truncate(self, region: Region, *, seed: int = 0) -> TruncatedPrior:
@@ -66,7 +66,7 @@ class Remade(AbstractFlowPrior):
             return self.like_this(lambda part: part, likelihood, self.transport, None)
         # The spread is that of the members of this flow.
         return self.like_this(
-            lambda part: part, likelihood, likelihood.transport(), None, spread=None
+            lambda part: part, likelihood, likelihood.transport(), None, spread=None, sampling=None
         )
 
     def exact(self) -> Self:
@@ -136,4 +136,5 @@ class Remade(AbstractFlowPrior):
         return StoredPrior(
             self.likelihood, affine.loc, affine.scale_tril, self.layout, self.bounds, self.report,
             self.calibration, self.transport, self.margins, self.reference, self.spread,
+            self.sampling,
         )  # fmt: skip

@@ -26,6 +26,8 @@ def summarise(prior: AbstractFlowPrior) -> str:
     lines.append("  not fitted here" if prior.report is None else prior.report.text())
     known = prior.calibration
     lines.append("  not calibrated" if known is None else known.text())
+    if prior.sampling is not None:
+        lines.append(prior.sampling.text())
     lines.append(_learning(prior))
     return "\n".join(lines)
 

@@ -1,6 +1,7 @@
 """Drawing from a field: samplers, with and without noise on the way, and their grids."""
 
 from pyro_stad.drawing.base import SAMPLERS, AbstractSampler, sampler_of
+from pyro_stad.drawing.candidates import candidates
 from pyro_stad.drawing.deterministic import DDIM, ODE, DPMSolver
 from pyro_stad.drawing.grids import GRIDS, AbstractGrid, Grid, Knots, grid_of
 from pyro_stad.drawing.phase_baselines import SSCS, Conjugate, PhaseEulerMaruyama
@@ -26,6 +27,7 @@ __all__ = [
     "PhaseEulerMaruyama",
     "PredictorCorrector",
     "Splitting",
+    "candidates",
     "grid_of",
     "sampler_of",
 ]

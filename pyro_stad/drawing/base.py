@@ -181,10 +181,9 @@ def sampler_of(name: str, calls: int, grid: str | None = None) -> AbstractSample
     """
     check_choice(name, "sampler", SAMPLERS)
     kind = SAMPLERS[name]
-    one = kind(1)
-    steps = (calls - (one.sequential_calls() - one.calls_per_step)) // one.calls_per_step
+    steps = calls // kind(1).calls_per_step
     if steps < 1:
         raise ValueError(
-            f"`calls` must be {one.sequential_calls()} at least for {name}; got {calls}"
+            f"`calls` must be {kind(1).calls_per_step} at least for {name}; got {calls}"
         )
-    return kind(grid_of(grid or kind.usual_grid, steps))
+    return kind(steps if grid is None else grid_of(grid, steps))

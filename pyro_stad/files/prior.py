@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyro_stad._config import decode, encode
 from pyro_stad._files import write_tensors
-from pyro_stad.calibrate import Calibration
+from pyro_stad.calibrate import Calibration, Sampling
 from pyro_stad.data import Bounds, Layout, Margins
 from pyro_stad.data.reference import Reference
 from pyro_stad.errors import CheckpointError
@@ -72,6 +72,7 @@ class StoredPrior(NamedTuple):
     margins: Margins | None
     reference: Reference | None
     spread: Spread | None
+    sampling: Sampling | None = None
 
 
 def write(
@@ -136,6 +137,7 @@ def _describe_prior(prior: StoredPrior) -> tuple[dict[str, Any], dict[str, Tenso
         **describe_parts(prior.margins, prior.reference, prior.spread),
         "report": prior.report and prior.report.to_dict(),
         "calibration": prior.calibration and prior.calibration.to_dict(),
+        "sampling": prior.sampling and prior.sampling.to_dict(),
     }
     tensors |= {"loc": prior.loc, "scale_tril": prior.scale_tril}
     tensors |= part_tensors(prior.margins, prior.reference, prior.spread)
@@ -192,9 +194,12 @@ def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> Stored
     # Of before draws had a grid of their own, there is none.
     config, parts = document.get("transport"), Source({}, given={"field": likelihood.field})
     transport = likelihood.transport() if config is None else build(config, "transport", parts)
+    # Of before a prior could have a sampler, there is none.
+    described = document.get("sampling")
+    sampling = None if described is None else Sampling.from_dict(described)
     return StoredPrior(
         likelihood, loc, scale_tril, layout, bounds, report, calibration, transport, margins,
-        reference, spread,
+        reference, spread, sampling,
     )  # fmt: skip
 
 

@@ -1,0 +1,48 @@
+"""The samplers that are worth a try at a price: each, on every grid that may serve it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from pyro_stad.drawing.base import AbstractSampler
+from pyro_stad.drawing.deterministic import DDIM, ODE, DPMSolver
+from pyro_stad.drawing.grids import GRIDS, grid_of
+from pyro_stad.drawing.phase_baselines import SSCS, Conjugate, PhaseEulerMaruyama
+from pyro_stad.drawing.phase_walk import AbstractPhaseSampler
+from pyro_stad.drawing.splitting import Splitting
+from pyro_stad.drawing.stochastic import EDMChurn, EulerMaruyama, PredictorCorrector
+
+__all__ = ["candidates", "within"]
+
+# In the order in which one of several that draw alike is taken.
+_EACH: tuple[AbstractSampler, ...] = (
+    ODE(rule="heun"), ODE(rule="rk4"), ODE(rule="euler"), DPMSolver(), DDIM(), DDIM(eta=1.0),
+    EDMChurn(), EulerMaruyama(), PredictorCorrector(), Splitting(scheme="OBAB"), Splitting(),
+    Splitting(scheme="BAB"), Splitting(scheme="BA"), SSCS(), Conjugate(lam=1.0),
+    PhaseEulerMaruyama(),
+)  # fmt: skip
+
+
+def within(sampler: AbstractSampler, calls: int) -> int:
+    """Return the most steps of a sampler that take no more than so many network calls."""
+    return (calls - sampler.denoise) // sampler.calls_per_step
+
+
+def candidates(calls: int, *, needs_score: bool = True) -> Iterator[AbstractSampler]:
+    """Yield samplers that take at most so many network calls, each on several grids.
+
+    Arguments:
+        calls: network calls, one after the other, of a draw.
+        needs_score: whether those that need a score can be used.
+    """
+    for sampler in _EACH:
+        steps = within(sampler, calls)
+        if steps < 1 or (sampler.needs_score and not needs_score):
+            continue
+        if isinstance(sampler, AbstractPhaseSampler):
+            for power in (1.0, 2.0):
+                yield replace(sampler, grid=steps, power=power)
+        else:
+            for name in GRIDS:
+                yield replace(sampler, grid=grid_of(name, steps))
