@@ -27,7 +27,7 @@ class GivenFlow(Transform):
         super().__init__()
         self.law, self.white = law, white
 
-    def with_cache(self, cache_size: int = 1) -> _GivenFlow:
+    def with_cache(self, cache_size: int = 1) -> GivenFlow:
         """Return self: see ``FlowTransform.with_cache``."""
         return self
 

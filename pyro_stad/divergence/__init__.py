@@ -2,6 +2,7 @@
 
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.divergence.exact import Exact
+from pyro_stad.divergence.projected import Projected
 from pyro_stad.divergence.stein import (
     AbstractDivergenceNetwork,
     SeparateNetwork,
@@ -16,6 +17,7 @@ __all__ = [
     "Exact",
     "HutchPlusPlus",
     "Hutchinson",
+    "Projected",
     "SeparateNetwork",
     "Stein",
     "TrunkHead",

@@ -15,6 +15,7 @@ from pyro_stad.fields.gate import Gate
 from pyro_stad.fields.learned import PathField
 from pyro_stad.fields.mixture import GaussianMixtureField
 from pyro_stad.fields.networks.perceptron import Trunk
+from pyro_stad.fields.phase import PhaseField
 
 __all__ = [
     "AbstractAngularField",
@@ -27,6 +28,7 @@ __all__ = [
     "Gate",
     "GaussianMixtureField",
     "PathField",
+    "PhaseField",
     "Trunk",
     "from_denoiser",
     "from_noise",

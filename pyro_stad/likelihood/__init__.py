@@ -5,6 +5,7 @@ from pyro_stad.likelihood.correction import Correction
 from pyro_stad.likelihood.curves import CURVES, AbstractCurve, Coarse, Constant
 from pyro_stad.likelihood.distilled import DistilledDensity
 from pyro_stad.likelihood.flow_ode import FlowODE, exact_twin
+from pyro_stad.likelihood.phase import MomentumGap, PhaseDensity
 from pyro_stad.likelihood.score_gradient import ScoreGradient
 from pyro_stad.likelihood.stein_path import SteinPath
 
@@ -17,6 +18,8 @@ __all__ = [
     "Correction",
     "DistilledDensity",
     "FlowODE",
+    "MomentumGap",
+    "PhaseDensity",
     "ScoreGradient",
     "SteinPath",
     "exact_twin",

@@ -24,11 +24,11 @@ from pyro_stad.drawing import (
     grid_of,
     sampler_of,
 )
-from pyro_stad.drawing.walk import Walk
 from pyro_stad.fields import ConditionalGaussianField, FreeFormField, GaussianMixtureField
 from pyro_stad.fields.mixture import random_mixture
 from pyro_stad.paths import PATHS, PSLD, VPCosine
 from pyro_stad.registry import build, describe
+from pyro_stad.testing.sampling import drawn_variance, true_variance
 from tests.oracles import field_on
 
 # Every sampler, every rule and every published composition.
@@ -74,66 +74,26 @@ def on(sampler, grid):
     return replace(sampler, grid=grid)
 
 
-def normal_field(variance, path=None):
-    one = torch.ones(1, 1)
-    return GaussianMixtureField(path or VPCosine(), one[0], 0 * one, variance * one[None])
-
-
-# Wide enough for every sampler's ends.
-_FINE = VPCosine(t_min=1e-6, t_max=1 - 1e-6)
-
-
-def variance_of(sampler, variance, monkeypatch):
-    """Return the variance of the draws of normal data, without chance.
-
-    The field is linear, and so are the draws in all noise that goes in: with one of the noises set
-    to one in each row, the squares of the rows add up to the variance.
-    """
-    count = 4 * sampler.grid.steps * max(2, sampler.calls_per_step) + 2
-    given = iter(range(1, count))
-
-    def unit(self, like):
-        noise = torch.zeros(count, *like.shape[1:])
-        for place in range(like[0].numel()):
-            noise[next(given)].view(-1)[place] = 1
-        return noise
-
-    monkeypatch.setattr(Walk, "normal", unit)
-    z = torch.zeros(count, 1)
-    z[0] = 1
-    with torch.no_grad():
-        return sampler.draw(normal_field(variance, _FINE), z).square().sum().item()
-
-
-def truth_of(sampler, variance):
-    """Return the variance of the data, with what noise is left at the end."""
-    path = sampler.path if isinstance(sampler, PHASE) else VPCosine()
-    return variance + math.tan(path.angles()[0]) ** 2
+def error_of_variance(sampler, variance):
+    low = VPCosine().angles()[0]
+    return drawn_variance(sampler, variance) - true_variance(sampler, variance, low)
 
 
 @pytest.mark.parametrize("name", sorted(ORDERS))
-def test_order_of_the_error_of_the_variance(name, monkeypatch):
+def test_order_of_the_error_of_the_variance(name):
     sampler = EACH[name]
     clock = sampler.path if isinstance(sampler, PHASE) else VPCosine()
     steps = {4: (16, 32), 2: (128, 256), 1: (128, 256)}[ORDERS[name]]
     if "OBA" in name or "BAO" in name or "conjugate" in name:
         steps = (512, 1024)  # fewer are not few enough yet
-    wanted = truth_of(sampler, 0.25)
-    errors = [
-        abs(variance_of(on(sampler, Grid(n, 1.0, clock)), 0.25, monkeypatch) - wanted)
-        for n in steps
-    ]
+    errors = [abs(error_of_variance(on(sampler, Grid(n, clock=clock)), 0.25)) for n in steps]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(ORDERS[name], abs=0.15)
 
 
-def test_a_corrector_converges(monkeypatch):
+def test_a_corrector_converges():
     """Its steps leave another law as it is, but one that nears the right one at the data end."""
-    wanted = truth_of(PredictorCorrector(), 1.0)
-    coarse, fine = (
-        variance_of(PredictorCorrector(Grid(n, clock=VPCosine()), corrections=4), 1.0, monkeypatch)
-        - wanted
-        for n in (64, 256)
-    )
+    each = [PredictorCorrector(Grid(n, clock=VPCosine()), corrections=4) for n in (64, 256)]
+    coarse, fine = (error_of_variance(sampler, 1.0) for sampler in each)
     assert 0 < fine < 0.5 * coarse < 0.01
 
 
