@@ -1,4 +1,4 @@
-"""Claim: which sampler draws truest for a number of network calls; in phase space, reduced beats naive.
+"""Claim: some samplers draw truer than others; in phase space, reduced ones do than naive ones.
 
 Laws whose field is known in closed form: mixtures of five normals in 2, 8 and 32 dimensions, and
 the 40-component mixture of the Boltzmann-generator literature (Midgley et al., 2023, Flow Annealed
