@@ -1,8 +1,8 @@
 """Claim: samplers have the orders of the theory, and keep the law of an exact score.
 
 *Orders*: the variance of draws of normal data, without chance (``pyro_stad.testing.sampling``),
-less that of the data, at numbers of steps that double; and the slope of the last two. *Stationarity*:
-10,000 draws of a mixture in 2 dimensions by 1,000 steps with the exact field: the largest z-score
+less that of the data, at numbers of steps that double; and the slope of the last two.
+*Stationarity*: 10,000 draws of a mixture in 2 dimensions by 1,000 steps with the exact field: the largest z-score
 of means, covariances and weights of modes.
 """
 

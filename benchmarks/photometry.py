@@ -301,8 +301,8 @@ def page() -> str:
     nuts, spread = result["nuts"], result["stages"][0]["spread"]
     return (
         "## A foreign conditional network\n\n"
-        "The photometric noise of pop-cosmos, 26 errors given 26 bands, from plain arrays: log_prob "
-        "by a divergence that is distilled over the contexts of a model, less the exact trace, at "
+        "The photometric noise of pop-cosmos, 26 errors given 26 bands, from plain arrays: "
+        "log_prob by a divergence that is distilled over the contexts of a model, less the exact trace, at "
         f"256 unseen pairs (nat; the density itself spreads by {spread:.1f} there), and seconds of "
         "training.\n\n"
         f"{table(['after', 'sd', 'bias', 'seconds'], rows)}\n\n"
