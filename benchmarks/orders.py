@@ -2,8 +2,8 @@
 
 *Orders*: the variance of draws of normal data, without chance (``pyro_stad.testing.sampling``),
 less that of the data, at numbers of steps that double; and the slope of the last two.
-*Stationarity*: 10,000 draws of a mixture in 2 dimensions by 1,000 steps with the exact field: the largest z-score
-of means, covariances and weights of modes.
+*Stationarity*: 10,000 draws of a mixture in 2 dimensions by 1,000 steps with the exact field: the
+largest z-score of means, covariances and weights of modes.
 """
 
 from __future__ import annotations

@@ -302,9 +302,9 @@ def page() -> str:
     return (
         "## A foreign conditional network\n\n"
         "The photometric noise of pop-cosmos, 26 errors given 26 bands, from plain arrays: "
-        "log_prob by a divergence that is distilled over the contexts of a model, less the exact trace, at "
-        f"256 unseen pairs (nat; the density itself spreads by {spread:.1f} there), and seconds of "
-        "training.\n\n"
+        "log_prob by a divergence that is distilled over the contexts of a model, less the exact "
+        f"trace, at 256 unseen pairs (nat; the density itself spreads by {spread:.1f} there), and "
+        "seconds of training.\n\n"
         f"{table(['after', 'sd', 'bias', 'seconds'], rows)}\n\n"
         f"Brightness and colour by NUTS with it, {nuts['effective']:.0f} effective draws in "
         f"{nuts['seconds']:.0f} s, {nuts['divergences']} divergences: means within "
