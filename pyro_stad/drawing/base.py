@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, ClassVar, Self
 
 import torch
@@ -38,7 +38,7 @@ __all__ = ["SAMPLERS", "AbstractSampler", "sampler_of"]
 _FREE = VPCosine()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AbstractSampler(ABC):
     """A way to draw from a field.
 
@@ -140,6 +140,15 @@ class AbstractSampler(ABC):
             )
         check_noise(field, z, generator)
 
+    def __repr__(self) -> str:
+        # What is as it usually is goes without saying.
+        others = (
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in fields(self)
+            if f.name not in ("grid", "power") and getattr(self, f.name) != _default(f)
+        )
+        return f"{type(self).__name__}({', '.join([repr(self.grid), *others])})"
+
     def settings(self) -> dict[str, Any]:
         """Return what a file says of the sampler."""
         others = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "grid"}
@@ -149,6 +158,10 @@ class AbstractSampler(ABC):
     def from_settings(cls, name: str, settings: dict[str, Any], source: Source | None) -> Self:
         """Return the sampler that ``settings`` has described."""
         return cls(**{**settings, "grid": build(settings["grid"], "grid")})
+
+
+def _default(f: Field[Any]) -> Any:
+    return f.default if f.default_factory is MISSING else f.default_factory()
 
 
 def check_noise(field: Any, z: Tensor, generator: torch.Generator | None) -> None:

@@ -41,7 +41,7 @@ __all__ = ["DDIM", "ODE", "DPMSolver"]
 
 
 @storable("sampler", "ode")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ODE(AbstractSampler):
     """An explicit Runge-Kutta rule.
 
@@ -70,7 +70,7 @@ class ODE(AbstractSampler):
 
 
 @storable("sampler", "ddim")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DDIM(AbstractSampler):
     """The exponential integrator: a turn of the point, one call a step.
 
@@ -106,7 +106,7 @@ class DDIM(AbstractSampler):
 
 
 @storable("sampler", "dpm-solver")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DPMSolver(AbstractSampler):
     """DPM-Solver++ of order 2, with the step before for a slope: one call a step."""
 

@@ -60,7 +60,7 @@ class AbstractGrid(ABC):
 
 
 @storable("grid", "clock")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Grid(AbstractGrid):
     """Steps that are even, or graded, on a path's clock.
 
@@ -83,6 +83,10 @@ class Grid(AbstractGrid):
         check_positive(self.power, "power")
         if not isinstance(self.clock, AbstractPath):
             raise TypeError(f"`clock` must be a path, such as VPLinear(); got {self.clock!r}")
+
+    def __repr__(self) -> str:
+        power = "" if self.power == 1 else f", power={self.power:g}"
+        return f"Grid({self.count}{power}, {type(self.clock).__name__})"
 
     def settings(self) -> dict[str, Any]:
         clock = describe(self.clock, "path")

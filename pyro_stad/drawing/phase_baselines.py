@@ -46,7 +46,7 @@ _KINDS = ("identity", "ones")
 
 
 @storable("sampler", "phase-euler-maruyama")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PhaseEulerMaruyama(AbstractPhaseSampler):
     """Euler-Maruyama on the reverse diffusion in phase space: one call a step."""
 
@@ -68,7 +68,7 @@ class PhaseEulerMaruyama(AbstractPhaseSampler):
 
 
 @storable("sampler", "sscs")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SSCS(AbstractPhaseSampler):
     """Symmetric splitting with an exact linear part: one call a step."""
 
@@ -99,7 +99,7 @@ class SSCS(AbstractPhaseSampler):
 
 
 @storable("sampler", "conjugate")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Conjugate(AbstractPhaseSampler):
     """The conjugate integrator, lambda-DDIM: one call a step, no noise on the way.
 

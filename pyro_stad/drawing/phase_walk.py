@@ -73,7 +73,7 @@ def mixed(weights: Tensor, z: Tensor) -> Tensor:
     return torch.stack([mixed(row, z) for row in weights], 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AbstractPhaseSampler(AbstractSampler):
     """A way to draw by the reverse of a phase-space Langevin diffusion.
 

@@ -72,7 +72,7 @@ def parts_of(scheme: str, *, is_reduced: bool) -> list[Part]:
 
 
 @storable("sampler", "splitting")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Splitting(AbstractPhaseSampler):
     """A composition of steps in phase space.
 

@@ -50,7 +50,7 @@ def _maruyama(way: Walk, y: Tensor, before: float, after: float) -> Tensor:
 
 
 @storable("sampler", "euler-maruyama")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EulerMaruyama(AbstractSampler):
     """Euler-Maruyama on the reverse diffusion: one call a step."""
 
@@ -68,7 +68,7 @@ class EulerMaruyama(AbstractSampler):
 
 
 @storable("sampler", "edm")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EDMChurn(AbstractSampler):
     """EDM's stochastic Heun rule: two calls a step.
 
@@ -126,7 +126,7 @@ def _slope(way: Walk, point: Tensor, sigma: float) -> Tensor:
 
 
 @storable("sampler", "predictor-corrector")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PredictorCorrector(AbstractSampler):
     """Euler-Maruyama with Langevin steps at the end of each of its own.
 
