@@ -1,9 +1,11 @@
 """One of each kind, added from outside the package: a class with its registration, nothing else."""
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pyro
@@ -16,6 +18,7 @@ from pyro_stad import registry
 from pyro_stad.density import FlowPrior
 from pyro_stad.divergence import Exact
 from pyro_stad.divergence.base import AbstractDivergence
+from pyro_stad.drawing import DDIM, AbstractGrid, AbstractSampler, sampler_of
 from pyro_stad.evidence import METHODS, EvidenceResult
 from pyro_stad.evidence.method import AbstractMethod
 from pyro_stad.fields import AbstractField
@@ -186,7 +189,40 @@ class Mirrored(AbstractInvertible):
         return self.flow.sequential_calls()
 
 
+@dataclass(frozen=True)
+class Jumping(AbstractSampler):
+    """To the mean of the data, and back out by as much of the mean of the noise."""
+
+    share: float = 1.0
+
+    @property
+    def calls_per_step(self):
+        return 1
+
+    def walk(self, way, y, times):
+        for before, after in pairwise(times):
+            data, noise = way.parts(before, y)
+            y = math.cos(after) * data + self.share * math.sin(after) * noise
+            yield y
+
+
+@dataclass(frozen=True)
+class Halving(AbstractGrid):
+    """Angles that halve."""
+
+    count: int = 8
+
+    @property
+    def steps(self):
+        return self.count
+
+    def angles(self, low, high):
+        return [max(low, high / 2**index) for index in range(self.count + 1)]
+
+
 OURS = {
+    Jumping: ("sampler", "jumping"),
+    Halving: ("grid", "halving"),
     Normal: ("field", "standard normal"),
     Finer: ("likelihood", "finer"),
     Mirrored: ("transport", "mirrored"),
@@ -263,6 +299,18 @@ def test_a_field_a_likelihood_and_a_transport_are_stored_and_right(prior, tmp_pa
     z = torch.randn(3, 2)
     torch.testing.assert_close(loaded.transport.push(z), -z)
     torch.testing.assert_close(loaded.transport.pull(-z), z)
+
+
+def test_a_sampler_and_a_grid_are_stored_and_draw(prior, tmp_path):
+    ours = prior.with_sampler(Jumping(Halving(6)))
+    loaded = again(ours, tmp_path)
+    assert loaded.sampler == Jumping(Halving(6))
+    x, same = (
+        each.sample([4], generator=torch.Generator().manual_seed(0))
+        for each in (loaded, prior.with_sampler(DDIM(Halving(6))))
+    )
+    torch.testing.assert_close(x, same)  # with all of the noise, it is DDIM
+    assert sampler_of("jumping", 7).sequential_calls() == 7
 
 
 def test_an_evidence_method_is_an_object_or_a_name():
