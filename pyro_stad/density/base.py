@@ -37,6 +37,7 @@ class AbstractFlowPrior(Trusted, dist.TransformedDistribution, dist.TorchDistrib
     unroll: Callable[[Tensor, torch.Generator], Tensor]
     wrap: Callable[[Tensor], Tensor]
     unpack: Callable[[Tensor], dict[str, Tensor]]
+    drawn_white: Callable[..., Tensor]
     summary: Callable[[], str]
     stored: Callable[[], StoredPrior]
 
@@ -63,6 +64,10 @@ def draws_of(
     like = prior.like
     x = torch.randn(count, len(like), generator=generator, dtype=like.dtype, device=like.device)
     with torch.no_grad():
-        for transform in prior.transforms:
+        if prior.sampling is None:
+            x = prior.transforms[0](x)
+        else:
+            x = prior.drawn_white(prior.sampling.sampler, x, generator, progress=False)
+        for transform in prior.transforms[1:]:
             x = transform(x)
     return x

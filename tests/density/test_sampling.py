@@ -44,6 +44,18 @@ def test_a_fine_ode_draws_what_the_flow_draws(tiny_prior):
     assert tiny_prior.sampler is None
 
 
+def test_a_cut_prior_draws_by_the_sampler(tiny_prior):
+    """With noise that DDPM renews, other draws than the flow's of the same seed."""
+    region = lambda t: t["shift"] > 0  # noqa: E731
+    found = []
+    for prior in (tiny_prior, tiny_prior.with_sampler(DDIM(10, eta=1.0))):
+        cut = prior.truncate(region)
+        pyro.set_rng_seed(0)
+        found.append(cut.sample([20]))
+        assert (found[-1][:, 1] > 0).all()
+    assert not torch.allclose(*found)
+
+
 def test_pyro_draws_by_the_sampler(tiny_prior):
     calls = []
 
