@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Collection
 from numbers import Integral, Real
@@ -13,10 +14,13 @@ from torch import Tensor
 
 __all__ = [
     "check_batch",
+    "check_between",
     "check_choice",
     "check_count",
     "check_device",
     "check_finite",
+    "check_flag",
+    "check_generator",
     "check_not_nan",
     "check_positive",
     "check_seed",
@@ -119,9 +123,44 @@ def check_positive(value: Any, argument: str, unit: str = "") -> None:
         raise ValueError(f"`{argument}` must be a positive number{unit}; got {value!r}")
 
 
+def check_between(
+    value: Any, argument: str, low: float = 0.0, high: float = sys.float_info.max
+) -> None:
+    """Raise ``ValueError`` unless ``value`` is a finite number from ``low`` to ``high``."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not low <= float(value) <= high:
+        least = f"from {low:g} on" if high == sys.float_info.max else f"within [{low:g}, {high:g}]"
+        raise ValueError(f"`{argument}` must be a finite number {least}; got {value!r:.80}")
+
+
+def check_flag(value: Any, argument: str) -> None:
+    """Raise ``TypeError`` unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"`{argument}` must be True or False; got {value!r:.80}")
+
+
+def check_generator(generator: Any, device: torch.device) -> None:
+    """Refuse what is no generator of torch, or one of another device; None is torch's own.
+
+    Raises:
+        TypeError, ValueError: if so.
+    """
+    if generator is None:
+        return
+    made = f"torch.Generator({device.type!r}).manual_seed(0)"
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"`generator` must be a torch.Generator or None; got {generator!r:.80}. "
+            f"Make it by {made}"
+        )
+    if generator.device.type != device.type:
+        raise ValueError(
+            f"`generator` is of {generator.device}, the noise is on {device}; make it by {made}"
+        )
+
+
 def check_choice(value: Any, argument: str, choices: Collection[str]) -> None:
     """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"`{argument}` must be one of {list(choices)}; got {value!r}")
 
 

@@ -238,7 +238,7 @@ class GivenPrior(FlowPrior):
     def exact(self) -> GivenPrior:
         """Return the exact twin, given the same context; see ``FlowPrior.exact``."""
         new = GivenPrior(self.law.exact, self.encoded, validate_args=False)
-        new._validate_args = self._validate_args
+        new._validate_args, new.sampling = self._validate_args, self.sampling
         return new
 
     def truncate(self, region: Any, **options: Any) -> NoReturn:

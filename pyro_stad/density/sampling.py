@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from pyro_stad._checks import check_choice, check_count, check_seed
+from pyro_stad._checks import check_choice, check_count, check_generator, check_seed
 from pyro_stad._random import generator as seeded
 from pyro_stad.calibrate import Sampling, choose_sampler_of
 from pyro_stad.density.base import AbstractFlowPrior
@@ -61,6 +61,7 @@ class Drawn(AbstractFlowPrior):
             generator: source of all noise; None for torch's global one, as Pyro draws.
             progress: whether to show a bar.
         """
+        check_generator(generator, self.like.device)
         chosen = self.sampler if sampler is None else _known(sampler)
         z = self._noise(torch.Size(sample_shape), generator)
         if chosen is None:

@@ -8,8 +8,11 @@ import torch
 
 from pyro_stad.data import Angle, Margins
 from pyro_stad.density.base import AbstractFlowPrior
+from pyro_stad.likelihood import PhaseDensity
 
 __all__ = ["summarise"]
+
+_LOOKED_AT = 100  # samples
 
 
 def summarise(prior: AbstractFlowPrior) -> str:
@@ -26,10 +29,24 @@ def summarise(prior: AbstractFlowPrior) -> str:
     lines.append("  not fitted here" if prior.report is None else prior.report.text())
     known = prior.calibration
     lines.append("  not calibrated" if known is None else known.text())
+    if isinstance(prior.likelihood, PhaseDensity) and prior.reference is not None:
+        lines.append(_momenta(prior.likelihood, prior.reference.rows))
     if prior.sampling is not None:
         lines.append(prior.sampling.text())
     lines.append(_learning(prior))
     return "\n".join(lines)
+
+
+def _momenta(likelihood: PhaseDensity, rows: torch.Tensor) -> str:
+    """Return what the number of momenta is worth at samples."""
+    if likelihood.momenta < 2:
+        return "  one momentum: a bound, of which the gap is unknown"
+    with torch.no_grad():
+        found = likelihood.gap(rows[:_LOOKED_AT])
+    return (
+        f"  {likelihood.momenta} momenta: {found.gap.mean().item():.2g} nat above the bound of "
+        f"one, standard error {found.error.mean().item():.2g} nat, in the mean at samples"
+    )
 
 
 def _learning(prior: AbstractFlowPrior) -> str:

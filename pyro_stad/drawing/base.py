@@ -24,9 +24,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from pyro_stad._checks import check_choice
+from pyro_stad._checks import check_choice, check_count, check_flag, check_generator
 from pyro_stad._progress import progress_bar
-from pyro_stad.drawing.grids import AbstractGrid, grid_of
+from pyro_stad.drawing.grids import AbstractGrid, as_numbers, check_steps, grid_of
 from pyro_stad.drawing.walk import Walk
 from pyro_stad.fields.base import AbstractAngularField, AbstractField
 from pyro_stad.paths import VPCosine
@@ -43,13 +43,14 @@ class AbstractSampler(ABC):
     """A way to draw from a field.
 
     Arguments:
-        grid: where it stops, or a number of steps on the grid that serves it best by measurement.
+        grid: where it stops; or a number of steps, on the sampler's usual grid.
         denoise: whether the mean of the data at the last stop is returned, for one more call.
             What a field describes is its data blurred by one percent of a standard deviation; a
             density is that of the blurred ones.
 
     Class attributes:
-        usual_grid: a name in ``GRIDS``, for a number of steps.
+        usual_grid: a name in ``GRIDS``, for a number of steps: the truest one on most laws of
+            ``benchmarks/samplers.py``.
         needs_score: whether the field must be on a Gaussian path.
     """
 
@@ -60,10 +61,19 @@ class AbstractSampler(ABC):
     needs_score: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        as_numbers(self)
         if not isinstance(self.grid, AbstractGrid):
-            object.__setattr__(self, "grid", grid_of(self.usual_grid, self.grid))
-        if not isinstance(self.denoise, bool):
-            raise TypeError(f"`denoise` must be True or False; got {self.denoise!r}")
+            check_steps(self.grid)
+        check_flag(self.denoise, "denoise")
+
+    @property
+    def stops(self) -> AbstractGrid:
+        """The grid, or the usual one of so many steps."""
+        return self.grid if isinstance(self.grid, AbstractGrid) else self.usual(self.grid)
+
+    def usual(self, steps: int) -> AbstractGrid:
+        """Return the sampler's usual grid of so many steps."""
+        return grid_of(self.usual_grid, steps)
 
     @property
     def is_stochastic(self) -> bool:
@@ -81,7 +91,7 @@ class AbstractSampler(ABC):
 
     def sequential_calls(self) -> int:
         """Return the network calls, one after the other, of a draw."""
-        return self.grid.steps * self.calls_per_step + self.denoise
+        return self.stops.steps * self.calls_per_step + self.denoise
 
     def draw(
         self,
@@ -98,7 +108,9 @@ class AbstractSampler(ABC):
         Arguments:
             field: the field, given its context if it has one.
             z: noise with shape ``(B, *event_shape)``.
-            generator: source of the noise on the way; None for torch's global one.
+            generator: source of the noise on the way, and of momenta; None for torch's global one.
+                Go on with the one that drew ``z``: another one of its seed would draw the same
+                numbers again.
             progress: whether to show a bar.
 
         Returns:
@@ -111,7 +123,7 @@ class AbstractSampler(ABC):
         self._check(field, z, generator)
         way = Walk(field, generator)
         y, times = z, self.times(field)
-        with progress_bar(type(self).__name__, self.grid.steps, shown=progress) as bar:
+        with progress_bar(type(self).__name__, self.stops.steps, shown=progress) as bar:
             for after in self.walk(way, z, times):
                 y = after
                 bar.update(1)
@@ -127,12 +139,16 @@ class AbstractSampler(ABC):
     def times(self, field: AbstractField) -> list[float]:
         """Return the stops in the field's own time, which is the angle if it is on a path."""
         if isinstance(field, AbstractAngularField):
-            return self.grid.angles(field.t_min, field.t_max)
+            return self.stops.angles(field.t_min, field.t_max)
         low, high = _FREE.angles()
         share = (field.t_max - field.t_min) / (high - low)
-        return [field.t_min + share * (angle - low) for angle in self.grid.angles(low, high)]
+        return [field.t_min + share * (angle - low) for angle in self.stops.angles(low, high)]
 
     def _check(self, field: AbstractField, z: Tensor, generator: torch.Generator | None) -> None:
+        if not isinstance(field, AbstractField):
+            raise TypeError(
+                f"`field` must be a field, such as prior.likelihood.field; got {field!r:.80}"
+            )
         if self.needs_score and not isinstance(field, AbstractAngularField):
             raise TypeError(
                 f"{type(self).__name__} needs a field on a Gaussian path, whose score is known; "
@@ -145,19 +161,21 @@ class AbstractSampler(ABC):
         others = (
             f"{f.name}={getattr(self, f.name)!r}"
             for f in fields(self)
-            if f.name not in ("grid", "power") and getattr(self, f.name) != _default(f)
+            if f.name != "grid" and getattr(self, f.name) != _default(f)
         )
         return f"{type(self).__name__}({', '.join([repr(self.grid), *others])})"
 
     def settings(self) -> dict[str, Any]:
         """Return what a file says of the sampler."""
         others = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "grid"}
-        return {"grid": describe(self.grid, "grid"), **others}
+        grid = self.grid if isinstance(self.grid, int) else describe(self.grid, "grid")
+        return {"grid": grid, **others}
 
     @classmethod
     def from_settings(cls, name: str, settings: dict[str, Any], source: Source | None) -> Self:
         """Return the sampler that ``settings`` has described."""
-        return cls(**{**settings, "grid": build(settings["grid"], "grid")})
+        grid = settings["grid"]
+        return cls(**{**settings, "grid": grid if isinstance(grid, int) else build(grid, "grid")})
 
 
 def _default(f: Field[Any]) -> Any:
@@ -166,16 +184,15 @@ def _default(f: Field[Any]) -> Any:
 
 def check_noise(field: Any, z: Tensor, generator: torch.Generator | None) -> None:
     """Refuse noise of another shape, and a generator of another device."""
+    wanted = f"(B, {', '.join(map(str, field.event_shape))})"
+    if not isinstance(z, Tensor):
+        raise TypeError(f"`z` must be a tensor of shape {wanted}; got {type(z).__name__}")
     if z.shape[1:] != field.event_shape:
         raise ValueError(
-            f"`z` must have shape (B, {', '.join(map(str, field.event_shape))}), as events of the "
-            f"field have; got {tuple(z.shape)}"
+            f"`z` must have shape {wanted}, as events of the field have; got {tuple(z.shape)}. "
+            "Draw it by torch.randn"
         )
-    if generator is not None and generator.device.type != z.device.type:
-        raise ValueError(
-            f"`generator` is of {generator.device}, the noise is on {z.device}; make it by "
-            f"torch.Generator({z.device.type!r})"
-        )
+    check_generator(generator, z.device)
 
 
 SAMPLERS: Mapping[str, type[AbstractSampler]] = registered("sampler")
@@ -193,6 +210,7 @@ def sampler_of(name: str, calls: int, grid: str | None = None) -> AbstractSample
         ValueError: for an unknown name, or if ``calls`` are too few for a step.
     """
     check_choice(name, "sampler", SAMPLERS)
+    check_count(calls, "calls", least=0)
     kind = SAMPLERS[name]
     steps = calls // kind(1).calls_per_step
     if steps < 1:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pyro_stad.drawing.base import AbstractSampler
 from pyro_stad.drawing.deterministic import DDIM, ODE, DPMSolver
-from pyro_stad.drawing.grids import GRIDS, grid_of
+from pyro_stad.drawing.grids import GRIDS, Grid, grid_of
 from pyro_stad.drawing.phase_baselines import SSCS, Conjugate, PhaseEulerMaruyama
 from pyro_stad.drawing.phase_walk import AbstractPhaseSampler
 from pyro_stad.drawing.splitting import Splitting
@@ -42,7 +42,7 @@ def candidates(calls: int, *, needs_score: bool = True) -> Iterator[AbstractSamp
             continue
         if isinstance(sampler, AbstractPhaseSampler):
             for power in (1.0, 2.0):
-                yield replace(sampler, grid=steps, power=power)
+                yield replace(sampler, grid=Grid(steps, power, sampler.path))
         else:
             for name in GRIDS:
                 yield replace(sampler, grid=grid_of(name, steps))

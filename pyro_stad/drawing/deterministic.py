@@ -31,7 +31,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pyro_stad._checks import check_choice
+from pyro_stad._checks import check_between, check_choice
 from pyro_stad.drawing.base import AbstractSampler
 from pyro_stad.drawing.walk import Walk
 from pyro_stad.ode import TABLEAUS, runge_kutta_step
@@ -82,8 +82,7 @@ class DDIM(AbstractSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"`eta` must lie within [0, 1]; got {self.eta!r}")
+        check_between(self.eta, "eta", 0, 1)
 
     @property
     def is_stochastic(self) -> bool:

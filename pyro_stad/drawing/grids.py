@@ -22,11 +22,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,7 +36,7 @@ from pyro_stad._config import decode
 from pyro_stad.paths import EDM, AbstractPath, VarianceExploding, VPLinear
 from pyro_stad.registry import Source, build, describe, storable
 
-__all__ = ["GRIDS", "AbstractGrid", "Grid", "Knots", "grid_of"]
+__all__ = ["GRIDS", "AbstractGrid", "Grid", "Knots", "as_numbers", "check_steps", "grid_of"]
 
 _MOST_STEPS = 100_000
 _DATA_END, _NOISE_END = 0.01, 80.0  # ratios of noise to data
@@ -59,6 +60,19 @@ class AbstractGrid(ABC):
         return clock.time_at_angle(angles).tolist()
 
 
+def check_steps(steps: Any) -> None:
+    """Refuse what is no number of steps."""
+    check_count(steps, "steps", most=_MOST_STEPS)
+
+
+def as_numbers(part: Any) -> None:
+    """Make numbers of numpy in a frozen dataclass those of Python, which files can hold."""
+    for f in fields(part):
+        value = getattr(part, f.name)
+        if isinstance(value, np.generic):
+            object.__setattr__(part, f.name, value.item())
+
+
 @storable("grid", "clock")
 @dataclass(frozen=True, repr=False)
 class Grid(AbstractGrid):
@@ -79,14 +93,17 @@ class Grid(AbstractGrid):
     clock: AbstractPath = field(default_factory=VPLinear)
 
     def __post_init__(self) -> None:
-        check_count(self.count, "steps", most=_MOST_STEPS)
+        check_steps(self.count)
         check_positive(self.power, "power")
+        as_numbers(self)
         if not isinstance(self.clock, AbstractPath):
             raise TypeError(f"`clock` must be a path, such as VPLinear(); got {self.clock!r}")
 
     def __repr__(self) -> str:
         power = "" if self.power == 1 else f", power={self.power:g}"
-        return f"Grid({self.count}{power}, {type(self.clock).__name__})"
+        usual = self.clock == type(self.clock)()
+        clock = type(self.clock).__name__ if usual else repr(self.clock)
+        return f"Grid({self.count}{power}, {clock})"
 
     def settings(self) -> dict[str, Any]:
         clock = describe(self.clock, "path")
@@ -128,13 +145,16 @@ class Knots(AbstractGrid):
     knots: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        knots = tuple(map(float, self.knots))
-        object.__setattr__(self, "knots", knots)
+        try:
+            knots = tuple(map(float, self.knots))
+        except (TypeError, ValueError):
+            knots = ()
+        object.__setattr__(self, "knots", knots or self.knots)
         falls = all(after < before for before, after in pairwise(knots))
         if len(knots) < 2 or not falls or not 0 < knots[-1] or not knots[0] <= math.pi / 2:
             raise ValueError(
                 "`knots` must be two angles at least, within (0, pi/2], each smaller than the one "
-                f"before it: from noise to data; got {knots!r:.80}"
+                f"before it: from noise to data; got {self.knots!r:.80}"
             )
 
     @property

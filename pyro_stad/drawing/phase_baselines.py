@@ -24,17 +24,15 @@ References:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Real
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_stad._checks import check_choice
+from pyro_stad._checks import check_between, check_choice
 from pyro_stad.drawing.phase_walk import AbstractPhaseSampler, PhaseWalk, mixed
 from pyro_stad.paths import PhaseLaw
 from pyro_stad.registry import storable
@@ -42,6 +40,7 @@ from pyro_stad.registry import storable
 __all__ = ["SSCS", "Conjugate", "PhaseEulerMaruyama"]
 
 _NODES = 16
+_LARGEST = 1e6  # of lambda
 _KINDS = ("identity", "ones")
 
 
@@ -94,8 +93,20 @@ class SSCS(AbstractPhaseSampler):
         drift = self.path.drift()
         # The coupling of positions and momenta runs backwards; friction and noise do not.
         over = torch.matrix_exp(h * drift.mT)
-        lower = torch.linalg.cholesky(torch.eye(2, dtype=over.dtype) - over @ over.mT)
+        lower = torch.linalg.cholesky(self._noise(h))
         return mixed(over, z) + mixed(lower, phase.normal(z))
+
+    def _noise(self, h: float) -> Tensor:
+        """Return the covariance of the noise that comes in over ``h``, by quadrature.
+
+        One less what is left of it would cancel: that of positions is of order h^3 without
+        friction.
+        """
+        nodes, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(_NODES))
+        since = 0.5 * h * (1 + nodes)
+        over = torch.matrix_exp(since[:, None, None] * self.path.drift().mT)
+        came = over @ torch.diag(self.path.diffusion()) @ over.mT
+        return (0.5 * h * weights[:, None, None] * came).sum(0)
 
 
 @storable("sampler", "conjugate")
@@ -114,8 +125,7 @@ class Conjugate(AbstractPhaseSampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self.kind, "kind", _KINDS)
-        if not isinstance(self.lam, Real) or not math.isfinite(self.lam):
-            raise ValueError(f"`lam` must be a finite number; got {self.lam!r}")
+        check_between(self.lam, "lam", -_LARGEST, _LARGEST)
 
     @property
     def calls_per_step(self) -> int:

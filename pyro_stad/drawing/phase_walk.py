@@ -78,22 +78,21 @@ class AbstractPhaseSampler(AbstractSampler):
     """A way to draw by the reverse of a phase-space Langevin diffusion.
 
     Arguments:
-        grid: where it stops, or a number of steps; they are then even in the time of the
-            diffusion, or graded by ``power``.
+        grid: where it stops; or a number of steps, quadratic in the time of the diffusion. Even
+            ones are ``Grid(steps, clock=path)``.
         denoise: whether the mean of the data at the last stop is returned, for one more call.
-        power: 1 for even steps, 2 for quadratic ones; of no use with a grid.
         path: the diffusion.
     """
 
-    power: float = 2.0
     path: PSLD = field(default_factory=PSLD)
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, PSLD):
             raise TypeError(f"`path` must be a PSLD; got {self.path!r}")
-        if not isinstance(self.grid, AbstractGrid):
-            object.__setattr__(self, "grid", Grid(self.grid, self.power, self.path))
         super().__post_init__()
+
+    def usual(self, steps: int) -> AbstractGrid:
+        return Grid(steps, 2.0, self.path)
 
     def walk(self, way: Walk, y: Tensor, times: list[float]) -> Iterator[Tensor]:
         phase = PhaseWalk(way, self.path)
@@ -113,7 +112,7 @@ class AbstractPhaseSampler(AbstractSampler):
         return cos.item() * u - torch.sin(law.angle).item() * w
 
     def times(self, field: AbstractField) -> list[float]:
-        return self.grid.times(self.path)
+        return self.stops.times(self.path)
 
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "path": describe(self.path, "path")}

@@ -31,7 +31,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pyro_stad._checks import check_count, check_positive
+from pyro_stad._checks import check_between, check_count, check_positive
 from pyro_stad.drawing.base import AbstractSampler
 from pyro_stad.drawing.walk import Walk
 from pyro_stad.registry import storable
@@ -88,13 +88,9 @@ class EDMChurn(AbstractSampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self.inflation, "inflation")
-        if not self.churn >= 0:
-            raise ValueError(f"`churn` must not be negative; got {self.churn!r}")
-        if not 0 <= self.lowest <= self.highest:
-            raise ValueError(
-                f"`lowest` must lie within 0 and `highest`; got {self.lowest!r} and "
-                f"{self.highest!r}"
-            )
+        check_between(self.churn, "churn")
+        check_between(self.highest, "highest")
+        check_between(self.lowest, "lowest", 0, self.highest)
 
     @property
     def calls_per_step(self) -> int:
@@ -109,7 +105,7 @@ class EDMChurn(AbstractSampler):
         sigma, end = math.tan(before), math.tan(after)
         point, start = y / math.cos(before), sigma
         if self.churn and self.lowest <= sigma <= self.highest:
-            start = sigma * (1 + min(self.churn / self.grid.steps, _MOST_CHURN))
+            start = sigma * (1 + min(self.churn / self.stops.steps, _MOST_CHURN))
             added = self.inflation * math.sqrt(start**2 - sigma**2)
             point = point + added * way.normal(y)
         slope = _slope(way, point, start)

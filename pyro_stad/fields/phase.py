@@ -63,6 +63,8 @@ class PhaseField(AbstractField):
             raise TypeError(
                 f"`field` must be on a Gaussian path, as a PathField is; got {type(field).__name__}"
             )
+        if path is not None and not isinstance(path, PSLD):
+            raise TypeError(f"`path` must be a PSLD, or None; got {path!r:.80}")
         own = field.path if isinstance(field.path, PSLD) else PSLD()
         self.field, self.path = field, own if path is None else path
         self.event_shape = torch.Size([2, *field.event_shape])

@@ -89,6 +89,12 @@ class PhaseDensity(AbstractLikelihood):
         super().__init__(field, divergence, solver, chunk_size, log_mass)
         check_count(momenta, "momenta", most=_MOST_MOMENTA)
         self.momenta, self.seed, self.path = momenta, check_seed(seed), path
+        PhaseField(field, path)  # refuses what has no phase space
+        # Once: a traced function would draw them anew at every call.
+        self._frozen = torch.randn(
+            momenta, *field.event_shape,
+            generator=generator(self.seed, "momenta"), dtype=torch.float64, device="cpu",
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"PhaseDensity({self.divergence!r}, {self.solver!r}, momenta={self.momenta})"
@@ -107,7 +113,13 @@ class PhaseDensity(AbstractLikelihood):
         return self._weights(x).logsumexp(1) - math.log(self.momenta) - self.log_mass
 
     def gap(self, x: Tensor) -> MomentumGap:
-        """Return how far the bound of one momentum is off, and the error of this estimate."""
+        """Return how far the bound of one momentum is off, and the error of this estimate.
+
+        Raises:
+            ValueError: if there is but one momentum: it knows no other.
+        """
+        if self.momenta < 2:
+            raise ValueError("`momenta` must be two at the least for a gap; got 1")
         weights = self._weights(x)
         log_p = weights.logsumexp(1) - math.log(self.momenta)
         spread = (weights - log_p[:, None]).exp().std(1) / math.sqrt(self.momenta)
@@ -131,10 +143,7 @@ class PhaseDensity(AbstractLikelihood):
         way, rows = self.pairs, self._rows(len(x))
         # The law of positions at the data end is that of data, scaled, and a little noise.
         scale = math.cos(self._phase.path.angles()[0])
-        momenta = torch.randn(
-            self.momenta, *self.field.event_shape,
-            generator=generator(self.seed, "momenta"), dtype=torch.float64, device="cpu",
-        ).to(x)  # fmt: skip
+        momenta = self._frozen.to(x)
         each = momenta.repeat(len(x), *(1 for _ in x[0].shape))
         pairs = torch.stack([repeat_rows(scale * x, self.momenta), each], 1)
         if rows is not None:

@@ -51,6 +51,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_stad._checks import check_between, check_positive
 from pyro_stad.paths.base import AbstractPath
 from pyro_stad.registry import storable
 
@@ -88,6 +89,8 @@ class PSLD(AbstractPath):
         beta: the constant rate.
         inverse_mass: 1 / M.
         momentum_variance: :math:`\kappa`, of the first momenta, in units of their last.
+        t_min, t_max: the ends. By default the data end has a hundredth of noise, as on other
+            paths; with ``gamma=0`` that is so at ``t_min=5.8e-3``.
     """
 
     gamma: float = 0.02
@@ -99,8 +102,8 @@ class PSLD(AbstractPath):
 
     def __post_init__(self) -> None:
         for name in ("beta", "inverse_mass", "momentum_variance"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be positive; got {getattr(self, name)!r}")
+            check_positive(getattr(self, name), name)
+        check_between(self.gamma, "gamma")
         if not self.momentum_variance < 1:
             raise ValueError(
                 f"`momentum_variance` must be smaller than 1; got {self.momentum_variance!r}"
@@ -128,8 +131,8 @@ class PSLD(AbstractPath):
         left = 1 - lost * second.square().sum(-1)
         precision = eye + lost / left[..., None, None] * outer
         weights = (precision @ first[..., None])[..., 0]
-        squared = self._squared_sine(first, second)
-        angle = torch.atan2(squared.sqrt(), (1 - squared).sqrt())
+        sin, cos = self._sine_and_cosine(first, second)
+        angle = torch.atan2(sin, cos)
         return PhaseLaw(first, covariance, precision, weights, angle)
 
     def _columns(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,18 +144,17 @@ class PSLD(AbstractPath):
             torch.stack([e * q, e * (1 - q)], -1),
         )
 
-    def _squared_sine(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the square of the angle's sine, by determinants, or it would cancel."""
+    def _sine_and_cosine(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sine and cosine of the angle, each by determinants: one less the other cancels."""
         lost = 1 - self.momentum_variance
         left = 1 - lost * second.square().sum(-1)
-        # det(I - f f' - k s s') = 1 - f.f - k s.s + k (f x s)^2, and that over det(I - k s s').
-        across = _across(first, second)
-        return (left - first.square().sum(-1) + lost * across.square()) / left
+        # det(I - k s s') = left, and less f f' it is left - f.f + k (f x s)^2.
+        seen = first.square().sum(-1) - lost * _across(first, second).square()
+        return ((left - seen) / left).sqrt(), (seen / left).sqrt()
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         first, second = self._columns(t.double())
-        squared = self._squared_sine(first, second)
-        sin, cos = squared.sqrt(), (1 - squared).sqrt()
+        sin, cos = self._sine_and_cosine(first, second)
         rate = self._rate_of_square(first, second) / (2 * sin * cos)
         cos, sin, rate = cos.to(t), sin.to(t), rate.to(t)
         return cos, sin, -sin * rate, cos * rate

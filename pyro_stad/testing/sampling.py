@@ -31,7 +31,7 @@ def drawn_variance(sampler: AbstractSampler, variance: float) -> float:
     one = torch.ones(1, 1, dtype=torch.float64)
     field = GaussianMixtureField(_FIELD, one[0], 0 * one, variance * one[None])
     # Positions and momenta, and each of them at every call at the most.
-    count = 2 + 4 * sampler.grid.steps * max(2, sampler.calls_per_step)
+    count = 2 + 4 * sampler.stops.steps * max(2, sampler.calls_per_step)
     row = iter(range(1, count))
 
     def unit(walk: Walk, like: Tensor) -> Tensor:

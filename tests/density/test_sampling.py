@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -93,7 +94,7 @@ def test_gradients_reach_the_context():
 
 
 def test_a_file_keeps_the_sampler(tiny_prior, tmp_path):
-    prior = tiny_prior.with_sampler(Splitting(12, scheme="OBAB", noise_scale=2.0))
+    prior = tiny_prior.with_sampler(Splitting(12, scheme="OBAB", noise_scale=np.float32(2.0)))
     prior.save(tmp_path / "prior.safetensors")
     assert pyro_stad.load(tmp_path / "prior.safetensors").sampling == prior.sampling
 
@@ -145,6 +146,8 @@ def test_what_is_no_sampler_is_refused(tiny_prior):
         tiny_prior.with_sampler(20)
     with pytest.raises(ValueError, match="`sampler` must be one of"):
         tiny_prior.sample([2], sampler="leapfrog")
+    with pytest.raises(TypeError, match="`generator` must be a torch.Generator"):
+        tiny_prior.sample([2], generator=5)
     with pytest.raises(TypeError, match="`prior` must be a FlowPrior"):
         pyro_stad.choose_sampler(torch.zeros(2))
     with pytest.raises(ValueError, match="`budget` must be an integer"):

@@ -20,7 +20,7 @@ from pyro_stad.ode import RK4
 from pyro_stad.paths import PSLD, VPCosine
 from pyro_stad.transport import Flow
 
-PATHS = {"psld": PSLD(), "cld": PSLD(gamma=0.0, t_min=0.01), "friction": PSLD(gamma=0.25)}
+PATHS = {"psld": PSLD(), "cld": PSLD(gamma=0.0, t_min=5.8e-3), "friction": PSLD(gamma=0.25)}
 
 
 def exact_field(features=2, seed=0):
@@ -132,6 +132,27 @@ def test_density_is_fixed_smooth_and_independent_of_batch_mates():
     assert not torch.equal(way.replace(seed=1).log_prob(x), value)
 
 
+def test_a_traced_density_has_the_same_momenta():
+    """Drawn in the trace, they would be others at every call."""
+    field, parts = exact_field()
+    way = PhaseDensity(field, Exact(), RK4(4), momenta=2)
+    x = sample_mixture(parts, 3, 0)
+    traced = torch.jit.trace(lambda x: way.log_prob(x), (x,), check_trace=False)
+    for _ in range(2):
+        torch.testing.assert_close(traced(x + 0.1), way.log_prob(x + 0.1))
+
+
+@pytest.mark.parametrize("beta", [8.0, 30.0])
+def test_the_angle_is_right_where_nearly_all_is_noise(beta):
+    path, t = PSLD(beta=beta), torch.tensor([0.01, 0.5, 0.9, 1.0])
+    law = path.law(t)
+    seen = (law.mean * law.weights).sum(-1)
+    torch.testing.assert_close(torch.cos(law.angle), seen.sqrt(), rtol=1e-6, atol=1e-15)
+    cos, sin, _, _ = path.coefficients(t)
+    torch.testing.assert_close(cos.square(), seen, rtol=1e-9, atol=0)
+    torch.testing.assert_close(cos.square() + sin.square(), torch.ones(4))
+
+
 def test_draws_of_the_flow_in_phase_space_are_those_of_the_data():
     field, parts = exact_field()
     phase = PhaseField(field)
@@ -166,6 +187,7 @@ def test_a_prior_in_phase_space_is_calibrated_and_kept(tmp_path):
     again = moved.calibrate(samples[:60], tolerance=0.2, reference="exact")
     assert isinstance(again.likelihood, PhaseDensity)
     assert again.calibration.audit.sd < 0.2
+    assert "3 momenta:" in again.summary()
     again.save(tmp_path / "prior.safetensors")
     back = pyro_stad.load(tmp_path / "prior.safetensors")
     assert repr(back.likelihood) == repr(again.likelihood)
@@ -175,5 +197,11 @@ def test_a_prior_in_phase_space_is_calibrated_and_kept(tmp_path):
 def test_what_has_no_phase_space_is_refused():
     with pytest.raises(TypeError, match="`field` must be on a Gaussian path"):
         PhaseField(PhaseField(exact_field()[0]))
+    with pytest.raises(TypeError, match="`path` must be a PSLD"):
+        PhaseField(exact_field()[0], VPCosine())
+    with pytest.raises(TypeError, match="`path` must be a PSLD"):
+        PhaseDensity(exact_field()[0], Exact(), RK4(4), path="psld")
+    with pytest.raises(ValueError, match="`momenta` must be two at the least"):
+        PhaseDensity(exact_field()[0], Exact(), RK4(4), momenta=1).gap(torch.zeros(1, 2))
     with pytest.raises(ValueError, match="`momenta` must be an integer of at least 1"):
         PhaseDensity(exact_field()[0], Exact(), RK4(4), momenta=0)
