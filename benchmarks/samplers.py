@@ -211,10 +211,8 @@ def sheet(prior: Any, options: Any) -> None:
                 source = torch.Generator().manual_seed(3)
                 x = prior.sample([10], sampler=grids["quadratic"], generator=source)
                 pictures[f"{label}|{budget}"] = x.reshape(10, 8, 8).nan_to_num().tolist()
-    write(
-        "samplers_sheet" if options.name == "samplers_high" else f"{options.name}_sheet",
-        {"provenance": provenance(options.seed), "sheet": pictures},
-    )
+    name = options.name.removesuffix("_high")
+    write(f"{name}_sheet", {"provenance": provenance(options.seed), "sheet": pictures})
 
 
 def main() -> None:

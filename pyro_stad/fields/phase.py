@@ -70,6 +70,8 @@ class PhaseField(AbstractField):
         self.event_shape = torch.Size([2, *field.event_shape])
         self.context_shape, self.context = field.context_shape, field.context
         self.t_min, self.t_max = self.path.t_min, self.path.t_max
+        # Made now: a trace warns of every tensor that is made of numbers.
+        self._rates = self.path.drift(), self.path.diffusion()
 
     def given(self, context: Tensor) -> PhaseField:
         return PhaseField(self.field.given(context), self.path)  # type: ignore[arg-type]
@@ -78,7 +80,7 @@ class PhaseField(AbstractField):
         """Return what velocity and divergence are put together with."""
         law = self.path.law(t)
         lower = torch.linalg.cholesky(law.covariance)
-        drift, diffusion = self.path.drift().to(lower), self.path.diffusion().to(lower)
+        drift, diffusion = (rate.to(lower) for rate in self._rates)
         inverse = torch.linalg.inv(lower)
         # The upper right entry of a turn: the lower triangular part comes from the whitening.
         turn = (inverse @ drift @ lower + 0.5 * inverse @ (diffusion[:, None] * inverse.mT))[

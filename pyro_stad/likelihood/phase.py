@@ -89,7 +89,9 @@ class PhaseDensity(AbstractLikelihood):
         super().__init__(field, divergence, solver, chunk_size, log_mass)
         check_count(momenta, "momenta", most=_MOST_MOMENTA)
         self.momenta, self.seed, self.path = momenta, check_seed(seed), path
-        PhaseField(field, path)  # refuses what has no phase space
+        phase = PhaseField(field, path)
+        # Of the same networks: in a tuple, for files would hold them twice.
+        self._made = phase, FlowODE(phase, Projected(divergence), solver, chunk_size)
         # Once: a traced function would draw them anew at every call.
         self._frozen = torch.randn(
             momenta, *field.event_shape,
@@ -100,13 +102,9 @@ class PhaseDensity(AbstractLikelihood):
         return f"PhaseDensity({self.divergence!r}, {self.solver!r}, momenta={self.momenta})"
 
     @property
-    def _phase(self) -> PhaseField:
-        return PhaseField(self.field, self.path)  # type: ignore[arg-type]
-
-    @property
     def pairs(self) -> FlowODE:
         """The density of positions and momenta, ``(B, 2, *event_shape)``."""
-        return FlowODE(self._phase, Projected(self.divergence), self.solver, self.chunk_size)
+        return self._made[1]
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of data ``x``, ``(B, *event_shape)``; NaN where it failed."""
@@ -142,7 +140,7 @@ class PhaseDensity(AbstractLikelihood):
         """Return the log-weight of every momentum at every point, ``(B, K)``."""
         way, rows = self.pairs, self._rows(len(x))
         # The law of positions at the data end is that of data, scaled, and a little noise.
-        scale = math.cos(self._phase.path.angles()[0])
+        scale = math.cos(self._made[0].path.angles()[0])
         momenta = self._frozen.to(x)
         each = momenta.repeat(len(x), *(1 for _ in x[0].shape))
         pairs = torch.stack([repeat_rows(scale * x, self.momenta), each], 1)
