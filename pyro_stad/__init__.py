@@ -13,6 +13,7 @@ from pyro_stad.density import (
     ConditionalFlow,
     FlowPrior,
     GivenPrior,
+    OneStepGenerator,
     TruncatedPrior,
     choose_sampler,
     load,
@@ -37,7 +38,7 @@ from pyro_stad.evidence import (
     sample_support,
 )
 from pyro_stad.fields import from_denoiser, from_noise, from_score, from_velocity
-from pyro_stad.fitting import BUDGETS, FitSettings, fit
+from pyro_stad.fitting import BUDGETS, FitSettings, distil_one_step, fit
 from pyro_stad.infer import (
     AmortizedGuide,
     CombinedPosterior,
@@ -53,7 +54,7 @@ from pyro_stad.infer import (
     tension,
 )
 from pyro_stad.interop import posterior_summary, to_arviz
-from pyro_stad.learn import TrainingSettings
+from pyro_stad.learn import EMSettings, TrainingSettings
 
 __all__ = [
     "BUDGETS",
@@ -64,6 +65,7 @@ __all__ = [
     "CombinedPosterior",
     "ConditionalFlow",
     "CorrectedPosterior",
+    "EMSettings",
     "EvidenceComparison",
     "EvidenceError",
     "EvidenceResult",
@@ -73,6 +75,7 @@ __all__ = [
     "FlowPrior",
     "FlowReparam",
     "GivenPrior",
+    "OneStepGenerator",
     "OutOfDistributionWarning",
     "SampleWarning",
     "Simulations",
@@ -87,6 +90,7 @@ __all__ = [
     "combine",
     "compare_evidence",
     "correct",
+    "distil_one_step",
     "divergence",
     "drawing",
     "fit",

@@ -9,6 +9,7 @@ from pyro_stad.density.given import GivenPrior
 from pyro_stad.density.inside import find_cut, find_flow, to_cut, to_flow, unwrap
 from pyro_stad.density.load import load
 from pyro_stad.density.one_solve import OneSolve
+from pyro_stad.density.one_step import Distilled, OneStepGenerator
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.sampling import choose_sampler
 from pyro_stad.density.transform import FlowTransform
@@ -21,11 +22,13 @@ __all__ = [
     "FLAGGED",
     "ConditionalFlow",
     "Counts",
+    "Distilled",
     "Extrapolation",
     "FlowPrior",
     "FlowTransform",
     "GivenPrior",
     "OneSolve",
+    "OneStepGenerator",
     "TruncatedPrior",
     "WhitenedPrior",
     "alarm_level",

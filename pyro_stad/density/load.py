@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_device
+from pyro_stad._config import decode
 from pyro_stad._context import own_context
 from pyro_stad._files import read_tensors
 from pyro_stad.density.conditional import ConditionalFlow
+from pyro_stad.density.one_step import Distilled, OneStepGenerator
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.truncated import Region, TruncatedPrior, contains
 from pyro_stad.errors import CheckpointError
 from pyro_stad.files import StoredRegion, read
 from pyro_stad.files.conditional import CONDITIONAL, build_conditional
+from pyro_stad.files.one_step import ONE_STEP, build_one_step
 from pyro_stad.files.prior import MISTAKES
 
 __all__ = ["load"]
@@ -36,8 +39,10 @@ def load(
     *,
     device: torch.device | str = "cpu",
     region: Region | None = None,
-) -> FlowPrior | TruncatedPrior | ConditionalFlow:
-    """Read a prior, or a conditional flow, that ``save`` wrote. No code in the file can run.
+) -> FlowPrior | TruncatedPrior | ConditionalFlow | OneStepGenerator:
+    """Read a prior, a conditional flow, or a generator of one step, that ``save`` wrote.
+
+    No code in the file can run.
 
     Arguments:
         path: the file.
@@ -57,6 +62,8 @@ def load(
         raise CheckpointError(f"{path} is not a prior of pyro_stad")
     if document.get("format") == CONDITIONAL:
         return _conditional(tensors, document, region, path).to(where)
+    if document.get("format") == ONE_STEP:
+        return _one_step(tensors, document, region, path).to(where)
     stored, known = read(path, tensors, document)
     try:
         prior = FlowPrior(**stored._asdict()).to(where)
@@ -86,6 +93,22 @@ def _conditional(
         return ConditionalFlow(build_conditional(tensors, document))
     except MISTAKES as error:
         raise CheckpointError(f"{path} does not describe a conditional flow: {error}") from error
+
+
+def _one_step(
+    tensors: dict[str, Tensor],
+    document: dict[str, Any],
+    region: Any,
+    path: str | os.PathLike[str],
+) -> OneStepGenerator:
+    if region is not None:
+        raise ValueError(f"`region` is not for {path}, a generator of one step")
+    try:
+        stored, transport, record = build_one_step(tensors, document)
+        distilled = decode(Distilled | None, record, "distilled")
+        return OneStepGenerator(FlowPrior(**stored._asdict()), transport, distilled)
+    except MISTAKES as error:
+        raise CheckpointError(f"{path} does not describe a generator: {error}") from error
 
 
 def _cut(

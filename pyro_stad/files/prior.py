@@ -45,7 +45,9 @@ __all__ = [
     "MISTAKES",
     "StoredPrior",
     "build_likelihood",
+    "build_prior",
     "describe_likelihood",
+    "describe_prior",
     "read",
     "write",
 ]
@@ -92,7 +94,7 @@ def write(
         ValueError: if its tensors are not finite, so that no file of it could be read.
         OSError: if the file can't be written; an older file at ``path`` stays as it was.
     """
-    document, tensors = _describe_prior(prior)
+    document, tensors = describe_prior(prior)
     if region is not None:
         document["region"] = asdict(region.mass)
         tensors |= region_tensors(region)
@@ -127,7 +129,8 @@ def describe_likelihood(
     return document, dict(likelihood.state_dict())
 
 
-def _describe_prior(prior: StoredPrior) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def describe_prior(prior: StoredPrior) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what a file says of a prior, and its tensors."""
     document, tensors = describe_likelihood(prior.likelihood, prior.transport)
     document |= {
         "format": _FORMAT,
@@ -163,12 +166,17 @@ def read(
         )
     try:
         region = take_region(tensors, document)
-        return _build_prior(tensors, document), region
+        return build_prior(tensors, document), region
     except MISTAKES as error:
         raise CheckpointError(f"{path} does not describe a prior: {error}") from error
 
 
-def _build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> StoredPrior:
+def build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> StoredPrior:
+    """Return the prior that ``describe_prior`` has described.
+
+    Raises:
+        LookupError, TypeError, ValueError: if it is none.
+    """
     layout = None if document["names"] is None else read_layout(document)
     shape, dtype = tensors["loc"].shape, tensors["loc"].dtype
     size = shape.numel() if layout is None else len(layout.names)

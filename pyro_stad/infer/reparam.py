@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.distributions import Independent, Transform, TransformedDistribution
 
 from pyro_stad._checks import check_choice
-from pyro_stad.density import FlowPrior, TruncatedPrior, WhitenedPrior
+from pyro_stad.density import FlowPrior, OneStepGenerator, TruncatedPrior, WhitenedPrior
 
 __all__ = ["FORMS", "FlowReparam"]
 
@@ -167,6 +167,16 @@ def _(fn: FlowPrior, form: str, name: str) -> Split:
     if form == "noise":
         return Split(fn.base_dist, tuple(fn.transforms))
     return Split(WhitenedPrior(fn), tuple(fn.transforms[1:]))
+
+
+@split.register
+def _(fn: OneStepGenerator, form: str, name: str) -> Split:
+    if form != "noise":
+        raise TypeError(
+            f"FlowReparam({form!r}) needs a density, and site {name!r} has a generator of one "
+            "step. Use FlowReparam('noise')"
+        )
+    return Split(fn.base_dist, tuple(fn.transforms))
 
 
 @split.register

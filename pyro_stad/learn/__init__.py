@@ -11,6 +11,7 @@ from pyro_stad.learn.clouds import (
 )
 from pyro_stad.learn.distil import distil
 from pyro_stad.learn.distil_density import distil_density
+from pyro_stad.learn.em import EMSettings, OneStepEM, pairs_loss
 from pyro_stad.learn.loop import History, train
 from pyro_stad.learn.matching import match
 from pyro_stad.learn.maximum_likelihood import train_free_form
@@ -28,11 +29,13 @@ __all__ = [
     "AbstractCloud",
     "AbstractObjective",
     "ConditionalCloud",
+    "EMSettings",
     "ExactLabels",
     "History",
     "HutchinsonLabels",
     "Labels",
     "Member",
+    "OneStepEM",
     "PerturbedCloud",
     "Points",
     "Resampler",
@@ -47,6 +50,7 @@ __all__ = [
     "joint_log_weights",
     "labelled",
     "match",
+    "pairs_loss",
     "shifts",
     "stein_residual",
     "train",

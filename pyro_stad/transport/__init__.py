@@ -2,5 +2,6 @@
 
 from pyro_stad.transport.base import AbstractInvertible, AbstractTransport
 from pyro_stad.transport.flow import Flow
+from pyro_stad.transport.one_step import OneStep
 
-__all__ = ["AbstractInvertible", "AbstractTransport", "Flow"]
+__all__ = ["AbstractInvertible", "AbstractTransport", "Flow", "OneStep"]
