@@ -166,6 +166,24 @@ def test_a_conditional_flow_is_asked_at_a_context(tmp_path, capsys):
         assert message in error
 
 
+def test_a_prior_becomes_a_generator(folder, capsys, tmp_path):
+    out = tmp_path / "generator.safetensors"
+    code, printed, _ = call(
+        capsys, "one-step", folder / "prior.safetensors", "--out", out, "--steps", 20,
+        "--no-progress", "--json",
+    )  # fmt: skip
+    assert code == 0
+    assert json.loads(printed)["method"] == "regression"
+    code, _, _ = call(capsys, "sample", out, "--out", tmp_path / "draws.csv", "-n", 7)
+    assert code == 0
+    draws = pandas.read_csv(tmp_path / "draws.csv")
+    assert list(draws.columns) == NAMES
+    assert len(draws) == 7
+    code, _, error = call(capsys, "log-prob", out, folder / "samples.csv")
+    assert code == 1
+    assert "generator of one step, which has no density" in error
+
+
 def test_check(folder, capsys):
     picture = folder / "check.png"
     arguments = ["check", folder / "prior.safetensors", "--samples", folder / "samples.csv"]

@@ -8,23 +8,32 @@ from typing import Any, cast
 
 import torch
 
-from pyro_stad.density import ConditionalFlow, FlowPrior, load
+from pyro_stad.density import ConditionalFlow, FlowPrior, OneStepGenerator, load
 
 __all__ = ["prior_of"]
 
 
-def prior_of(path: Path, given: Sequence[str] | None = None) -> FlowPrior:
+def prior_of(
+    path: Path, given: Sequence[str] | None = None, *, for_draws: bool = False
+) -> FlowPrior:
     """Read a prior; or a conditional flow, and return the prior at a context.
 
     Arguments:
         path: the file.
         given: the context, as ``name=value`` of each of its coordinates; None for a command that
             takes no conditional flow.
+        for_draws: whether a generator of one step will do.
 
     Raises:
-        ValueError: for a context of a prior, or none or another one of a conditional flow.
+        ValueError: for a context of a prior, or none or another one of a conditional flow; or a
+            generator for a command that needs a density.
     """
     learned = cast(Any, load(path))
+    if isinstance(learned, OneStepGenerator) and not for_draws:
+        raise ValueError(
+            f"{path} is a generator of one step, which has no density: give this command the prior "
+            "that it was distilled from"
+        )
     if not isinstance(learned, ConditionalFlow):
         if given:
             raise ValueError(f"--given is for conditional flows; {path} is a prior")

@@ -26,6 +26,7 @@ from pyro_stad.cli.arguments import (
 from pyro_stad.cli.check import check_prior
 from pyro_stad.cli.files import check_out, check_table, even_rows, read_points, write_table
 from pyro_stad.cli.learned import prior_of
+from pyro_stad.cli.one_step import one_step
 from pyro_stad.cli.options import (
     AsJson,
     BurnIn,
@@ -104,7 +105,7 @@ def fit(
     path: Annotated[
         str,
         typer.Option(
-            help="Path from noise to data: ot, vp, cosine, subvp, ve, edm, or cnf for a "
+            help="Path from noise to data: ot, vp, cosine, subvp, ve, edm, psld, or cnf for a "
             "free-form flow."
         ),
     ] = "ot",
@@ -160,13 +161,16 @@ def sample(
     given: Given = None,
     seed: Seed = 0,
 ) -> None:
-    """Draw from a prior, or from a conditional flow at a context."""
+    """Draw from a prior, a generator of one step, or a conditional flow at a context."""
     check_table(out, [prior])
-    learned = prior_of(prior, given or ())
+    learned = prior_of(prior, given or (), for_draws=True)
     with forked(seed):
         draws = learned.sample((count,))
     write_table(out, draws, learned.names)
     typer.echo(f"wrote {count} draws to {out}")
+
+
+app.command("one-step")(one_step)
 
 
 @app.command("log-prob")
