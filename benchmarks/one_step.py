@@ -1,0 +1,271 @@
+"""Claim: a generator of one call draws what its prior draws, at a fraction of the time.
+
+Priors of 10,000 samples by the standard budget: mixtures of five normals in 2, 8 and 16 dimensions,
+and the 40-component mixture. *Ways*: regression on 20,000 pairs of the flow, EM distillation, and
+both. Of 5,000 draws against 5,000 of the flow on 16 Runge-Kutta steps: how often a classifier tells
+them apart (C2ST), energy distance, the largest relative error of the weights of modes, and the time
+of 10,000 draws, the prior's own over the generator's. *EM*: by the number of inference steps, with
+noise cancellation and without, at as many network passes, three seeds; Kullback-Leibler divergences
+both ways by nearest neighbours. *In noise*: a step of SVI, and NUTS, with the prior and with its
+generator, in one model.
+
+References:
+    Perez-Cruz (2008), Kullback-Leibler Divergence Estimation of Continuous Distributions.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from common import arguments, median_seconds, provenance, write
+from page import by, read, section, source, table
+from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
+from pyro.infer.autoguide import AutoMultivariateNormal
+from samplers import forty, told_apart
+from torch import Tensor
+
+import pyro_stad
+from pyro_stad.calibrate import energy_distance
+from pyro_stad.fields.mixture import Mixture, random_mixture, sample_mixture
+from pyro_stad.learn import EMSettings
+from pyro_stad.ode import RK4
+
+RUNS = {
+    "long": ("",),
+    "smoke": (
+        "--laws mixture-2 --budget tiny --steps 20 --draws 200 --seeds 1 --svi 5 --nuts 10 "
+        "--name smoke_one_step",
+    ),
+}  # fmt: skip
+_ROWS = 10_000
+_INFERENCE = ((0, True), (1, True), (4, True), (8, True), (16, True), (1, False), (4, False))
+
+
+def mixture_of(name: str) -> Mixture:
+    return forty() if name == "gmm40" else random_mixture(int(name.split("-")[1]))
+
+
+def learned(name: str, options: Any) -> tuple[Mixture, pyro_stad.FlowPrior]:
+    mixture = mixture_of(name)
+    samples = sample_mixture(mixture, _ROWS, 1).float()
+    prior = pyro_stad.fit(
+        samples, budget=options.budget, members=0, seed=options.seed, progress=False
+    )
+    return mixture, prior
+
+
+def neighbours(x: Tensor, y: Tensor, *, same: bool) -> Tensor:
+    """Return the distance to the nearest point of y, not to a point itself."""
+    return torch.cdist(x, y).topk(2 if same else 1, largest=False).values[:, -1]
+
+
+def divergence(x: Tensor, y: Tensor) -> float:
+    """Return the Kullback-Leibler divergence of the law of x from that of y, by neighbours."""
+    ratio = neighbours(x, y, same=False) / neighbours(x, x, same=True)
+    return x.shape[1] * ratio.log().mean().item() + math.log(len(y) / (len(x) - 1))
+
+
+def weights_of(mixture: Mixture, x: Tensor) -> Tensor:
+    laws = torch.distributions.MultivariateNormal(mixture[1], mixture[2])
+    shares = (laws.log_prob(x.double()[:, None]) + mixture[0].log()).softmax(-1)
+    return shares.mean(0)
+
+
+@torch.no_grad()
+def compared(made: pyro_stad.OneStepGenerator, mixture: Mixture, options: Any) -> dict[str, float]:
+    """Return how the draws of a generator compare with those of its flow."""
+    prior, source_ = made.prior, torch.Generator().manual_seed(1)
+    z = torch.randn(options.draws, len(prior.names), generator=source_)
+    flow = prior.transport.on_grid(RK4(16))
+    x = made.sample([options.draws], generator=torch.Generator().manual_seed(2))
+    y = flow.push(z)
+    for transform in prior.transforms[1:]:
+        y = transform(y)
+    white, true = prior.whiten(x), prior.whiten(y)
+    ours, theirs = weights_of(mixture, x), weights_of(mixture, y)
+    return {
+        "c2st": float(told_apart(white, true)),
+        "distance": energy_distance(white[:4000], true[:4000]),
+        "weights": ((ours - theirs) / theirs).abs().max().item(),
+        "forward": divergence(true, white),
+        "reverse": divergence(white, true),
+    }
+
+
+def ways(name: str, options: Any) -> list[dict[str, Any]]:
+    """Return what regression, EM and both are worth on one law."""
+    mixture, prior = learned(name, options)
+    rows = []
+    for method in ("regression", "em", "both"):
+        made = pyro_stad.distil_one_step(
+            prior, method=method, steps=options.steps, seed=options.seed, progress=False
+        )
+        z = torch.randn(_ROWS, len(prior.names))
+        pushes = {"one": made.transport.push, "flow": prior.transport.push}
+        times = median_seconds({kind: partial(push, z) for kind, push in pushes.items()})
+        rows.append({
+            "law": name, "method": method, "seconds": made.distilled.seconds,
+            "displacement": made.distilled.displacement,
+            "faster": times["flow"] / times["one"],
+            "calls": prior.transport.sequential_calls(), **compared(made, mixture, options),
+        })  # fmt: skip
+        print(rows[-1], flush=True)
+    return rows
+
+
+def inferred(name: str, options: Any) -> list[dict[str, Any]]:
+    """Return what EM is worth by its inference steps, at as many network passes."""
+    mixture, prior = learned(name, options)
+    rows = []
+    for count, cancelled in _INFERENCE:
+        # Student: a draw and a training pass. Generator, in one of three steps: for each inference
+        # step a draw with its gradient, teacher and student, and a training pass. Backward is two.
+        passes = 4 + (5 * max(1, count) + 3) / 3
+        steps = max(10, round(12 * options.steps / 3 / passes))
+        em = EMSettings(inference_steps=count, noise_cancellation=cancelled)
+        for seed in range(options.seeds):
+            made = pyro_stad.distil_one_step(
+                prior, method="em", em=em, steps=steps, seed=seed, progress=False
+            )
+            rows.append({
+                "law": name, "inference_steps": count, "cancelled": cancelled, "seed": seed,
+                "steps": steps, **compared(made, mixture, options),
+            })  # fmt: skip
+            print(rows[-1], flush=True)
+    return rows
+
+
+def in_noise(name: str, options: Any) -> dict[str, Any]:
+    """Return ELBO and time of SVI, and posterior and price of NUTS, with both in one model."""
+    _, prior = learned(name, options)
+    made = pyro_stad.distil_one_step(prior, steps=options.steps, seed=options.seed, progress=False)
+    truth = prior.sample([1], generator=torch.Generator().manual_seed(5))[0]
+    seen = truth + 0.3 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(6))
+    found: dict[str, Any] = {"law": name}
+    for label, law in {"flow": prior, "generator": made}.items():
+        model = pyro_stad.FlowReparam()(_model(law))
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        guide = AutoMultivariateNormal(model)
+        svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO(num_particles=10))
+        started = time.perf_counter()
+        losses = [svi.step(seen) for _ in range(options.svi)]
+        found[f"svi {label}"] = {
+            "seconds": (time.perf_counter() - started) / options.svi,
+            "elbo": -float(np.mean(losses[-options.svi // 4 :])),
+        }
+        mcmc = MCMC(NUTS(model), options.nuts, options.nuts // 2, disable_progbar=True)
+        started = time.perf_counter()
+        mcmc.run(seen)
+        seconds = time.perf_counter() - started
+        theta = Predictive(model, mcmc.get_samples())(seen)["theta"].reshape(options.nuts, -1)
+        effective = mcmc.diagnostics()["theta_base"]["n_eff"].min().item()
+        found[f"nuts {label}"] = {
+            "seconds": seconds / effective,
+            "mean": theta.mean(0).tolist(),
+            "sd": theta.std(0).tolist(),
+            "divergences": sum(map(len, mcmc.diagnostics()["divergences"].values())),
+        }
+    print(found, flush=True)
+    return found
+
+
+def _model(law: Any) -> Any:
+    def model(seen: Tensor) -> None:
+        theta = pyro.sample("theta", law)
+        pyro.sample("seen", dist.Normal(theta, 0.3).to_event(1), obs=seen)
+
+    return model
+
+
+def main() -> None:
+    parser = arguments(__doc__, "one_step")
+    laws = ["mixture-2", "mixture-8", "mixture-16", "gmm40"]
+    parser.add_argument("--laws", nargs="+", default=laws)
+    parser.add_argument("--budget", default="standard")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--draws", type=int, default=5000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--svi", type=int, default=400)
+    parser.add_argument("--nuts", type=int, default=400)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(options.seed)
+    warnings.simplefilter("ignore")
+    made = provenance(options.seed)
+    noise = [in_noise(name, options) for name in options.laws[:2]]
+    rows = [row for name in options.laws for row in ways(name, options)]
+    em = inferred(options.laws[0], options)
+    write(options.name, {"provenance": made, "ways": rows, "em": em, "noise": noise})
+
+
+@section(88)
+def page() -> str:
+    result = read("one_step")
+    rows = [
+        [
+            row["law"], row["method"], f"{row['seconds']:.0f}", f"{row['c2st']:.3f}",
+            f"{1e3 * row['distance']:.2g}", f"{row['weights']:.1%}",
+            f"{row['displacement']:.3f}", f"{row['faster']:.0f} ({row['calls']})",
+        ]
+        for row in result["ways"]
+    ]  # fmt: skip
+    header = ["prior", "way", "seconds", "C2ST", "distance", "weights", "displacement", "faster"]
+    keys = ("c2st", "distance", "weights", "forward", "reverse")
+    inference = [
+        [
+            str(count), "yes" if cancelled else "no", str(at[0]["steps"]),
+            *(_mean([row[key] for row in at]) for key in keys),
+        ]
+        for (count, cancelled), at in by(result["em"], "inference_steps", "cancelled").items()
+    ]  # fmt: skip
+    heads = ["K", "cancelled", "steps", "C2ST", "distance", "weights", "KL", "KL, reverse"]
+    return (
+        "## Generators of one call\n\n"
+        "Against the flow on 16 Runge-Kutta steps: C2ST, energy distance in thousandths, largest "
+        "relative error of the weight of a mode, root mean square of how far draws are from the "
+        "flow's of the same noise, and how many times faster than the prior's own draws (in "
+        f"brackets, their calls).\n\n{table(header, rows)}\n\n"
+        f"EM distillation of {result['em'][0]['law']} by inference steps, at as many network "
+        f"passes, three seeds; divergences in nats.\n\n{table(heads, inference)}\n\n"
+        f"{_noise(result['noise'])}\n\n{source('one_step', result)}\n"
+    )
+
+
+def _mean(values: list[float]) -> str:
+    return f"{np.mean(values):.3g} +- {np.std(values):.1g}"
+
+
+def _noise(rows: list[dict[str, Any]]) -> str:
+    cells = []
+    for row in rows:
+        svi, other = row["svi flow"], row["svi generator"]
+        nuts, ours = row["nuts flow"], row["nuts generator"]
+        sd = np.array(nuts["sd"])
+        off = np.abs(np.array(ours["mean"]) - np.array(nuts["mean"])) / sd
+        spread = np.abs(np.array(ours["sd"]) / sd - 1)
+        cells.append([
+            row["law"], f"{svi['elbo']:.2f}", f"{other['elbo']:.2f}",
+            f"{svi['seconds'] / other['seconds']:.1f}", f"{nuts['seconds'] / ours['seconds']:.1f}",
+            f"{off.max():.2f}", f"{spread.max():.0%}",
+        ])  # fmt: skip
+    header = [
+        "prior", "ELBO, flow", "ELBO, generator", "SVI, times faster", "NUTS, times faster",
+        "means off (sd)", "sds off",
+    ]  # fmt: skip
+    return (
+        "In noise, in one model: steps of SVI, and effective draws of NUTS, times faster than with "
+        f"the flow; and how far the posterior is from the flow's.\n\n{table(header, cells)}"
+    )
+
+
+if __name__ == "__main__":
+    main()
