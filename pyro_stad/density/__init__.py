@@ -6,7 +6,7 @@ from pyro_stad.density.conditional import ConditionalFlow
 from pyro_stad.density.counts import Counts
 from pyro_stad.density.exactly import exactly
 from pyro_stad.density.given import GivenPrior
-from pyro_stad.density.inside import find_cut, find_flow, to_cut, to_flow, unwrap
+from pyro_stad.density.inside import find_cut, find_flow, find_generator, to_cut, to_flow, unwrap
 from pyro_stad.density.load import load
 from pyro_stad.density.one_solve import OneSolve
 from pyro_stad.density.one_step import Distilled, OneStepGenerator
@@ -38,6 +38,7 @@ __all__ = [
     "extrapolation",
     "find_cut",
     "find_flow",
+    "find_generator",
     "is_extrapolated",
     "load",
     "noise_tail",

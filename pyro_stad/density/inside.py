@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.distributions import Independent, TransformedDistribution
 
 from pyro_stad.density.given import GivenPrior
+from pyro_stad.density.one_step import OneStepGenerator
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.truncated import TruncatedPrior
 
-__all__ = ["find_cut", "find_flow", "to_cut", "to_flow", "unwrap"]
+__all__ = ["find_cut", "find_flow", "find_generator", "to_cut", "to_flow", "unwrap"]
 
 Kind = TypeVar("Kind")
 
@@ -37,6 +38,11 @@ def find_flow(fn: Any) -> FlowPrior | None:
 def find_cut(fn: Any) -> TruncatedPrior | None:
     """Return the learned prior inside ``fn`` that is cut to a region, or None if there is none."""
     return _find(fn, TruncatedPrior)
+
+
+def find_generator(fn: Any) -> OneStepGenerator | None:
+    """Return the generator of one step inside ``fn``, at any depth, or None if there is none."""
+    return _find(fn, OneStepGenerator)
 
 
 def to_flow(fn: Any, value: Tensor) -> Tensor:

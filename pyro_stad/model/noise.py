@@ -14,7 +14,7 @@ mass inside.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +27,7 @@ from pyro_stad.density import (
     extrapolation,
     find_cut,
     find_flow,
+    find_generator,
     is_extrapolated,
     to_cut,
 )
@@ -121,17 +122,18 @@ class LatentProblem:
         return torch.nan_to_num(fit, nan=-math.inf, neginf=-math.inf)
 
     def warnings(self) -> tuple[str, ...]:
-        """Return what is to be said of likelihoods that could not be evaluated.
+        """Return what is to be said of generators, and of likelihoods that failed.
 
         Raises:
-            EvidenceError: if they are more than one percent.
+            EvidenceError: if more than one percent of likelihoods could not be evaluated.
         """
+        told = tuple(_of_generators(self.model.latent))
         if not self.failed:
-            return ()
+            return told
         text = f"{self.failed:,} of {self.calls:,} likelihoods were NaN, and count as zero"
         if self.failed > _MOST_FAILED * self.calls:
             raise EvidenceError(f"{text}: the evidence would be that of another model")
-        return (text,)
+        return (*told, text)
 
     def network_calls(self, likelihoods: int) -> int | None:
         """Return the network calls, row by row, of so many likelihoods; None if they vary."""
@@ -209,6 +211,22 @@ def _flows(latent: list[Any]) -> list[_Flow]:
             found.append(_Flow(flow, slice(at, at + size), calls, find_cut(site["fn"])))
         at += size
     return found
+
+
+def _of_generators(latent: list[Any]) -> Iterator[str]:
+    """Yield what an evidence owes to generators: their law is not quite their prior's."""
+    for site in latent:
+        found = find_generator(site["fn"])
+        if found is None:
+            continue
+        known, far = found.distilled, "unknown"
+        if known is not None:
+            far = f"{known.distance:+.2g} +- {known.distance_error:.1g}"
+        yield (
+            f"{site['name']!r} is drawn by a generator of one step, and the evidence is that of "
+            f"its law, {far} in energy distance, whitened, from its prior's. For that of the prior "
+            "put generator.prior into the model"
+        )
 
 
 def _limits(latent: list[Any], like: Tensor) -> Tensor:

@@ -183,6 +183,7 @@ def test_svi_and_evidence_in_noise(learned):
         )
         for prior in (learned, learned.prior)
     )
+    assert "generator of one step" in " ".join(found.warnings)
     error = math.hypot(found.log_z_err, known.log_z_err)
     assert abs(found.log_z - known.log_z) < 4 * error + 0.05
 
