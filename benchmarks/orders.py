@@ -137,7 +137,9 @@ def page() -> str:
         "The variance of draws of N(0, 0.25), computed without chance, less the true one, with the "
         "slope of its last two; the slope of the distance to a finer solve, draw by draw, without "
         "noise on the way; and the largest z-scores of 10,000 draws of a mixture by 1,000 "
-        "steps with the exact field. A splitting has order 1 whatever its string: B changes the "
+        "steps with the exact field, all from one noise, whose own mean is 3.4 standard errors "
+        "off. A corrector with steps of a fixed size converges more slowly, and noise that is "
+        "made more than it should be not at all. A splitting has order 1 whatever its string: B changes the "
         "momenta that its own force depends on.\n\n"
         f"{table(header, rows)}\n\n{source('orders', result)}\n"
     )

@@ -61,6 +61,7 @@ _SHARED = Path(__file__).parents[2] / "shared" / "data"
 _BUDGETS, _TOLD_APART = (5, 10, 20, 50, 100, 200), (20, 50)
 _COMPARED, _MOST_UNITS = 1000, 128  # points of a side, and units of a layer, of the classifier
 _LOST = 1e4
+_MODES = ("weights", "spread", "c2st")
 SAMPLERS: dict[str, AbstractSampler] = {
     "ODE, Euler": ODE(rule="euler"),
     "ODE, Heun": ODE(rule="heun"),
@@ -215,6 +216,20 @@ def sheet(prior: Any, options: Any) -> None:
     write(f"{name}_sheet", {"provenance": provenance(options.seed), "sheet": pictures})
 
 
+def merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows with the values of all seeds in one, and those of modes where they are shown."""
+    keys = ("law", "budget", "sampler", "grid", "calls")
+    found: list[dict[str, Any]] = [row for row in rows if "floor" in row]
+    for labels, same in by([row for row in rows if "sampler" in row], *keys).items():
+        row: dict[str, Any] = dict(zip(keys, labels))
+        shown = ("distance", *_MODES) if row["grid"] == "quadratic" else ("distance",)
+        for key in shown:
+            values = [float(f"{each[key]:.4g}") for each in same if key in each]
+            row |= {key: values} if values else {}
+        found.append(row)
+    return found
+
+
 def main() -> None:
     parser = arguments(__doc__, "samplers")
     laws = ["mixture-2", "mixture-8", "mixture-32", "gmm40", "digits"]
@@ -227,43 +242,47 @@ def main() -> None:
     warnings.simplefilter("ignore")
     made = provenance(options.seed)
     rows = [row for name in options.laws for row in measured(name, options)]
-    write(options.name, {"provenance": made, "rows": rows})
+    write(options.name, {"provenance": made, "rows": merged(rows)})
 
 
-def _mean(values: list[float], digits: int = 3) -> str:
-    if not np.isfinite(values).all() or np.mean(values) > _LOST:
+def _mean(values: list[float], factor: float = 1) -> str:
+    values = [factor * value for value in values]
+    if not values or not np.isfinite(values).all() or np.mean(values) > _LOST:
         return "lost"
-    return f"{np.mean(values):.{digits}g} +- {np.std(values, ddof=1):.1g}"
-
-
-def _distance(found: dict[Any, list[dict[str, Any]]], grids: tuple[str, ...]) -> str:
-    """Return the distance on the truest of grids, and its name if there are several."""
-    known = {g: [1e3 * row["distance"] for row in found[g,]] for g in grids if (g,) in found}
-    if not known:
-        return "-"
-    best = min(known, key=lambda grid: np.mean(known[grid]))
-    return _mean(known[best]) + (f" ({best})" if len(grids) > 1 else "")
+    return f"{np.mean(values):.3g} +- {np.std(values, ddof=1):.1g}"
 
 
 def _distances(rows: list[dict[str, Any]], grids: tuple[str, ...]) -> str:
-    found = by(rows, "sampler", "budget")
-    cells = [
-        [label, *(_distance(by(found.get((label, b), []), "grid"), grids) for b in _BUDGETS)]
-        for label in SAMPLERS
-    ]
+    """Return distances by sampler and budget, on the truest of grids."""
+    found = by([row for row in rows if row["grid"] in grids], "sampler", "budget")
+
+    def cell(label: str, budget: int) -> str:
+        each = found.get((label, budget))
+        if each is None:
+            return "-"
+        best = min(each, key=lambda row: np.mean(row["distance"]))
+        name = f" ({best['grid']})" if len(grids) > 1 else ""
+        return _mean(best["distance"], 1e3) + name
+
+    cells = [[label, *(cell(label, budget) for budget in _BUDGETS)] for label in SAMPLERS]
     return table(["sampler", *(f"{budget} calls" for budget in _BUDGETS)], cells)
 
 
 def _details(rows: list[dict[str, Any]]) -> str:
     """Return weights, spread and C2ST, on quadratic steps."""
     found = by([row for row in rows if row["grid"] == "quadratic"], "sampler", "budget")
-    keys = ["weights", "spread", "c2st"] if "weights" in rows[0] else ["c2st"]
-    cells = []
-    for label in SAMPLERS:
-        cells.append([label])
-        for budget in _TOLD_APART:
-            at = found.get((label, budget), [])
-            cells[-1] += [_mean([row.get(key, np.inf) for row in at]) for key in keys]
+    keys = [key for key in _MODES if any(key in row for row in rows)]
+    cells = [
+        [
+            label,
+            *(
+                _mean(found.get((label, budget), [{}])[0].get(key, []))
+                for budget in _TOLD_APART
+                for key in keys
+            ),
+        ]
+        for label in SAMPLERS
+    ]
     heads = {"weights": "error of weights", "spread": "spread", "c2st": "C2ST"}
     header = [f"{heads[key]}, {budget} calls" for budget in _TOLD_APART for key in keys]
     return table(["sampler", *header], cells)
@@ -275,21 +294,19 @@ def picture() -> None:
 
     found = read("samplers_sheet")["sheet"]
     budgets = (5, 10, 20, 50)
-    figure, axes = plt.subplots(len(_SHEET), len(budgets), figsize=(12, 5))
-    for across, label in zip(axes, _SHEET):
-        for ax, budget in zip(across, budgets):
-            digits = found.get(f"{label}|{budget}")
+    figure, axes = plt.subplots(len(_SHEET), len(budgets), figsize=(12, 2.0))
+    for row, label in enumerate(_SHEET):
+        for column, budget in enumerate(budgets):
+            ax, digits = axes[row, column], found.get(f"{label}|{budget}")
             ax.set_xticks([])
             ax.set_yticks([])
-            if digits is None:
-                ax.axis("off")
-                continue
-            ax.imshow(np.hstack(digits), cmap="gray_r", vmin=0, vmax=17)
-            if across is axes[0]:
+            if row == 0:
                 ax.set_title(f"{budget} calls", fontsize=9)
-            if budget == budgets[0]:
+            if column == 0:
                 ax.set_ylabel(label, fontsize=8, rotation=0, ha="right", va="center")
-    figure.tight_layout()
+            if digits is not None:
+                ax.imshow(np.hstack(digits), cmap="gray_r", vmin=0, vmax=17, aspect="auto")
+    figure.subplots_adjust(left=0.14, right=0.995, top=0.92, bottom=0.01, hspace=0.06, wspace=0.03)
     figure.savefig(DOCS / "samplers.png", dpi=110)
     plt.close(figure)
 

@@ -57,7 +57,7 @@ class AbstractSampler(ABC):
     grid: Any = 50
     denoise: bool = False
 
-    usual_grid: ClassVar[str] = "edm"
+    usual_grid: ClassVar[str] = "quadratic"
     needs_score: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -109,6 +109,8 @@ class DDIM(AbstractSampler):
 class DPMSolver(AbstractSampler):
     """DPM-Solver++ of order 2, with the step before for a slope: one call a step."""
 
+    usual_grid: ClassVar[str] = "log-snr"
+
     @property
     def calls_per_step(self) -> int:
         return 1

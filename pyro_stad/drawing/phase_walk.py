@@ -78,8 +78,9 @@ class AbstractPhaseSampler(AbstractSampler):
     """A way to draw by the reverse of a phase-space Langevin diffusion.
 
     Arguments:
-        grid: where it stops; or a number of steps, quadratic in the time of the diffusion. Even
-            ones are ``Grid(steps, clock=path)``.
+        grid: where it stops; or a number of steps, in the time of the diffusion: quadratic with
+            noise on the way, and even without, as was truest on most laws of
+            ``benchmarks/samplers.py``.
         denoise: whether the mean of the data at the last stop is returned, for one more call.
         path: the diffusion.
     """
@@ -92,7 +93,7 @@ class AbstractPhaseSampler(AbstractSampler):
         super().__post_init__()
 
     def usual(self, steps: int) -> AbstractGrid:
-        return Grid(steps, 2.0, self.path)
+        return Grid(steps, 2.0 if self.is_stochastic else 1.0, self.path)
 
     def walk(self, way: Walk, y: Tensor, times: list[float]) -> Iterator[Tensor]:
         phase = PhaseWalk(way, self.path)

@@ -55,7 +55,7 @@ class EulerMaruyama(AbstractSampler):
     """Euler-Maruyama on the reverse diffusion: one call a step."""
 
     is_stochastic: ClassVar[bool] = True
-    usual_grid: ClassVar[str] = "quadratic"
+    usual_grid: ClassVar[str] = "uniform"
 
     @property
     def calls_per_step(self) -> int:
@@ -83,6 +83,7 @@ class EDMChurn(AbstractSampler):
     highest: float = 50.0
     inflation: float = 1.0
 
+    usual_grid: ClassVar[str] = "uniform"
     is_stochastic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -135,7 +136,7 @@ class PredictorCorrector(AbstractSampler):
     ratio: float = 0.16
 
     is_stochastic: ClassVar[bool] = True
-    usual_grid: ClassVar[str] = "quadratic"
+    usual_grid: ClassVar[str] = "uniform"
 
     def __post_init__(self) -> None:
         super().__post_init__()
