@@ -139,8 +139,8 @@ def page() -> str:
         "noise on the way; and the largest z-scores of 10,000 draws of a mixture by 1,000 "
         "steps with the exact field, all from one noise, whose own mean is 3.4 standard errors "
         "off. A corrector with steps of a fixed size converges more slowly, and noise that is "
-        "made more than it should be not at all. A splitting has order 1 whatever its string: B changes the "
-        "momenta that its own force depends on.\n\n"
+        "made more than it should be not at all. A splitting has order 1 whatever its string: B "
+        "changes the momenta that its own force depends on.\n\n"
         f"{table(header, rows)}\n\n{source('orders', result)}\n"
     )
 
