@@ -306,7 +306,7 @@ def picture() -> None:
                 ax.set_ylabel(label, fontsize=8, rotation=0, ha="right", va="center")
             if digits is not None:
                 ax.imshow(np.hstack(digits), cmap="gray_r", vmin=0, vmax=17, aspect="auto")
-    figure.subplots_adjust(left=0.14, right=0.995, top=0.92, bottom=0.01, hspace=0.06, wspace=0.03)
+    figure.subplots_adjust(left=0.14, right=0.995, top=0.88, bottom=0.01, hspace=0.06, wspace=0.03)
     figure.savefig(DOCS / "samplers.png", dpi=110)
     plt.close(figure)
 
