@@ -1,6 +1,6 @@
-r"""A draw under way in phase space: positions and momenta, ``(B, 2, *event_shape)``, and scores.
+r"""A draw under way in phase space: positions and momenta side by side, and their scores.
 
-The network is that of the field, of positions alone; see :mod:`pyro_stad.paths.phase` for how it
+Pairs have shape ``(B, 2, *event_shape)``. The network is that of the field, of positions alone; see :mod:`pyro_stad.paths.phase` for how it
 knows the score of both. Momenta begin as noise, and are dropped at the end: what is drawn is
 :math:`u / \cos\varphi`, of which the data are a part, at the last time.
 """
