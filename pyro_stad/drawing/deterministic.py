@@ -1,6 +1,6 @@
-r"""Samplers without noise on the way: rules for the probability-flow ODE :math:`dy/d\varphi = w`.
+r"""Samplers without noise on the way: rules for the probability-flow ODE.
 
-Two of them are exact where the means of data and noise stand still, which is where structure has
+It is :math:`dy/d\varphi = w` in own time and coordinates. Two of them are exact where the means of data and noise stand still, which is where structure has
 been decided:
 
 *DDIM*: with both means constant the point turns, :math:`y' = \cos\varphi'\,\hat x +

@@ -1,8 +1,9 @@
 r"""A draw under way in phase space: positions and momenta side by side, and their scores.
 
-Pairs have shape ``(B, 2, *event_shape)``. The network is that of the field, of positions alone; see :mod:`pyro_stad.paths.phase` for how it
-knows the score of both. Momenta begin as noise, and are dropped at the end: what is drawn is
-:math:`u / \cos\varphi`, of which the data are a part, at the last time.
+Pairs have shape ``(B, 2, *event_shape)``. The network is that of the field, of positions alone; see
+:mod:`pyro_stad.paths.phase` for how it knows the score of both. Momenta begin as noise, and are
+dropped at the end: what is drawn is :math:`u / \cos\varphi`, of which the data are a part, at the
+last time.
 """
 
 from __future__ import annotations
