@@ -1,7 +1,7 @@
 r"""Samplers without noise on the way: rules for the probability-flow ODE.
 
-It is :math:`dy/d\varphi = w` in own time and coordinates. Two of them are exact where the means of data and noise stand still, which is where structure has
-been decided:
+It is :math:`dy/d\varphi = w` in own time and coordinates. Two of them are exact where the means of
+data and noise stand still, which is where structure has been decided:
 
 *DDIM*: with both means constant the point turns, :math:`y' = \cos\varphi'\,\hat x +
 \sin\varphi'\,\hat\epsilon`. It may renew a part of its noise: with
