@@ -14,6 +14,7 @@ from pyro_stad.calibrate import energy_distance
 from pyro_stad.density import FlowPrior, OneStepGenerator
 from pyro_stad.divergence import Exact
 from pyro_stad.errors import CheckpointError
+from pyro_stad.evidence import SMC
 from pyro_stad.fields import GaussianMixtureField, PathField
 from pyro_stad.learn import EMSettings, OneStepEM, pairs_loss
 from pyro_stad.likelihood import FlowODE
@@ -164,22 +165,26 @@ def test_nuts_in_noise_agrees_with_the_flow(learned):
     for prior in (learned, learned.prior):
         pyro.set_rng_seed(0)
         model = pyro_stad.FlowReparam()(posterior_model(prior))
-        mcmc = MCMC(NUTS(model), 150, 100, disable_progbar=True)
+        mcmc = MCMC(NUTS(model, max_tree_depth=4), 100, 60, disable_progbar=True)
         mcmc.run(torch.tensor(0.5))
         draws = Predictive(model, mcmc.get_samples())(torch.tensor(0.5))["theta"]
         means.append(draws[:, 1].mean())
-    # Standard deviation 0.3 at the most, some fifty effective draws each.
-    assert abs(means[0] - means[1]) < 4 * 0.3 * math.sqrt(2 / 50)
+    # Standard deviation 0.3 at the most, some thirty effective draws each.
+    assert abs(means[0] - means[1]) < 4 * 0.3 * math.sqrt(2 / 30)
 
 
 def test_svi_and_evidence_in_noise(learned):
     model = pyro_stad.FlowReparam()(posterior_model(learned))
     svi = SVI(model, AutoNormal(model), pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
-    losses = [svi.step(torch.tensor(0.5)) for _ in range(150)]
-    assert sum(losses[-30:]) < sum(losses[:30])
+    losses = [svi.step(torch.tensor(0.5)) for _ in range(100)]
+    assert sum(losses[-25:]) < sum(losses[:25])
     found, known = (
         pyro_stad.log_evidence(
-            posterior_model(prior), torch.tensor(0.5), method="smc", progress=False, seed=0
+            posterior_model(prior),
+            torch.tensor(0.5),
+            method=SMC(particles=500),
+            progress=False,
+            seed=0,
         )
         for prior in (learned, learned.prior)
     )

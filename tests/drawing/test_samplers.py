@@ -190,13 +190,13 @@ def test_churn_is_added_where_it_is_said_and_as_much():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_law_of_a_mixture(name):
-    """Means, covariance and weights of modes within chance and the bias of 200 steps."""
+    """Means, covariance and weights of modes within chance and the bias of 100 steps."""
     weights, means, _ = parts = random_mixture(2, components=3, seed=1)
     field, count = GaussianMixtureField(VPCosine(), *parts), 2000
     source = torch.Generator().manual_seed(0)
     z = torch.randn(count, 2, generator=source)
     with torch.no_grad():
-        grid = EACH[name].usual(200) if isinstance(EACH[name], PHASE) else grid_of("quadratic", 200)
+        grid = EACH[name].usual(100) if isinstance(EACH[name], PHASE) else grid_of("quadratic", 100)
         sampler = on(EACH[name], grid)
         x = sampler.draw(field, z, source)
     # The first moments of a standardised mixture: fourth moments are at most a normal law's here.
@@ -298,14 +298,15 @@ def test_a_context_and_many_rows(name):
     """A context of each row, and more rows than a chunk has."""
     weight, bias = torch.tensor([[1.0], [-1.0]]), torch.zeros(2)
     field = ConditionalGaussianField(VPCosine(), weight, bias, 0.25 * torch.eye(2))
-    context = torch.linspace(-1, 1, 3000)[:, None]
+    context = torch.linspace(-1, 1, 2500)[:, None]
     # Not the seed of the global generator: momenta would be the positions.
-    z, source = torch.randn(3000, 2), torch.Generator().manual_seed(7)
+    z, source = torch.randn(2500, 2), torch.Generator().manual_seed(7)
     with torch.no_grad():
-        x = on(EACH[name], 100).draw(field.given(context), z, source)
+        x = on(EACH[name], 60).draw(field.given(context), z, source)
     left = x - context @ weight.mT
     assert left.mean(0).abs().max() < 0.05
-    assert left.std(0).sub(0.5).abs().max() < 0.06
+    # Chance, and the bias of sixty steps of the worst.
+    assert left.std(0).sub(0.5).abs().max() < 0.1
 
 
 def test_events_with_a_shape_are_those_of_vectors():
