@@ -46,7 +46,7 @@ from pyro_stad.drawing import (
     grid_of,
 )
 from pyro_stad.fields import GaussianMixtureField
-from pyro_stad.fields.mixture import Mixture, random_mixture, sample_mixture
+from pyro_stad.fields.mixture import Mixture, random_mixture, sample_mixture, whitened
 from pyro_stad.paths import VPCosine
 
 RUNS = {
@@ -90,16 +90,6 @@ SAMPLERS: dict[str, AbstractSampler] = {
     "Euler-Maruyama, denoised": EulerMaruyama(denoise=True),
 }
 _SHEET = ("ODE, Heun", "DDIM", "EDM, churn", "PSLD, SSCS", "PSLD, reduced OBA", "PSLD, reduced BAB")
-
-
-def whitened(mixture: Mixture) -> Mixture:
-    """Return a mixture, moved to mean zero and covariance one."""
-    weights, means, covariances = mixture
-    centred = means - weights @ means
-    total = torch.einsum("k,kij->ij", weights, covariances)
-    total = total + torch.einsum("k,ki,kj->ij", weights, centred, centred)
-    white = torch.linalg.inv(torch.linalg.cholesky(total))
-    return weights, centred @ white.mT, white @ covariances @ white.mT
 
 
 def forty() -> Mixture:

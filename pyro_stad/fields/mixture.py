@@ -30,7 +30,7 @@ from pyro_stad.fields.base import AbstractAngularField
 from pyro_stad.paths import AbstractPath
 from pyro_stad.registry import Source, build, describe, storable
 
-__all__ = ["GaussianMixtureField", "Mixture", "random_mixture", "sample_mixture"]
+__all__ = ["GaussianMixtureField", "Mixture", "random_mixture", "sample_mixture", "whitened"]
 
 # Weights (K,), means (K, D) and covariances (K, D, D).
 Mixture = tuple[Tensor, Tensor, Tensor]
@@ -59,6 +59,12 @@ def random_mixture(features: int, components: int = 5, seed: int = 0) -> Mixture
     scales = 0.5 + 0.5 * spread
     factors = factors + torch.diag_embed(scales)
     covariances = factors @ factors.mT
+    return whitened((weights, means, covariances))
+
+
+def whitened(mixture: Mixture) -> Mixture:
+    """Return a Gaussian mixture carried to mean zero and covariance one."""
+    weights, means, covariances = mixture
     centred = means - weights @ means
     total = torch.einsum("k,kij->ij", weights, covariances)
     total = total + torch.einsum("k,ki,kj->ij", weights, centred, centred)
