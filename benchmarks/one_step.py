@@ -26,10 +26,11 @@ import pyro
 import pyro.distributions as dist
 import torch
 from common import arguments, median_seconds, provenance, write
-from page import by, read, section, source, table
+from page import DOCS, by, read, section, source, table
 from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoMultivariateNormal
 from samplers import forty, told_apart
+from sklearn.datasets import load_digits
 from torch import Tensor
 
 import pyro_stad
@@ -39,7 +40,7 @@ from pyro_stad.learn import EMSettings
 from pyro_stad.ode import RK4
 
 RUNS = {
-    "long": ("",),
+    "long": ("", "--sheet --name one_step_sheet"),
     "smoke": (
         "--laws mixture-2 --budget tiny --steps 20 --draws 200 --seeds 1 --svi 5 --nuts 10 "
         "--name smoke_one_step",
@@ -183,6 +184,29 @@ def in_noise(name: str, options: Any) -> dict[str, Any]:
     return found
 
 
+def sheet(options: Any) -> dict[str, Any]:
+    """Return ten digits of 8 x 8 by the flow and by each generator, of one noise, as pixels."""
+    pixels = torch.as_tensor(load_digits().data).float()
+    pixels = pixels + torch.rand(pixels.shape, generator=torch.Generator().manual_seed(0))
+    prior = pyro_stad.fit(
+        pixels, bounds=[(0.0, 17.0)] * 64, budget=options.budget, members=0, progress=False
+    )
+    ways_ = {
+        "regression": {"method": "regression"},
+        "EM, K = 4": {"method": "em"},
+        "EM, K = 0": {"method": "em", "em": EMSettings(inference_steps=0)},
+    }
+    laws: dict[str, Any] = {"flow": prior}
+    for label, way in ways_.items():
+        laws[label] = pyro_stad.distil_one_step(prior, steps=options.steps, progress=False, **way)
+        print(label, laws[label].distilled, flush=True)
+    return {
+        label: law.sample([10], generator=torch.Generator().manual_seed(3))
+        .reshape(10, 8, 8).mul(10).round().div(10).tolist()
+        for label, law in laws.items()
+    }  # fmt: skip
+
+
 def _model(law: Any) -> Any:
     def model(seen: Tensor) -> None:
         theta = pyro.sample("theta", law)
@@ -201,20 +225,41 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--svi", type=int, default=400)
     parser.add_argument("--nuts", type=int, default=400)
+    parser.add_argument("--sheet", action="store_true", help="only the sheet of digits")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
     warnings.simplefilter("ignore")
     made = provenance(options.seed)
+    if options.sheet:
+        write(options.name, {"provenance": made, "sheet": sheet(options)})
+        return
     noise = [in_noise(name, options) for name in options.laws[:2]]
     rows = [row for name in options.laws for row in ways(name, options)]
     em = inferred(options.laws[0], options)
     write(options.name, {"provenance": made, "ways": rows, "em": em, "noise": noise})
 
 
+def picture() -> None:
+    """Draw the sheet of digits, a row for each way."""
+    import matplotlib.pyplot as plt
+
+    found = read("one_step_sheet")["sheet"]
+    figure, axes = plt.subplots(len(found), 1, figsize=(6, 2.6))
+    for ax, (label, digits) in zip(axes, found.items()):
+        ax.imshow(np.hstack(digits), cmap="gray_r", vmin=0, vmax=17)
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.set_ylabel(label, fontsize=8, rotation=0, ha="right", va="center")
+    figure.subplots_adjust(left=0.2, right=0.99, top=0.99, bottom=0.01, hspace=0.06)
+    figure.savefig(DOCS / "one_step.png", dpi=110)
+    plt.close(figure)
+
+
 @section(88)
 def page() -> str:
     result = read("one_step")
+    picture()
     rows = [
         [
             row["law"], row["method"], f"{row['seconds']:.0f}", f"{row['c2st']:.3f}",
@@ -242,7 +287,9 @@ def page() -> str:
         f"brackets, their calls).\n\n{table(header, rows)}\n\n"
         f"EM distillation of {result['em'][0]['law']} by inference steps, at as many network "
         f"passes, three seeds; divergences in nats.\n\n{table(heads, inference)}\n\n"
-        f"{_noise(result['noise'])}\n\n{source('one_step', result)}\n"
+        f"{_noise(result['noise'])}\n\n"
+        "Digits of 8 x 8, of one noise.\n\n![digits in one call](one_step.png)\n\n"
+        f"{source('one_step', result)}\n"
     )
 
 
