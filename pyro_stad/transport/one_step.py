@@ -6,6 +6,11 @@ the mean of the data that a field sees in z at a fixed angle :math:`\varphi_*`, 
 field's network that is trained on until the law of g(z) is that of the data. A diffusion's
 denoiser is where that training starts from.
 
+Where a gate closes, far out, the flow moves nothing; there g(z) = z. With the gate's value
+:math:`\gamma`, the whole step is :math:`g(z) = z - \gamma\, ((1 - \cos\varphi_*)\, z +
+\sin\varphi_*\, w)`. A gate on w alone would leave :math:`\cos\varphi_*\, z`, and fold the tails
+back into the cloud.
+
 It is no bijection: it has no way back, and no density.
 
 References:
@@ -21,6 +26,7 @@ from torch import Tensor
 
 from pyro_stad._checks import check_between
 from pyro_stad._chunks import CHUNK_SIZE, check_chunk_size, in_chunks
+from pyro_stad._events import beside, event_sum
 from pyro_stad.fields.base import AbstractAngularField
 from pyro_stad.ode import time_like
 from pyro_stad.registry import Source, storable
@@ -67,4 +73,7 @@ class OneStep(AbstractTransport):
     def draw(self, z: Tensor) -> Tensor:
         """Return data of noise, of all rows at once: what is trained."""
         w = self.field.velocity(time_like(z, self.angle), z)
-        return math.cos(self.angle) * z - math.sin(self.angle) * w
+        lost = 1 - math.cos(self.angle)
+        if self.field.gate is not None:
+            lost = beside(lost * self.field.gate.at(event_sum(z.square())).value, z)
+        return (1 - lost) * z - math.sin(self.angle) * w

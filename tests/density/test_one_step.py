@@ -15,7 +15,7 @@ from pyro_stad.density import FlowPrior, OneStepGenerator
 from pyro_stad.divergence import Exact
 from pyro_stad.errors import CheckpointError
 from pyro_stad.evidence import SMC
-from pyro_stad.fields import GaussianMixtureField, PathField
+from pyro_stad.fields import Gate, GaussianMixtureField, PathField
 from pyro_stad.learn import EMSettings, OneStepEM, pairs_loss
 from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4
@@ -40,6 +40,26 @@ def test_regression_draws_where_the_flow_does(learned):
     y = learned.prior.sample([3000], generator=torch.Generator().manual_seed(1))
     x, y = (learned.prior.whiten(part) for part in (x, y))
     assert energy_distance(x, y) < 5e-3 + found.displacement**2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_far_out_it_moves_nothing_as_the_flow_does(dtype):
+    """A gate that closed on the velocity alone would carry tails back into the cloud."""
+    gate = Gate(inner=3.0, outer=4.0)
+    source = torch.Generator().manual_seed(0)
+    field = PathField(VPCosine(), 2, 8, 2, source, gate).to(dtype)
+    with torch.no_grad():
+        for parameter in field.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=source))
+    far = torch.nn.functional.normalize(torch.randn(20, 2, dtype=dtype), dim=1)
+    far = far * torch.linspace(4.0, 20.0, 20, dtype=dtype)[:, None]
+    one_step, flow = OneStep(field), Flow(field, RK4(4))
+    torch.testing.assert_close(one_step.push(far), far)
+    torch.testing.assert_close(flow.push(far) * field.data_scale, far)
+    # Inside, it is the denoiser.
+    near = 0.1 * torch.randn(5, 2, dtype=dtype)
+    w = field.velocity(torch.tensor(1.0, dtype=dtype), near)
+    torch.testing.assert_close(one_step.push(near), math.cos(1) * near - math.sin(1) * w)
 
 
 @pytest.mark.parametrize("method", ["em", "both"])
