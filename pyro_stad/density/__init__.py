@@ -6,7 +6,15 @@ from pyro_stad.density.conditional import ConditionalFlow
 from pyro_stad.density.counts import Counts
 from pyro_stad.density.exactly import exactly
 from pyro_stad.density.given import GivenPrior
-from pyro_stad.density.inside import find_cut, find_flow, find_generator, to_cut, to_flow, unwrap
+from pyro_stad.density.inside import (
+    ONE_STEP,
+    find_cut,
+    find_flow,
+    find_generator,
+    to_cut,
+    to_flow,
+    unwrap,
+)
 from pyro_stad.density.load import load
 from pyro_stad.density.one_solve import OneSolve
 from pyro_stad.density.one_step import Distilled, OneStepGenerator
@@ -20,6 +28,7 @@ from pyro_stad.density.whitened import WhitenedPrior
 
 __all__ = [
     "FLAGGED",
+    "ONE_STEP",
     "ConditionalFlow",
     "Counts",
     "Distilled",

@@ -20,9 +20,12 @@ from pyro_stad.density.one_step import OneStepGenerator
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.truncated import TruncatedPrior
 
-__all__ = ["find_cut", "find_flow", "find_generator", "to_cut", "to_flow", "unwrap"]
+__all__ = ["ONE_STEP", "find_cut", "find_flow", "find_generator", "to_cut", "to_flow", "unwrap"]
 
 Kind = TypeVar("Kind")
+
+# Where a site of noise names the generator that it goes into: a key of its ``infer``.
+ONE_STEP = "one_step"
 
 
 def find_flow(fn: Any) -> FlowPrior | None:

@@ -19,6 +19,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
+from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import torch
@@ -63,6 +64,11 @@ class AbstractSampler(ABC):
     def __post_init__(self) -> None:
         as_numbers(self)
         if not isinstance(self.grid, AbstractGrid):
+            if not isinstance(self.grid, Integral):
+                raise TypeError(
+                    "`grid` must be a number of steps or a grid, such as grid_of('edm', 20); got "
+                    f"{self.grid!r:.80}"
+                )
             check_steps(self.grid)
         check_flag(self.denoise, "denoise")
 
@@ -81,9 +87,9 @@ class AbstractSampler(ABC):
         return False
 
     @property
-    @abstractmethod
     def calls_per_step(self) -> int:
-        """Network calls of a step."""
+        """Network calls of a step: one, for most samplers."""
+        return 1
 
     @abstractmethod
     def walk(self, way: Walk, y: Tensor, times: list[float]) -> Iterator[Tensor]:

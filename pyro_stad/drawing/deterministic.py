@@ -88,10 +88,6 @@ class DDIM(AbstractSampler):
     def is_stochastic(self) -> bool:
         return self.eta > 0
 
-    @property
-    def calls_per_step(self) -> int:
-        return 1
-
     def walk(self, way: Walk, y: Tensor, times: list[float]) -> Iterator[Tensor]:
         for before, after in pairwise(times):
             data, noise = way.parts(before, y)
@@ -110,10 +106,6 @@ class DPMSolver(AbstractSampler):
     """DPM-Solver++ of order 2, with the step before for a slope: one call a step."""
 
     usual_grid: ClassVar[str] = "log-snr"
-
-    @property
-    def calls_per_step(self) -> int:
-        return 1
 
     def walk(self, way: Walk, y: Tensor, times: list[float]) -> Iterator[Tensor]:
         last: Tensor | None = None

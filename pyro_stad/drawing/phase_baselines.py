@@ -53,10 +53,6 @@ class PhaseEulerMaruyama(AbstractPhaseSampler):
     def is_stochastic(self) -> bool:
         return True
 
-    @property
-    def calls_per_step(self) -> int:
-        return 1
-
     def moves(self, phase: PhaseWalk, z: Tensor, times: list[float]) -> Iterator[Tensor]:
         drift, diffusion = self.path.drift(), self.path.diffusion()
         for before, after in pairwise(times):
@@ -74,10 +70,6 @@ class SSCS(AbstractPhaseSampler):
     @property
     def is_stochastic(self) -> bool:
         return True
-
-    @property
-    def calls_per_step(self) -> int:
-        return 1
 
     def moves(self, phase: PhaseWalk, z: Tensor, times: list[float]) -> Iterator[Tensor]:
         for before, after in pairwise(times):
@@ -126,10 +118,6 @@ class Conjugate(AbstractPhaseSampler):
         super().__post_init__()
         check_choice(self.kind, "kind", _KINDS)
         check_between(self.lam, "lam", -_LARGEST, _LARGEST)
-
-    @property
-    def calls_per_step(self) -> int:
-        return 1
 
     def moves(self, phase: PhaseWalk, z: Tensor, times: list[float]) -> Iterator[Tensor]:
         eye = torch.eye(2, dtype=torch.float64, device="cpu")

@@ -57,10 +57,6 @@ class EulerMaruyama(AbstractSampler):
     is_stochastic: ClassVar[bool] = True
     usual_grid: ClassVar[str] = "uniform"
 
-    @property
-    def calls_per_step(self) -> int:
-        return 1
-
     def walk(self, way: Walk, y: Tensor, times: list[float]) -> Iterator[Tensor]:
         for before, after in pairwise(times):
             y = _maruyama(way, y, before, after)

@@ -75,6 +75,8 @@ def distil_one_step(
         Xie et al. (2024), EM Distillation for One-Step Diffusion Models.
     """
     _check(prior, method)
+    if em is not None and not isinstance(em, EMSettings):
+        raise TypeError(f"`em` must be an EMSettings or None; got {em!r:.80}")
     for name, value in (("steps", steps), ("batch_size", batch_size), ("pairs", pairs)):
         check_count(value, name)
     prior = prior.expand(torch.Size()) if prior.batch_shape else prior

@@ -33,7 +33,7 @@ from torch import Tensor
 from pyro_stad._checks import check_count, check_seed
 from pyro_stad._random import forked, generator, stream
 from pyro_stad._weights import effective_size
-from pyro_stad.density import exactly
+from pyro_stad.density import ONE_STEP, exactly, find_generator
 from pyro_stad.errors import AccuracyWarning
 from pyro_stad.evidence.correction import thinned, weighed
 from pyro_stad.model.draws import by_chain
@@ -215,6 +215,11 @@ class _Exactly(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         fn = msg["fn"]
+        if find_generator(fn) is not None or ONE_STEP in msg["infer"]:
+            raise NotImplementedError(
+                f"site {msg['name']!r} is drawn by a generator of one step, whose draws can't be "
+                "weighed to its prior's law: it folds. Sample with generator.prior in the model"
+            )
         if id(fn) not in self._twins:
             self._twins[id(fn)] = fn, exactly(fn)
         twin = self._twins[id(fn)][1]

@@ -33,7 +33,14 @@ from torch import Tensor
 from torch.distributions import Independent, Transform, TransformedDistribution
 
 from pyro_stad._checks import check_choice
-from pyro_stad.density import FlowPrior, OneStepGenerator, TruncatedPrior, WhitenedPrior
+from pyro_stad.density import (
+    ONE_STEP,
+    FlowPrior,
+    OneStepGenerator,
+    TruncatedPrior,
+    WhitenedPrior,
+    find_generator,
+)
 
 __all__ = ["FORMS", "FlowReparam"]
 
@@ -135,7 +142,12 @@ class FlowReparam(Strategy, Reparam):  # type: ignore[misc]
         else:
             value = None
         base = self._wrap(parts.base, max(fn.event_dim, parts.base.event_dim))
-        at = pyro.sample(f"{msg['name']}_base", base, obs=start, infer={"is_observed": False})
+        infer: Any = {"is_observed": False}
+        generator = find_generator(fn)
+        if generator is not None:
+            # The noise does not show whose it is, and others have to say so.
+            infer[ONE_STEP] = generator
+        at = pyro.sample(f"{msg['name']}_base", base, obs=start, infer=infer)
         value = parts.forward(at) if value is None else value
         for index, factor in enumerate(parts.factors(at)):
             # Of a batch that the site takes for one event, all at once.

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from pyro_stad.density import (
+    ONE_STEP,
     Extrapolation,
     FlowPrior,
     TruncatedPrior,
@@ -216,7 +217,7 @@ def _flows(latent: list[Any]) -> list[_Flow]:
 def _of_generators(latent: list[Any]) -> Iterator[str]:
     """Yield what an evidence owes to generators: their law is not quite their prior's."""
     for site in latent:
-        found = find_generator(site["fn"])
+        found = find_generator(site["fn"]) or site["infer"].get(ONE_STEP)
         if found is None:
             continue
         known, far = found.distilled, "unknown"

@@ -73,7 +73,8 @@ class OneStep(AbstractTransport):
     def draw(self, z: Tensor) -> Tensor:
         """Return data of noise, of all rows at once: what is trained."""
         w = self.field.velocity(time_like(z, self.angle), z)
-        lost = 1 - math.cos(self.angle)
-        if self.field.gate is not None:
-            lost = beside(lost * self.field.gate.at(event_sum(z.square())).value, z)
-        return (1 - lost) * z - math.sin(self.angle) * w
+        cos, sin = math.cos(self.angle), math.sin(self.angle)
+        if self.field.gate is None:
+            return cos * z - sin * w
+        gate = beside(self.field.gate.at(event_sum(z.square())).value, z)
+        return (1 - gate * (1 - cos)) * z - sin * w

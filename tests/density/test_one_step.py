@@ -213,6 +213,20 @@ def test_svi_and_evidence_in_noise(learned):
     assert abs(found.log_z - known.log_z) < 4 * error + 0.05
 
 
+def test_no_posterior_of_it_is_called_corrected(learned):
+    """In noise a site does not show that a generator is behind it; the evidence and this say so."""
+    model = pyro_stad.FlowReparam()(posterior_model(learned))
+    draws = {"theta_base": torch.randn(100, 3)}
+    with pytest.raises(
+        NotImplementedError, match=r"'theta.*generator of one step.*generator.prior"
+    ):
+        pyro_stad.correct(draws, model, torch.tensor(0.5), draws=100)
+    found = pyro_stad.log_evidence(
+        model, torch.tensor(0.5), method=SMC(particles=200), progress=False
+    )
+    assert "generator of one step" in " ".join(found.warnings)
+
+
 def test_a_file_holds_generator_and_prior(learned, tmp_path):
     path = tmp_path / "generator.safetensors"
     learned.save(path)
@@ -259,6 +273,8 @@ def test_what_can_not_be_distilled_is_refused(learned):
         pyro_stad.distil_one_step(torch.zeros(2))
     with pytest.raises(ValueError, match="`steps` must be an integer"):
         pyro_stad.distil_one_step(learned.prior, steps=0)
+    with pytest.raises(TypeError, match="`em` must be an EMSettings"):
+        pyro_stad.distil_one_step(learned.prior, method="em", em={"inference_steps": 2})
     with pytest.raises(ValueError, match="`inference_steps` must be an integer"):
         EMSettings(inference_steps=-1)
     with pytest.raises(ValueError, match="`latent_step` must be a positive number"):

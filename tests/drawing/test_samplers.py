@@ -356,8 +356,6 @@ def test_quadratic_steps_shrink_towards_the_data():
 
 BAD = {
     "no steps": (lambda: DDIM(0), "`steps` must be an integer of at least 1"),
-    "half a step": (lambda: ODE(2.5), "`steps` must be an integer"),
-    "steps by name": (lambda: DDIM("ten"), "`steps` must be an integer"),
     "knots that are none": (lambda: Knots(None), "`knots` must be two angles at least"),
     "words for knots": (lambda: Knots(("a", "b")), "`knots` must be two angles at least"),
     "a grid that rises": (lambda: Knots((0.1, 0.5)), "`knots` must be .* smaller"),
@@ -402,6 +400,9 @@ def test_noise_that_does_not_fit_is_refused():
         DDIM(3).draw(field, torch.randn(4, 2, device="meta"), torch.Generator())
     with pytest.raises(TypeError, match="`generator` must be a torch.Generator"):
         DDIM(3).draw(field, torch.randn(4, 2), 5)
+    for grid in ("edm", 2.5, None):
+        with pytest.raises(TypeError, match="`grid` must be a number of steps or a grid"):
+            DDIM(grid)
     with pytest.raises(TypeError, match="`z` must be a tensor"):
         DDIM(3).draw(field, None)
     with pytest.raises(TypeError, match="`field` must be a field"):
