@@ -118,7 +118,7 @@ def law(name: str) -> tuple[Any, Any, Mixture | None]:
 
 def on_grids(sampler: AbstractSampler, calls: int) -> dict[str, AbstractSampler]:
     """Return a sampler that takes at most so many calls, on each grid that may serve it."""
-    steps = (calls - sampler.denoise) // sampler.calls_per_step
+    steps = sampler.steps_within(calls)
     if not steps:
         return {}
     if isinstance(sampler, AbstractPhaseSampler):

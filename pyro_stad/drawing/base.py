@@ -99,6 +99,10 @@ class AbstractSampler(ABC):
         """Return the network calls, one after the other, of a draw."""
         return self.stops.steps * self.calls_per_step + self.denoise
 
+    def steps_within(self, calls: int) -> int:
+        """Return the most steps that take no more than so many network calls."""
+        return (calls - self.denoise) // self.calls_per_step
+
     def draw(
         self,
         field: AbstractField,
@@ -218,7 +222,7 @@ def sampler_of(name: str, calls: int, grid: str | None = None) -> AbstractSample
     check_choice(name, "sampler", SAMPLERS)
     check_count(calls, "calls", least=0)
     kind = SAMPLERS[name]
-    steps = calls // kind(1).calls_per_step
+    steps = kind(1).steps_within(calls)
     if steps < 1:
         raise ValueError(
             f"`calls` must be {kind(1).calls_per_step} at least for {name}; got {calls}"

@@ -13,7 +13,7 @@ from pyro_stad.drawing.phase_walk import AbstractPhaseSampler
 from pyro_stad.drawing.splitting import Splitting
 from pyro_stad.drawing.stochastic import EDMChurn, EulerMaruyama, PredictorCorrector
 
-__all__ = ["candidates", "within"]
+__all__ = ["candidates"]
 
 # In the order in which one of several that draw alike is taken.
 _EACH: tuple[AbstractSampler, ...] = (
@@ -24,11 +24,6 @@ _EACH: tuple[AbstractSampler, ...] = (
 )  # fmt: skip
 
 
-def within(sampler: AbstractSampler, calls: int) -> int:
-    """Return the most steps of a sampler that take no more than so many network calls."""
-    return (calls - sampler.denoise) // sampler.calls_per_step
-
-
 def candidates(calls: int, *, needs_score: bool = True) -> Iterator[AbstractSampler]:
     """Yield samplers that take at most so many network calls, each on several grids.
 
@@ -37,7 +32,7 @@ def candidates(calls: int, *, needs_score: bool = True) -> Iterator[AbstractSamp
         needs_score: whether those that need a score can be used.
     """
     for sampler in _EACH:
-        steps = within(sampler, calls)
+        steps = sampler.steps_within(calls)
         if steps < 1 or (sampler.needs_score and not needs_score):
             continue
         if isinstance(sampler, AbstractPhaseSampler):

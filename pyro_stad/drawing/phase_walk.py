@@ -8,6 +8,7 @@ last time.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -100,9 +101,9 @@ class AbstractPhaseSampler(AbstractSampler):
         phase = PhaseWalk(way, self.path)
         yield from self.moves(phase, torch.stack([y, way.normal(y)], 1), times)
 
+    @abstractmethod
     def moves(self, phase: PhaseWalk, z: Tensor, times: list[float]) -> Iterator[Tensor]:
         """Yield positions and momenta after each step."""
-        raise NotImplementedError
 
     def drawn(self, way: Walk, y: Tensor, time: float) -> Tensor:
         phase = PhaseWalk(way, self.path)
