@@ -8,11 +8,10 @@ of which a few momenta give an estimate that is low in the mean of its logarithm
 inequality a bound, nearer with every momentum. The momenta are drawn once, and are the same for
 all points, so that the density is a fixed, smooth function, as NUTS demands.
 
-For a score in closed form the weights are equal, for the law at the data end is that of positions
-times N(0, I) (:mod:`pyro_stad.paths.phase`): one momentum is enough. What they scatter by is what a
-learned field is not the score of any law; ``gap`` measures it. For the same reason the density of
-the field's own flow, without momenta, is as good an answer and a cheaper one; this one is for who
-works in phase space, and to check it.
+With an exact score positions and momenta are independent at the data end
+(:mod:`pyro_stad.paths.phase`): all weights are equal, and one momentum is enough. A learned field is
+only nearly a score, and its weights scatter; ``gap`` measures by how much. The density of the
+field's own flow, without momenta, is the cheaper answer.
 
 References:
     Pandey and Mandt (2023), A Complete Recipe for Diffusion Generative Models; Burda, Grosse and
