@@ -9,8 +9,8 @@ inequality a bound, nearer with every momentum. The momenta are drawn once, and 
 all points, so that the density is a fixed, smooth function, as NUTS demands.
 
 With an exact score positions and momenta are independent at the data end
-(:mod:`pyro_stad.paths.phase`): all weights are equal, and one momentum is enough. A learned field is
-only nearly a score, and its weights scatter; ``gap`` measures by how much. The density of the
+(:mod:`pyro_stad.paths.phase`): all weights are equal, and one momentum is enough. A learned field
+is only nearly a score, and its weights scatter; ``gap`` measures by how much. The density of the
 field's own flow, without momenta, is the cheaper answer.
 
 References:
