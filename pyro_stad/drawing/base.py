@@ -88,7 +88,7 @@ class AbstractSampler(ABC):
 
     @property
     def calls_per_step(self) -> int:
-        """Network calls of a step: one, for most samplers."""
+        """Return how many network calls a step takes; most samplers take one."""
         return 1
 
     @abstractmethod
