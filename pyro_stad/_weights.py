@@ -16,6 +16,8 @@ from pyro_stad._arviz import psislw
 
 __all__ = ["effective_size", "log_mean_exp", "mean_weight", "smoothed"]
 
+_ALIKE = 0.02
+
 
 def log_mean_exp(values: Tensor, dim: int = -1) -> Tensor:
     """Return the logarithm of the mean of ``exp(values)`` along a dimension."""
@@ -45,7 +47,8 @@ def effective_size(weights: Tensor, dim: int = -1) -> Tensor:
 def smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     """Return Pareto-smoothed log-weights, and the shapes of their tails.
 
-    From a shape of 0.7 on, a mean with them can't be believed.
+    From a shape of 0.7 on, a mean with them can't be believed. Weights that are all alike, to
+    two percent, have no tail that matters, and a fit to it would say anything: minus infinity.
 
     Arguments:
         log_weights: shape ``(..., N)``.
@@ -54,5 +57,9 @@ def smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
         Log-weights of the same shape, whose weights sum to one, and shapes ``(...)``; on the CPU,
         in float64.
     """
-    smooth, shape = psislw(log_weights.double().cpu().numpy())
-    return torch.as_tensor(smooth), torch.as_tensor(shape, dtype=torch.float64)
+    log_weights = log_weights.double().cpu()
+    smooth, fitted = psislw(log_weights.numpy())
+    weights = torch.softmax(log_weights, -1) * log_weights.shape[-1]
+    alike = weights.std(-1) < _ALIKE
+    shape = torch.as_tensor(fitted, dtype=torch.float64).masked_fill(alike, -math.inf)
+    return torch.as_tensor(smooth), shape

@@ -7,17 +7,18 @@ from pyro_stad.density.counts import Counts
 from pyro_stad.density.exactly import exactly
 from pyro_stad.density.given import GivenPrior
 from pyro_stad.density.inside import (
-    ONE_STEP,
+    NOISE_OF,
     find_cut,
     find_flow,
     find_generator,
+    law_of,
     to_cut,
     to_flow,
     unwrap,
 )
 from pyro_stad.density.load import load
 from pyro_stad.density.one_solve import OneSolve
-from pyro_stad.density.one_step import Distilled, OneStepGenerator
+from pyro_stad.density.one_step import Distilled, OneStepGenerator, drawn_by_flow
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.sampling import choose_sampler
 from pyro_stad.density.transform import FlowTransform
@@ -28,7 +29,6 @@ from pyro_stad.density.whitened import WhitenedPrior
 
 __all__ = [
     "FLAGGED",
-    "ONE_STEP",
     "ConditionalFlow",
     "Counts",
     "Distilled",
@@ -36,6 +36,7 @@ __all__ = [
     "FlowPrior",
     "FlowTransform",
     "GivenPrior",
+    "NOISE_OF",
     "OneSolve",
     "OneStepGenerator",
     "TruncatedPrior",
@@ -43,12 +44,14 @@ __all__ = [
     "alarm_level",
     "choose_sampler",
     "draws_of",
+    "drawn_by_flow",
     "exactly",
     "extrapolation",
     "find_cut",
     "find_flow",
     "find_generator",
     "is_extrapolated",
+    "law_of",
     "load",
     "noise_tail",
     "to_cut",

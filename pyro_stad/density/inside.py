@@ -20,12 +20,26 @@ from pyro_stad.density.one_step import OneStepGenerator
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.truncated import TruncatedPrior
 
-__all__ = ["ONE_STEP", "find_cut", "find_flow", "find_generator", "to_cut", "to_flow", "unwrap"]
+__all__ = [
+    "NOISE_OF",
+    "find_cut",
+    "find_flow",
+    "find_generator",
+    "law_of",
+    "to_cut",
+    "to_flow",
+    "unwrap",
+]
 
 Kind = TypeVar("Kind")
 
-# Where a site of noise names the generator that it goes into: a key of its ``infer``.
-ONE_STEP = "one_step"
+# Where a site of noise keeps the law that the noise is of: a key of its ``infer``.
+NOISE_OF = "noise_of"
+
+
+def law_of(site: Any) -> Any:
+    """Return the law of a site of a trace; of the noise of a reparametrised one, its own."""
+    return site["infer"].get(NOISE_OF, site["fn"])
 
 
 def find_flow(fn: Any) -> FlowPrior | None:

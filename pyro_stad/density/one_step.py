@@ -6,6 +6,11 @@ It has draws, and gradients through them, but no density: g is no bijection. In 
 in noise, by ``FlowReparam``, where no density is asked for: NUTS, SVI and evidence work on z, at
 one call instead of a solve. What it draws is the prior's law as far as it was distilled; ``prior``
 is kept, for all that needs a density.
+
+Of one noise z, generator and flow draw nearly the same. Within ``drawn_by_flow`` a generator draws
+by its flow, so that the same model at the same noise has two likelihoods: the ratio of them is what
+corrects a posterior, or an evidence, of the generator. No determinant is in it, and so it holds
+where g folds.
 """
 
 from __future__ import annotations
@@ -13,6 +18,9 @@ from __future__ import annotations
 import copy
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn, Self
 
@@ -25,9 +33,21 @@ from pyro_stad._checks import check_count, check_generator
 from pyro_stad.data.standardise import real_events
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.files.one_step import write_one_step
-from pyro_stad.transport import OneStep
+from pyro_stad.transport import AbstractTransport, OneStep
 
-__all__ = ["Distilled", "OneStepGenerator"]
+__all__ = ["Distilled", "OneStepGenerator", "drawn_by_flow"]
+
+_BY_FLOW = ContextVar("drawn_by_flow", default=False)
+
+
+@contextmanager
+def drawn_by_flow() -> Iterator[None]:
+    """Let generators draw by the flow of their prior, of the same noise, within this context."""
+    token = _BY_FLOW.set(True)
+    try:
+        yield
+    finally:
+        _BY_FLOW.reset(token)
 
 
 @dataclass(frozen=True)
@@ -101,7 +121,8 @@ class OneStepGenerator(dist.TransformedDistribution, dist.TorchDistribution):
         self.transport = transport.requires_grad_(False).eval()
         like = prior.like
         base = dist.Normal(torch.zeros_like(like), torch.ones_like(like)).to_event(like.ndim)
-        transforms = [_Push(self.transport, like.ndim), *prior.coordinates.transforms]
+        push = _Push(self.transport, prior.transport, like.ndim)
+        transforms = [push, *prior.coordinates.transforms]
         super().__init__(base, transforms, validate_args=validate_args)  # type: ignore[arg-type]
 
     @property
@@ -194,14 +215,15 @@ class _Push(Transform):
 
     Arguments:
         transport: the generator.
+        flow: that it was distilled from; see ``drawn_by_flow``.
         dims: dimensions of an event.
     """
 
     bijective = False
 
-    def __init__(self, transport: OneStep, dims: int) -> None:
+    def __init__(self, transport: OneStep, flow: AbstractTransport, dims: int) -> None:
         super().__init__()
-        self.transport, self._dims = transport, dims
+        self.transport, self.flow, self._dims = transport, flow, dims
         self.domain = self.codomain = real_events(dims)
 
     def with_cache(self, cache_size: int = 1) -> _Push:
@@ -210,7 +232,8 @@ class _Push(Transform):
 
     def _call(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, *x.shape[x.ndim - self._dims :])
-        return self.transport.push(rows).reshape(x.shape)
+        transport = self.flow if _BY_FLOW.get() else self.transport
+        return transport.push(rows).reshape(x.shape)
 
     def _inverse(self, y: Tensor) -> NoReturn:
         raise NotImplementedError(

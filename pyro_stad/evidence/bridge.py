@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -57,8 +58,8 @@ class Bridge(AbstractMethod):
     Arguments:
         draws: posterior draws of the model: an ``MCMC`` that has run, ArviZ data, or tensors by
             site.
-        correct: whether the evidence, where a distilled density was used, is corrected to the exact
-            trace.
+        correct: whether the evidence is corrected: where a distilled density was used, to the exact
+            trace, and where draws are by generators of one step, to the flow.
     """
 
     draws: Any = field(default=None, repr=False)
@@ -83,8 +84,10 @@ class Bridge(AbstractMethod):
         flows = density.flows(flat)
         out = extrapolated(flows)
         approximate = distilled(flows) if self.correct else []
-        if approximate:
-            known = correct(approximate, *sizes)
+        exact = self._exact(job, density)
+        if approximate or exact is not density:
+            more = None if exact is density else partial(_gained, density, exact, flat)
+            known = correct(approximate, *sizes, more)
             value, error = value + known.value, math.hypot(error, known.error)
             correction, warnings = (known.value, known.error), _warnings(known)
             draws = _resampled(flat, known, job.generator("resampling"))
@@ -97,15 +100,21 @@ class Bridge(AbstractMethod):
             network_calls=None,
             formula_err=math.sqrt(found[0].variance),
             ess=sum(half.effective for half in found),
-            khat=known.khat if approximate else None,
+            khat=None if correction is None else known.khat,
             data=job.problem.model.data,
             extrapolated=out.share,
             tolerated=out.tolerated,
             correction=correction,
             warnings=warnings,
             draws=draws,
-            log_likelihood=density.pointwise(draws),
+            log_likelihood=exact.pointwise(draws),
         )
+
+    def _exact(self, job: EvidenceJob, density: JointDensity) -> JointDensity:
+        """Return the density by the flow, where draws are of generators; else that which is."""
+        if job.problem.generated is None or not self.correct:
+            return density
+        return JointDensity(density.model, by_flow=True)
 
     def _halves(
         self, density: JointDensity, generator: torch.Generator
@@ -144,6 +153,16 @@ def _check_rows(z: Tensor) -> None:
             f"`draws` are all the same in coordinate {int(still[0])}; the bridge needs a sampled "
             "posterior"
         )
+
+
+def _gained(
+    density: JointDensity, exact: JointDensity, flat: dict[str, Tensor], places: Tensor
+) -> Tensor:
+    """Return log of the exact density over that of the draws, at some of these, ``(n,)``."""
+    some = {name: value[places.to(value.device)] for name, value in flat.items()}
+    with torch.no_grad():
+        z = density.unconstrain(some)
+        return exact.log_joint(z).double() - density.log_joint(z).double()
 
 
 class _Half(NamedTuple):
@@ -243,7 +262,7 @@ def _warnings(known: Correction) -> tuple[str, ...]:
     if known.khat < _WORST_SHAPE:
         return ()
     return (
-        f"weights from the distilled density to the exact trace have a Pareto shape of "
+        f"weights from the distilled law to the exact one have a Pareto shape of "
         f"{known.khat:.2f}: their mean can't be believed. Train the divergence for longer, or "
-        "sample under the exact trace",
+        "sample under the exact law",
     )

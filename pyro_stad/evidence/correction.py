@@ -16,6 +16,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,8 +54,13 @@ def distilled(flows: dict[str, tuple[FlowPrior, Tensor]]) -> list[tuple[FlowPrio
     return [(prior, draws) for prior, draws in flows.values() if not prior.likelihood.is_exact]
 
 
-def correct(flows: list[tuple[FlowPrior, Tensor]], count: int, length: int) -> Correction:
-    """Measure what the exact trace changes.
+def correct(
+    flows: list[tuple[FlowPrior, Tensor]],
+    count: int,
+    length: int,
+    more: Callable[[Tensor], Tensor] | None = None,
+) -> Correction:
+    """Measure what exact laws change.
 
     At most about a thousand draws are used, evenly spaced in every chain.
 
@@ -62,9 +68,10 @@ def correct(flows: list[tuple[FlowPrior, Tensor]], count: int, length: int) -> C
         flows: learned priors, with draws in their coordinates, chain after chain,
             ``(count * length, ..., D)``.
         count, length: number of chains, and draws of each.
+        more: what else there is in the ratio of exact to distilled, of the draws at some places.
     """
     places = thinned(count, length)
-    log_ratio: Any = 0.0
+    log_ratio: Any = 0.0 if more is None else more(places)
     for prior, draws in flows:
         log_ratio = log_ratio + _exact_less_distilled(prior, draws[places.to(draws.device)])
     return weighed(log_ratio, places, count)
@@ -91,9 +98,7 @@ def weighed(log_ratio: Tensor, places: Tensor, count: int) -> Correction:
     ratios = np.exp((log_ratio - log_ratio.max()).cpu().numpy()).reshape(count, -1)
     effective = ess(torch.as_tensor(ratios)) if ratios.std() > 0 else ratios.size
     relative = ratios.std() / ratios.mean() / math.sqrt(effective)
-    # Equal weights have no tail; of them the fit of one says infinity.
-    shape = khat.item() if bool((log_ratio != log_ratio[0]).any()) else -math.inf
-    return Correction(value, float(relative), shape, smooth.exp(), places)
+    return Correction(value, float(relative), khat.item(), smooth.exp(), places)
 
 
 def _exact_less_distilled(prior: FlowPrior, values: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from pyro_stad._checks import check_choice, check_seed
 from pyro_stad._context import own_context
 from pyro_stad.errors import EvidenceError, EvidenceWarning
 from pyro_stad.evidence.importance import Importance, held_against, of_particles
-from pyro_stad.evidence.job import EvidenceJob
+from pyro_stad.evidence.job import EvidenceJob, asked
 from pyro_stad.evidence.method import (
     METHODS,
     AbstractMethod,
@@ -64,8 +64,10 @@ def log_evidence(
         repeats: independent runs, whose spread is the error.
         proposal: what importance sampling learns from the particles: ``"student"``, a t law, or
             ``"flow"``, for several modes, a minute's fit.
-        correct: whether the bridge, where it used a distilled density, is corrected to the exact
-            trace. Other methods use no density of a flow.
+        correct: whether what was distilled is put right: generators of one step to the flow of
+            their prior, where particles go most of their way by the generator and the rest by the
+            flow; and the bridge, where it used a distilled density, to the exact trace. Other
+            methods use no density of a flow.
         allow_extrapolation: whether an evidence is given of which more than may be comes from where
             a flow prior has hardly seen a sample (``EvidenceResult.tolerated``), or on which its
             samples, reweighted by the likelihood, do not agree (``EvidenceResult.support``).
@@ -109,6 +111,8 @@ def log_evidence(
     }  # fmt: skip
     chosen = _chosen(method, options)
     problem = LatentProblem(model, *args, **kwargs)
+    if correct and problem.generators:
+        problem = problem.exactly()
     job = EvidenceJob(problem, seed, progress, None if checkpoint is None else Path(checkpoint))
     result = _auto(job, options) if chosen is None else chosen(job)
     if chosen is not None and chosen.is_checked:
@@ -153,9 +157,7 @@ def _held_against_importance(
     """
     runs = job.runs(method.particles, method.repeats)
     (check,) = of_particles(job.problem, runs, job.generator("confirmation"))
-    calls = result.likelihood_calls + method.particles * method.repeats
-    networks = job.problem.network_calls(calls)
-    result = replace(result, likelihood_calls=calls, network_calls=networks)
+    result = asked(result, job.problem, method.particles * method.repeats)
     result = held_against(result, check)
     for text in disagreement(result.estimates()):
         warnings.warn(text, EvidenceWarning, stacklevel=4)

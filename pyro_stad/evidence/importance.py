@@ -24,7 +24,7 @@ from torch import Tensor
 from pyro_stad._checks import check_choice
 from pyro_stad._weights import effective_size, log_mean_exp, smoothed
 from pyro_stad.errors import EvidenceError
-from pyro_stad.evidence.job import EvidenceJob
+from pyro_stad.evidence.job import EvidenceJob, asked, spent
 from pyro_stad.evidence.method import AbstractParticleMethod
 from pyro_stad.evidence.posterior import disagreement, posterior_of
 from pyro_stad.evidence.proposal import (
@@ -36,8 +36,7 @@ from pyro_stad.evidence.proposal import (
 )
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.registry import storable
-from pyro_stad.samplers.kernels import AbstractKernel
-from pyro_stad.samplers.tempering import Problem, Runs
+from pyro_stad.samplers import AbstractKernel, Problem, Runs
 
 __all__ = ["Estimate", "Importance", "held_against", "of_particles"]
 
@@ -87,20 +86,21 @@ class Importance(AbstractParticleMethod):
             )
         weights = weights.to(u.device)
         chosen = torch.multinomial(weights, len(share), replacement=True, generator=source)
-        calls = int(tempered.calls[0]) + len(share)
-        return EvidenceResult(
+        calls, networks = spent(problem, tempered)
+        result = EvidenceResult(
             log_z=log_mean_exp(runs).item(),
             log_z_err=math.sqrt(max(relative, runs.var().item() / len(runs))),
             method="importance",
             repeats=tuple(runs.tolist()),
             likelihood_calls=calls,
-            network_calls=problem.network_calls(calls),
+            network_calls=networks,
             formula_err=math.sqrt(relative * len(runs)),
             ess=effective,
             khat=shape,
             data=problem.data[0],
             **posterior_of(problem, u.reshape(-1, problem.size)[chosen]),
         )
+        return asked(result, problem, len(share))
 
 
 class Estimate(NamedTuple):

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_stad._random import generator
+from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.model.noise import LatentProblem
-from pyro_stad.samplers.kernels import AbstractKernel, CrankNicolson
-from pyro_stad.samplers.tempering import Runs, temper
+from pyro_stad.samplers import (
+    AbstractKernel,
+    BridgedRuns,
+    CrankNicolson,
+    Problem,
+    Runs,
+    bridge,
+    temper,
+)
 
-__all__ = ["EvidenceJob", "stream_of"]
+__all__ = ["EvidenceJob", "asked", "spent", "stream_of", "tempered"]
 
 
 def stream_of(like: Tensor, seed: int, purpose: str) -> torch.Generator:
@@ -24,6 +33,50 @@ def stream_of(like: Tensor, seed: int, purpose: str) -> torch.Generator:
     without a name would make the very same numbers again.
     """
     return generator(seed, f"evidence, {purpose}", like.device)
+
+
+def tempered(
+    problem: Problem,
+    generated: Problem | None,
+    particles: int,
+    repeats: int,
+    generator: torch.Generator,
+    kernel: AbstractKernel | None = None,
+    *,
+    progress: bool,
+    checkpoint: Path | None,
+) -> Runs:
+    """Return tempered runs of a problem; most of the way by its generators, where it has some."""
+    options: dict[str, Any] = {"progress": progress, "checkpoint": checkpoint}
+    if generated is None:
+        return temper(problem, particles, repeats, generator, kernel=kernel, **options)
+    runs = temper(generated, particles, repeats, generator, kernel=kernel, **options)
+    if checkpoint is not None:
+        options["checkpoint"] = checkpoint.with_name(f"{checkpoint.name}.exact")
+    return bridge(runs, problem, **options)
+
+
+def spent(problem: LatentProblem, runs: Runs, index: int = 0) -> tuple[int, int | None]:
+    """Return the likelihoods that the runs of an object took, and their network calls."""
+    calls = int(runs.calls[index])
+    networks = problem.network_calls(calls)
+    if isinstance(runs, BridgedRuns) and problem.generated is not None:
+        cheap = int(runs.cheap_calls[index])
+        calls, networks = calls + cheap, _sum(networks, problem.generated.network_calls(cheap))
+    return calls, networks
+
+
+def asked(result: EvidenceResult, problem: LatentProblem, more: int) -> EvidenceResult:
+    """Return the result with so many likelihoods more."""
+    return replace(
+        result,
+        likelihood_calls=result.likelihood_calls + more,
+        network_calls=_sum(result.network_calls, problem.network_calls(more)),
+    )
+
+
+def _sum(a: int | None, b: int | None) -> int | None:
+    return None if a is None or b is None else a + b
 
 
 @dataclass
@@ -52,8 +105,9 @@ class EvidenceJob:
         kernel = CrankNicolson() if kernel is None else kernel
         key = particles, repeats, repr(kernel)
         if key not in self._tempered:
-            self._tempered[key] = temper(
-                self.problem, particles, repeats, self.generator("tempering"), kernel=kernel,
-                progress=self.progress, checkpoint=self.checkpoint,
+            self._tempered[key] = tempered(
+                self.problem, self.problem.generated, particles, repeats,
+                self.generator("tempering"), kernel, progress=self.progress,
+                checkpoint=self.checkpoint,
             )  # fmt: skip
         return self._tempered[key]

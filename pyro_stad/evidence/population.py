@@ -6,6 +6,7 @@ all of them are one batch, and :mod:`pyro_stad.samplers.tempering` gives each it
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Callable
@@ -20,13 +21,12 @@ from pyro_stad._checks import check_count, check_seed
 from pyro_stad._context import own_context
 from pyro_stad.errors import EvidenceWarning
 from pyro_stad.evidence.importance import Estimate, held_against, of_particles
-from pyro_stad.evidence.job import stream_of
+from pyro_stad.evidence.job import asked, stream_of, tempered
 from pyro_stad.evidence.posterior import cautions, disagreement, posterior_of, with_support
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.smc import STUCK, of_runs
 from pyro_stad.evidence.support import SupportNoise
 from pyro_stad.model.noise import LatentProblem
-from pyro_stad.samplers.tempering import temper
 
 __all__ = ["Population", "log_evidences"]
 
@@ -39,6 +39,7 @@ def log_evidences(
     *args: Tensor,
     particles: int = 500,
     repeats: int = 4,
+    correct: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -51,7 +52,7 @@ def log_evidences(
         model: a model of one object, as ``log_evidence`` takes it, all of whose operations
             ``torch.func.vmap`` can map.
         args: what it is called with, tensors of which every object has one row, ``(B, ...)``.
-        particles, repeats, checkpoint, seed, progress: as for ``log_evidence``.
+        particles, repeats, correct, checkpoint, seed, progress: as for ``log_evidence``.
 
     Returns:
         The estimates, in the order of the objects. The share that a flow prior extrapolates is in
@@ -82,26 +83,26 @@ def log_evidences(
     seed = check_seed(seed)
     population = Population(model, args)
     file = None if checkpoint is None else Path(checkpoint)
-    runs = temper(
-        population, particles, repeats, stream_of(population.like, seed, "tempering"),
-        progress=progress, checkpoint=file,
+    if correct:
+        population = population.exactly()
+    runs = tempered(
+        population, population.generated, particles, repeats,
+        stream_of(population.like, seed, "tempering"), progress=progress, checkpoint=file,
     )  # fmt: skip
     common, found = population.problems[0].warnings(), []
     confirmed = of_particles(population, runs, stream_of(population.like, seed, "confirmation"))
-    drawn, noise = particles * repeats, SupportNoise.of(population.problems[0], seed, 4 * particles)
+    noise = SupportNoise.of(population.problems[0], seed, 4 * particles)
     for index, (problem, check) in enumerate(zip(population.problems, confirmed)):
-        calls = int(runs.calls[index]) + drawn
         posterior = posterior_of(problem, runs.u[index].flatten(0, 1))
         result = EvidenceResult(
-            **of_runs(runs, index),
+            **of_runs(problem, runs, index),
             method="smc",
-            likelihood_calls=calls,
-            network_calls=problem.network_calls(calls),
             data=population.data[index],
             warnings=((STUCK,) if runs.stuck[index] else ()) + common + posterior.pop("warnings"),
             **posterior,
         )
-        found.append(with_support(_surer(result, check), problem, noise))
+        result = asked(_surer(result, check), problem, particles * repeats)
+        found.append(with_support(result, problem, noise))
     _warn(found)
     return found
 
@@ -151,6 +152,16 @@ class Population:
         self.problems = [LatentProblem(model, *(a[i] for a in args)) for i in range(self.objects)]
         self.size, self.like = self.problems[0].size, self.problems[0].like
         self.data = tuple(problem.data[0] for problem in self.problems)
+        self.generated: Population | None = None
+
+    def exactly(self) -> Population:
+        """Return the same objects with flows in place of generators, if the model has any."""
+        if not self.problems[0].generators:
+            return self
+        new = copy.copy(self)
+        new.problems, new.calls = [problem.exactly() for problem in self.problems], 0
+        new.generated = self
+        return new
 
     def of_objects(self, which: Tensor, u: Tensor) -> Tensor:
         """Return the log-likelihoods ``(b, N)`` of objects ``which``, ``(b,)``, at ``(b, N, D)``.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_stad.density import Extrapolation, FlowPrior, extrapolation
+from pyro_stad.evidence.job import asked
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.support import SupportNoise, support
 from pyro_stad.model.noise import LatentProblem
@@ -77,12 +78,10 @@ def with_support(
     """Return the result held against the samples of its priors, and what is to be said of it."""
     if noise is not None:
         owed = support(problem, noise, result.learning).against(result.log_z, result.log_z_err)
-        calls = result.likelihood_calls + len(noise.samples) + len(noise.draws)
-        networks = None if result.network_calls is None else problem.network_calls(calls)
+        result = asked(result, problem, len(noise.samples) + len(noise.draws))
         result = replace(
-            result, support=owed, likelihood_calls=calls, network_calls=networks,
-            log_z_err=math.hypot(result.log_z_err, owed.learning_error),
-        )  # fmt: skip
+            result, support=owed, log_z_err=math.hypot(result.log_z_err, owed.learning_error)
+        )
     return replace(result, warnings=(*result.warnings, *cautions(result)))
 
 

@@ -37,8 +37,9 @@ class EvidenceResult:
             prior resolves.
         support: what the posterior owes to the samples of its learned priors, or None where none
             were kept.
-        correction: ``(value, error)`` of what took the distilled density to the exact trace, in
-            nats, which is in ``log_z``; None where no distilled density was used.
+        correction: ``(value, error)`` of what took a distilled density to the exact trace, or
+            generators of one step to the flow, in nats, which is in ``log_z``; None where nothing
+            distilled was used.
         checks: ``(log_z, log_z_err)`` by the other methods that were tried, by name.
         warnings: what may be wrong.
         draws: posterior draws by site, each ``(N, ...)``, of equal weight.
@@ -94,7 +95,9 @@ class EvidenceResult:
         ]
         if self.correction is not None:
             value, error = self.correction
-            lines.append(f"  exact trace instead of the distilled one: {value:+.3f} +- {error:.3f}")
+            lines.append(
+                f"  by the exact law in place of a distilled one: {value:+.3f} +- {error:.3f}"
+            )
         if self.support is not None and self.support.learning_error:
             lines.append(f"  error of learning: {self.support.learning_error:.3f}, in the above")
         lines += [f"  by {name}: {z:.3f} +- {err:.3f}" for name, (z, err) in self.checks.items()]

@@ -10,14 +10,16 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from pyro_stad._weights import log_mean_exp
-from pyro_stad.evidence.job import EvidenceJob
+from pyro_stad.evidence.job import EvidenceJob, spent
 from pyro_stad.evidence.method import AbstractParticleMethod
 from pyro_stad.evidence.posterior import posterior_of
 from pyro_stad.evidence.result import EvidenceResult
+from pyro_stad.model.noise import LatentProblem
 from pyro_stad.registry import storable
-from pyro_stad.samplers.kernels import AbstractKernel
-from pyro_stad.samplers.tempering import Runs
+from pyro_stad.samplers import AbstractKernel, BridgedRuns, Runs
 
 __all__ = ["SMC", "STUCK", "of_runs"]
 
@@ -41,29 +43,41 @@ class SMC(AbstractParticleMethod):
 
     def __call__(self, job: EvidenceJob) -> EvidenceResult:
         problem, runs = job.problem, job.runs(self.particles, self.repeats, self.kernel)
-        calls = int(runs.calls[0])
         found = posterior_of(problem, runs.u[0].flatten(0, 1))
         warnings = ((STUCK,) if runs.stuck[0] else ()) + found.pop("warnings")
         return EvidenceResult(
-            **of_runs(runs, 0),
+            **of_runs(problem, runs, 0),
             method="smc",
-            likelihood_calls=calls,
-            network_calls=problem.network_calls(calls),
             data=problem.data[0],
             warnings=warnings,
             **found,
         )
 
 
-def of_runs(runs: Runs, index: int) -> dict[str, Any]:
-    """Return log Z of one object, with its errors, repeats and effective sample size."""
-    log_z, variance = runs.log_z[index], runs.variance[index].mean().item()
-    count = len(log_z)
+def of_runs(problem: LatentProblem, runs: Runs, index: int) -> dict[str, Any]:
+    """Return log Z of one object, with all that its runs know of it and what they took."""
+    log_z, variance = runs.log_z[index], runs.variance[index]
+    calls, networks = spent(problem, runs, index)
     return {
         # Unbiased is Z, not its logarithm.
         "log_z": log_mean_exp(log_z).item(),
-        "log_z_err": math.sqrt(max(log_z.var().item(), variance) / count),
-        "formula_err": math.sqrt(variance),
+        "log_z_err": _error(log_z, variance),
+        "formula_err": math.sqrt(variance.mean().item()),
         "repeats": tuple(log_z.tolist()),
         "ess": runs.effective[index].item(),
+        "likelihood_calls": calls,
+        "network_calls": networks,
+        "correction": _correction(runs, index) if isinstance(runs, BridgedRuns) else None,
     }
+
+
+def _correction(runs: BridgedRuns, index: int) -> tuple[float, float]:
+    """Return what the flow in place of generators has added to log Z, and its error."""
+    log_z, cheap = runs.log_z[index], runs.cheap_log_z[index]
+    variance = runs.variance[index] - runs.cheap_variance[index]
+    return (log_mean_exp(log_z) - log_mean_exp(cheap)).item(), _error(log_z - cheap, variance)
+
+
+def _error(log_z: Tensor, variance: Tensor) -> float:
+    """Return the standard error of the mean of runs: by their spread, or by the formula."""
+    return math.sqrt(max(log_z.var().item(), variance.mean().item()) / len(log_z))

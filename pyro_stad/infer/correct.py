@@ -9,6 +9,10 @@ of priors, of conditional flows as likelihoods, observed or not. About a thousan
 an expectation is as good as the draws that are used, thinned evenly. Draws of a variational guide
 are weighted by :math:`\ell - \log q` in place of that, which takes its own error away as well.
 
+A generator of one step has no density. In noise it needs none: with prior N(0, I) in both models,
+:math:`\ell - \hat\ell` is the log-likelihood of the data by the flow less that by the generator, of
+the same noise. That it takes a solve and no trace, and holds where a generator folds.
+
 The weights are Pareto-smoothed; their shape :math:`\hat k` says whether a mean with them can be
 believed: not from 0.7 on, nor if they leave less than a fifth of the draws.
 
@@ -33,12 +37,12 @@ from torch import Tensor
 from pyro_stad._checks import check_count, check_seed
 from pyro_stad._random import forked, generator, stream
 from pyro_stad._weights import effective_size
-from pyro_stad.density import ONE_STEP, exactly, find_generator
+from pyro_stad.density import drawn_by_flow, exactly, find_generator, law_of
 from pyro_stad.errors import AccuracyWarning
 from pyro_stad.evidence.correction import thinned, weighed
 from pyro_stad.model.draws import by_chain
 from pyro_stad.model.replay import replay
-from pyro_stad.model.sites import sampled
+from pyro_stad.model.sites import is_computed, sampled
 
 __all__ = ["CorrectedPosterior", "correct"]
 
@@ -50,7 +54,8 @@ class CorrectedPosterior:
     """Weighted draws of the posterior under exact densities.
 
     Attributes:
-        draws: those that were used, by site, each ``(chains, n, ...)``.
+        draws: those that were used, by site, each ``(chains, n, ...)``; with what a model that was
+            reparametrised computes from them, by the exact law.
         log_weights: of these, ``(chains, n)``; the weights sum to one.
         khat: Pareto shape of the weights; from 0.7 on nothing here can be believed.
         ess: draws of equal weight that they are worth.
@@ -106,7 +111,7 @@ class CorrectedPosterior:
         """Return what the correction moved, as text: means and sds, before and after."""
         trouble = "" if self.is_reliable else ": NOT to be believed"
         # Of a guide's draws of a model without learned laws, only the guide was put right.
-        names = f"exact traces of {', '.join(self.sites)}" if self.sites else "the model's own law"
+        names = f"exact laws of {', '.join(self.sites)}" if self.sites else "the model's own law"
         lines = [
             f"corrected to {names}: Pareto shape "
             f"{self.khat:.2f}{trouble}, {self.ess:.0f} effective of {self.log_weights.numel()} "
@@ -167,10 +172,14 @@ def correct(
         places, chains = torch.arange(draws), 1
     else:
         used, places, chains = _of_chains(source, draws, num_chains)
-    twin = _Exactly()
-    exact = replay(partial(_held, twin, model), args, kwargs, used).lp
-    plain = log_q if is_guide else replay(model, args, kwargs, used).lp
-    found = weighed((exact.double() - plain.double()).cpu(), places, chains)
+    twin, computed = _Exactly(), _computed(model, args, kwargs)
+    # What a model computes is computed anew: by the exact law it comes out otherwise.
+    free = {name: value for name, value in used.items() if name not in computed}
+    exact = replay(partial(_held, twin, model), args, kwargs, free)
+    plain = log_q if is_guide else replay(model, args, kwargs, free).lp
+    found = weighed((exact.lp.double() - plain.double()).cpu(), places, chains)
+    shown = [name for name, by_law in computed.items() if by_law or name in used]
+    used = free | {name: exact.computed[name] for name in shown}
     shaped = {name: value.reshape(chains, -1, *value.shape[1:]) for name, value in used.items()}
     log_weights = found.weights.log().reshape(chains, -1)
     result = CorrectedPosterior(
@@ -189,6 +198,17 @@ def correct(
     return result
 
 
+def _computed(model: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, bool]:
+    """Return which sites a model computes, and whether each is what a latent one was before."""
+    with forked(0), torch.no_grad(), poutine.block():
+        trace = poutine.trace(model).get_trace(*args, **kwargs)
+    return {
+        site["name"]: not site["infer"].get("_deterministic")
+        for site in sampled(trace)
+        if is_computed(site)
+    }
+
+
 def _check_spread(used: dict[str, Tensor]) -> None:
     """Refuse a guide of one point, which has no density to weigh by."""
     still = [name for name, value in used.items() if bool((value == value[0]).all())]
@@ -200,12 +220,15 @@ def _check_spread(used: dict[str, Tensor]) -> None:
 
 
 def _held(messenger: Messenger, model: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    with messenger:
+    with messenger, drawn_by_flow():
         return model(*args, **kwargs)
 
 
 class _Exactly(Messenger):
-    """Puts the exact twin of every learned law in its place, and keeps the names of the sites."""
+    """Puts the exact twin of every learned law in its place, and keeps the names of the sites.
+
+    Generators of one step draw by their flow, of the same noise.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -215,11 +238,8 @@ class _Exactly(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         fn = msg["fn"]
-        if find_generator(fn) is not None or ONE_STEP in msg["infer"]:
-            raise NotImplementedError(
-                f"site {msg['name']!r} is drawn by a generator of one step, whose draws can't be "
-                "weighed to its prior's law: it folds. Sample with generator.prior in the model"
-            )
+        if find_generator(law_of(msg)) is not None:
+            self.sites[msg["name"]] = None
         if id(fn) not in self._twins:
             self._twins[id(fn)] = fn, exactly(fn)
         twin = self._twins[id(fn)][1]

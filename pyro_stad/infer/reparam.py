@@ -34,12 +34,11 @@ from torch.distributions import Independent, Transform, TransformedDistribution
 
 from pyro_stad._checks import check_choice
 from pyro_stad.density import (
-    ONE_STEP,
+    NOISE_OF,
     FlowPrior,
     OneStepGenerator,
     TruncatedPrior,
     WhitenedPrior,
-    find_generator,
 )
 
 __all__ = ["FORMS", "FlowReparam"]
@@ -143,10 +142,9 @@ class FlowReparam(Strategy, Reparam):  # type: ignore[misc]
             value = None
         base = self._wrap(parts.base, max(fn.event_dim, parts.base.event_dim))
         infer: Any = {"is_observed": False}
-        generator = find_generator(fn)
-        if generator is not None:
-            # The noise does not show whose it is, and others have to say so.
-            infer[ONE_STEP] = generator
+        if self.form == "noise":
+            # It does not show whose it is, and others have to know.
+            infer[NOISE_OF] = fn
         at = pyro.sample(f"{msg['name']}_base", base, obs=start, infer=infer)
         value = parts.forward(at) if value is None else value
         for index, factor in enumerate(parts.factors(at)):

@@ -13,13 +13,14 @@ Prior densities occur here, and with them the distilled divergence of a flow pri
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyro_stad.density import FlowPrior, find_flow, to_flow
+from pyro_stad.density import FlowPrior, drawn_by_flow, find_flow, to_flow
 from pyro_stad.model.sites import is_data, is_latent
 from pyro_stad.model.vectorised import AbstractSetter, VectorisedModel
 
@@ -92,24 +93,29 @@ class JointDensity:
 
     Arguments:
         model: the model, vectorised.
+        by_flow: whether flows are in the place of generators of one step.
 
     Attributes:
         calls: points at which it was evaluated.
     """
 
-    def __init__(self, model: VectorisedModel) -> None:
-        self.model, self.calls = model, 0
+    def __init__(self, model: VectorisedModel, *, by_flow: bool = False) -> None:
+        self.model, self.by_flow, self.calls = model, by_flow, 0
+
+    def _trace(self, setter: AbstractSetter) -> list[Any]:
+        with drawn_by_flow() if self.by_flow else nullcontext():
+            return self.model.trace(setter)
 
     def unconstrain(self, values: dict[str, Tensor]) -> Tensor:
         """Return values of the latent sites, each ``(N, ...)``, as rows of numbers, ``(N, K)``."""
         points = len(next(iter(values.values())))
         setter = _ToReals(values, self.model.like.new_zeros(points, 0))
-        self.model.trace(setter)
+        self._trace(setter)
         return torch.cat(setter.found, dim=-1)
 
     def values(self, z: Tensor) -> dict[str, Tensor]:
         """Return the latent sites at ``z``, shape ``(N, K)``, each ``(N, ...)``."""
-        return self.model.values(self.model.trace(_FromReals(z)), len(z))
+        return self.model.values(self._trace(_FromReals(z)), len(z))
 
     def flows(self, values: dict[str, Tensor]) -> dict[str, tuple[FlowPrior, Tensor]]:
         """Return the learned priors inside the laws of sites, with ``values`` in their coordinates.
@@ -119,7 +125,7 @@ class JointDensity:
         points = len(next(iter(values.values())))
         found: dict[str, tuple[FlowPrior, Tensor]] = {}
         with torch.no_grad():
-            traces = self.model.trace(_ToReals(values, self.model.like.new_zeros(points, 0)))
+            traces = self._trace(_ToReals(values, self.model.like.new_zeros(points, 0)))
         for name in self.model.sites:
             flow = find_flow(traces[0].nodes[name]["fn"])
             if flow is not None:
@@ -132,7 +138,7 @@ class JointDensity:
         """Return the log-likelihoods of the observed sites at ``values``, each ``(N, ...)``."""
         points = len(next(iter(values.values())))
         with torch.no_grad():
-            trace = self.model.trace(_ToReals(values, self.model.like.new_zeros(points, 0)))
+            trace = self._trace(_ToReals(values, self.model.like.new_zeros(points, 0)))
             return self.model.log_probs(trace, points, is_data)
 
     def log_joint(self, z: Tensor) -> Tensor:
@@ -142,7 +148,7 @@ class JointDensity:
         """
         self.calls += len(z)
         setter = _FromReals(z)
-        trace = self.model.trace(setter)
+        trace = self._trace(setter)
         sites = self.model.log_probs(trace, len(z), lambda site: is_data(site) or is_latent(site))
         total = setter.log_det
         for log_prob in sites.values():

@@ -13,27 +13,27 @@ mass inside.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_stad.density import (
-    ONE_STEP,
     Extrapolation,
-    FlowPrior,
-    TruncatedPrior,
+    OneStepGenerator,
+    drawn_by_flow,
     extrapolation,
     find_cut,
-    find_flow,
-    find_generator,
     is_extrapolated,
     to_cut,
 )
 from pyro_stad.errors import EvidenceError
 from pyro_stad.learn import joint_log_weights
+from pyro_stad.model.learned import generators_in, learned_in, owed_to
 from pyro_stad.model.maps import from_normal, noise_limit
 from pyro_stad.model.sites import is_data, is_latent
 from pyro_stad.model.vectorised import AbstractSetter, VectorisedModel
@@ -64,6 +64,9 @@ class LatentProblem:
         model: the model, vectorised.
         size: number D of noise variables.
         flows: where flow priors take their noise.
+        generators: which latent sites are drawn by a generator of one step.
+        generated: the same problem by its generators, of one in which the flows of their priors
+            are in place of them, see ``exactly``; else None.
         calls: likelihoods that were evaluated; ``failed``: those that were NaN.
         objects: number of data sets, one.
 
@@ -82,14 +85,31 @@ class LatentProblem:
         self.size = sum(site["value"].numel() for site in self.model.latent)
         for site in self.model.latent:
             _check_map(site)
-        self.flows = _flows(self.model.latent)
+        self.generated: LatentProblem | None = None
+        self.generators = generators_in(self.model.latent)
+        self.flows = learned_in(self.model.latent, by_flow=False)
         self._limits = _limits(self.model.latent, self.like)
         self.calls = self.failed = 0
         self.model.check_rows(self.unchecked, self.size)
 
+    def exactly(self) -> LatentProblem:
+        """Return the problem with the flow of its prior in place of every generator.
+
+        Both are of the same noise.
+        """
+        new = copy.copy(self)
+        new.generated, new.calls, new.failed = self, 0, 0
+        new.flows = learned_in(self.model.latent, by_flow=True)
+        return new
+
+    @property
+    def _one_step(self) -> dict[str, OneStepGenerator]:
+        """The generators that are in use."""
+        return self.generators if self.generated is None else {}
+
     def unchecked(self, u: Tensor, args: tuple[Any, ...] | None = None) -> Tensor:
         """Return the log-likelihood of noise ``u``, shape ``(N, D)``, whatever it is: ``(N,)``."""
-        trace = self.model.trace(_FromNormal(u), args)
+        trace = self._trace(u, args)
         sites = self.model.log_probs(trace, len(u), is_data)
         total = _log_cuts(trace, u)
         for log_prob in sites.values():
@@ -106,6 +126,10 @@ class LatentProblem:
             ValueError: if it is infinite.
         """
         return self.checked(self.unchecked(u))
+
+    def _trace(self, u: Tensor, args: tuple[Any, ...] | None = None) -> list[Any]:
+        with nullcontext() if self.generated is None else drawn_by_flow():
+            return self.model.trace(_FromNormal(u), args)
 
     def of_objects(self, which: Tensor, u: Tensor) -> Tensor:
         """Return the log-likelihoods of objects, of which there is one: ``(1, N)``."""
@@ -128,7 +152,7 @@ class LatentProblem:
         Raises:
             EvidenceError: if more than one percent of likelihoods could not be evaluated.
         """
-        told = tuple(_of_generators(self.model.latent))
+        told = tuple(owed_to(name, each) for name, each in self._one_step.items())
         if not self.failed:
             return told
         text = f"{self.failed:,} of {self.calls:,} likelihoods were NaN, and count as zero"
@@ -139,6 +163,8 @@ class LatentProblem:
     def network_calls(self, likelihoods: int) -> int | None:
         """Return the network calls, row by row, of so many likelihoods; None if they vary."""
         calls = [flow.calls for flow in self.flows]
+        for name, each in self._one_step.items():
+            calls.append(math.prod(self.model.sites[name]) // each.prior.like.numel())
         return None if None in calls else likelihoods * sum(calls)  # type: ignore[arg-type]
 
     def values_and_log_likelihoods(self, u: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -146,7 +172,7 @@ class LatentProblem:
 
         Each has shape ``(N, ...)``; flows are solved once for both.
         """
-        trace = self.model.trace(_FromNormal(u))
+        trace = self._trace(u)
         return self.model.values(trace, len(u)), self.model.log_probs(trace, len(u), is_data)
 
     def white(self, u: Tensor) -> list[Tensor]:
@@ -182,52 +208,6 @@ class LatentProblem:
     def unresolved(self, u: Tensor) -> Tensor:
         """Return which rows of noise are beyond what a law's own ``icdf`` resolves, ``(N,)``."""
         return (u > self._limits).any(-1)
-
-
-class _Flow(NamedTuple):
-    """A site whose prior is a flow: prior, columns of noise, calls for one draw, and cut."""
-
-    prior: FlowPrior
-    columns: slice
-    calls: int | None
-    cut: TruncatedPrior | None
-
-    @property
-    def features(self) -> int:
-        """Number of coordinates of one draw."""
-        return self.prior.like.numel()
-
-    def noise(self, u: Tensor) -> Tensor:
-        """Return its part of all noise ``(N, D)``, draw by draw of the prior."""
-        return u[:, self.columns].reshape(-1, *self.prior.like.shape).to(self.prior.like)
-
-
-def _flows(latent: list[Any]) -> list[_Flow]:
-    found, at = [], 0
-    for site in latent:
-        size, flow = site["value"].numel(), find_flow(site["fn"])
-        if flow is not None:
-            features, calls = flow.like.numel(), flow.transport.sequential_calls()
-            calls = calls and calls * size // features
-            found.append(_Flow(flow, slice(at, at + size), calls, find_cut(site["fn"])))
-        at += size
-    return found
-
-
-def _of_generators(latent: list[Any]) -> Iterator[str]:
-    """Yield what an evidence owes to generators: their law is not quite their prior's."""
-    for site in latent:
-        found = find_generator(site["fn"]) or site["infer"].get(ONE_STEP)
-        if found is None:
-            continue
-        known, far = found.distilled, "unknown"
-        if known is not None:
-            far = f"{known.distance:+.2g} +- {known.distance_error:.1g}"
-        yield (
-            f"{site['name']!r} is drawn by a generator of one step, and the evidence is that of "
-            f"its law, {far} in energy distance, whitened, from its prior's. For that of the prior "
-            "put generator.prior into the model"
-        )
 
 
 def _limits(latent: list[Any], like: Tensor) -> Tensor:

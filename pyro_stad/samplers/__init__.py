@@ -1,7 +1,17 @@
 """Particles and chains, on their way from one law to another."""
 
+from pyro_stad.samplers.bridged import BridgedRuns, bridge
 from pyro_stad.samplers.kernels import AbstractKernel, CrankNicolson, State
 from pyro_stad.samplers.problem import Problem
 from pyro_stad.samplers.tempering import Runs, temper
 
-__all__ = ["AbstractKernel", "CrankNicolson", "Problem", "Runs", "State", "temper"]
+__all__ = [
+    "AbstractKernel",
+    "BridgedRuns",
+    "CrankNicolson",
+    "Problem",
+    "Runs",
+    "State",
+    "bridge",
+    "temper",
+]

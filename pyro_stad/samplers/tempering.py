@@ -46,11 +46,11 @@ from pyro_stad.errors import EvidenceError
 from pyro_stad.samplers.kernels import AbstractKernel, CrankNicolson, State
 from pyro_stad.samplers.normal import Normal
 from pyro_stad.samplers.problem import Problem
+from pyro_stad.samplers.resampling import next_steps, systematic
 from pyro_stad.samplers.resume import probe, restore, store
 
-__all__ = ["Runs", "temper"]
+__all__ = ["Runs", "arrived", "temper"]
 
-_ESS = 0.5
 _FORGOTTEN = 0.1  # correlation with the start that counts as none
 _MOST_MOVES = 100
 _PATIENCE, _FADES = 10, 0.85
@@ -83,19 +83,24 @@ def temper(
         EvidenceError: if the likelihood is too narrow to get there, or too large for its dtype.
         ValueError: if the likelihood of an object is zero at all draws from the prior.
     """
-    with torch.no_grad():
-        runs = Runs(problem, particles, repeats, generator, kernel)
-        if checkpoint is None or not restore(checkpoint, runs):
-            runs.start()
-        done = runs.beta.sum().item()
-        with progress_bar("SMC", problem.objects, shown=progress, done=done) as bar:
-            for _ in range(_MOST_TEMPERATURES):
-                if bool((runs.beta >= 1).all()):
-                    runs.check_resolution()
-                    return runs
-                bar.update(runs.advance())
-                if checkpoint is not None:
-                    store(checkpoint, runs)
+    runs = Runs(problem, particles, repeats, generator, kernel)
+    return arrived(runs, "SMC", progress=progress, checkpoint=checkpoint)
+
+
+@torch.no_grad()
+def arrived(runs: Runs, label: str, *, progress: bool, checkpoint: Path | None) -> Runs:
+    """Take runs to where they lead; see ``temper``."""
+    if checkpoint is None or not restore(checkpoint, runs):
+        runs.start()
+    done = runs.beta.sum().item()
+    with progress_bar(label, runs.problem.objects, shown=progress, done=done) as bar:
+        for _ in range(_MOST_TEMPERATURES):
+            if bool((runs.beta >= 1).all()):
+                runs.check_resolution()
+                return runs
+            bar.update(runs.advance())
+            if checkpoint is not None:
+                store(checkpoint, runs)
     raise EvidenceError(
         f"{_MOST_TEMPERATURES} temperatures did not lead from the prior to the posterior: the "
         "likelihood is too narrow. Let the prior be nearer to what the data say, or use float64"
@@ -116,16 +121,10 @@ class Runs:
     """
 
     STATE: tuple[str, ...] = (
-        "u",
-        "fit",
-        "beta",
-        "scale",
-        "stuck",
-        "log_z",
-        "variance",
-        "effective",
-        "calls",
-    )
+        "u", "fit", "beta", "scale", "stuck", "log_z", "variance", "effective", "calls",
+    )  # fmt: skip
+    # What is known of every particle beside where it is, (B, R, N) each.
+    KNOWN: tuple[str, ...] = ("fit",)
 
     def __init__(
         self,
@@ -158,13 +157,17 @@ class Runs:
         """Draw from the prior."""
         self.u = self._normal(self.u.shape)
         everything = torch.arange(self.problem.objects, device=self.u.device)
-        self.fit = self._log_likelihood(everything, self.u)
+        (self.fit,) = self._evaluated(everything, self.u)
+        self.check_alive("draws from the prior")
+
+    def check_alive(self, what: str) -> None:
+        """Refuse a likelihood that is zero at all particles, which are ``what``."""
         dead = ~torch.isfinite(self.fit).any(-1).all(-1)
         if dead.any():
             where = f" of object {int(dead.nonzero()[0])}" if len(dead) > 1 else ""
             raise ValueError(
-                f"the likelihood{where} is zero at all of {self.particles} draws from the prior; "
-                "check the model, or use more particles"
+                f"the likelihood{where} is zero at all of {self.particles} {what}; check the "
+                "model, or use more particles"
             )
 
     def check_resolution(self) -> None:
@@ -181,9 +184,9 @@ class Runs:
     def advance(self) -> float:
         """Take all objects that have not arrived to their next temperature; return the sum."""
         at = (self.beta < 1).nonzero()[:, 0]
-        fit, left = self.fit[at], 1 - self.beta[at]
-        step = _next_steps(fit, left)
-        weights = step[:, None, None] * fit.double()
+        gain, left = self._gain(at), 1 - self.beta[at]
+        step = next_steps(gain, left)
+        weights = step[:, None, None] * gain.double()
         self.log_z[at] += log_mean_exp(weights)
         share = torch.softmax(weights, -1)
         effective = effective_size(share)
@@ -191,9 +194,9 @@ class Runs:
         self.effective[at] = effective.sum(-1)
         self.beta[at] = torch.where(step >= left, 1.0, self.beta[at] + step)
         normal = Normal.of_others(self.u[at], share).widened(self.u.shape[-1])
-        chosen = _systematic(share, self.generator)
+        chosen = systematic(share, self.generator)
         self.u[at] = self.u[at].gather(2, chosen[..., None].expand_as(self.u[at]))
-        self.fit[at] = fit.gather(2, chosen)
+        self._know(at, tuple(known.gather(2, chosen) for known in self._known(at)))
         self._move(at, normal)
         return step.sum().item()
 
@@ -222,27 +225,44 @@ class Runs:
         """Move particles once, and adapt the step; return where they are about ``normal``."""
         beta = self.beta[at, None, None].to(z)
 
-        def state(z: Tensor, u: Tensor, fit: Tensor) -> State:
-            # The tempered posterior, over the normal law about which z is standard.
-            density = beta * fit + 0.5 * (z.square().sum(-1) - u.square().sum(-1))
-            return State(z, density, (u, fit))
+        def state(z: Tensor, u: Tensor, known: tuple[Tensor, ...]) -> State:
+            # The law at this temperature, over the normal law about which z is standard.
+            change = 0.5 * (z.square().sum(-1) - u.square().sum(-1))
+            return State(z, self._tempered(beta, *known) + change, (u, *known))
 
         def law(z: Tensor) -> State:
             u = normal.from_unit(z)
-            return state(z, u, self._log_likelihood(at, u))
+            return state(z, u, self._evaluated(at, u))
 
-        now = state(z, self.u[at], self.fit[at])
+        now = state(z, self.u[at], self._known(at))
         moved, taken = self.kernel.step(now, law, self.scale[at], self.generator)
-        self.u[at], self.fit[at] = moved.kept
+        self.u[at] = moved.kept[0]
+        self._know(at, moved.kept[1:])
         rate = taken.double().mean((1, 2))
         step = self.scale[at] * (rate - self.kernel.acceptance).exp()
         self.scale[at] = step.clamp(1e-3, 1.0)
         return moved.z
 
-    def _log_likelihood(self, which: Tensor, u: Tensor) -> Tensor:
+    def _gain(self, at: Tensor) -> Tensor:
+        """Return what the logarithm of the law of particles grows by with the temperature."""
+        return self.fit[at]
+
+    def _tempered(self, beta: Tensor, *known: Tensor) -> Tensor:
+        """Return the log-density, relative to N(0, I), of what is known of particles."""
+        return beta * known[0]
+
+    def _evaluated(self, which: Tensor, u: Tensor) -> tuple[Tensor, ...]:
+        """Return what is known of particles ``u`` of objects ``which``."""
         rows = self.problem.of_objects(which, u.flatten(1, 2)).reshape(u.shape[:-1])
         self.calls[which] += rows[0].numel()
-        return rows
+        return (rows,)
+
+    def _known(self, at: Tensor) -> tuple[Tensor, ...]:
+        return tuple(getattr(self, name)[at] for name in self.KNOWN)
+
+    def _know(self, at: Tensor, known: tuple[Tensor, ...]) -> None:
+        for name, value in zip(self.KNOWN, known):
+            getattr(self, name)[at] = value
 
     def _normal(self, shape: torch.Size) -> Tensor:
         like = self.problem.like
@@ -254,31 +274,3 @@ def _memory(start: Tensor, z: Tensor) -> Tensor:
     now = z - z.mean(2, keepdim=True)
     product = (start * now).sum(2) / start.square().sum(2).clamp_min(1e-30)
     return product.abs().amax((1, 2))
-
-
-def _next_steps(fit: Tensor, left: Tensor) -> Tensor:
-    """Return the steps of the temperatures, ``(B,)``, that keep the effective sample size."""
-    # Points without a likelihood go in the first step, however small.
-    target = _ESS * torch.isfinite(fit).sum(-1)
-
-    def keeps(step: Tensor) -> Tensor:
-        share = torch.softmax(step[:, None, None] * fit.double(), -1)
-        return (effective_size(share) / target).mean(-1) >= 1
-
-    # By bisection of the logarithm: a narrow likelihood starts with a tiny step.
-    high = left.log()
-    low = high - 200.0
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        enough = keeps(middle.exp())
-        low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
-    return torch.where(keeps(left), left, low.exp())
-
-
-def _systematic(share: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the indices of a systematic resampling of every run, ``(B, R, N)``."""
-    count = share.shape[-1]
-    shape = (*share.shape[:-1], 1)
-    offset = torch.rand(shape, generator=generator, dtype=share.dtype, device=share.device)
-    places = (torch.arange(count, dtype=share.dtype, device=share.device) + offset) / count
-    return torch.searchsorted(share.cumsum(-1), places).clamp_max(count - 1)

@@ -13,7 +13,7 @@ import pyro_stad
 from pyro_stad.calibrate import energy_distance
 from pyro_stad.density import FlowPrior, OneStepGenerator
 from pyro_stad.divergence import Exact
-from pyro_stad.errors import CheckpointError
+from pyro_stad.errors import AccuracyWarning, CheckpointError
 from pyro_stad.evidence import SMC
 from pyro_stad.fields import Gate, GaussianMixtureField, PathField
 from pyro_stad.learn import EMSettings, OneStepEM, pairs_loss
@@ -198,33 +198,111 @@ def test_svi_and_evidence_in_noise(learned):
     svi = SVI(model, AutoNormal(model), pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
     losses = [svi.step(torch.tensor(0.5)) for _ in range(100)]
     assert sum(losses[-25:]) < sum(losses[:25])
+
+
+def evidence(model, y, **options):
+    options = {"method": SMC(particles=1000), "seed": 0, **options}
+    return pyro_stad.log_evidence(model, y, progress=False, **options)
+
+
+@pytest.mark.parametrize("reparametrised", [False, True])
+def test_an_evidence_of_a_generator_is_that_of_its_prior(learned, reparametrised, capsys):
+    """Also of one that is far from the law of its prior: weights and moves put it right."""
+    y, wrap = torch.tensor(0.5), pyro_stad.FlowReparam() if reparametrised else (lambda m: m)
+    known = evidence(wrap(posterior_model(learned.prior)), y)
+    for generator in (learned, shifted(learned)):
+        model = wrap(posterior_model(generator))
+        found, rough = evidence(model, y), evidence(model, y, correct=False)
+        error = math.hypot(found.log_z_err, known.log_z_err)
+        assert abs(found.log_z - known.log_z) < 4 * error
+        value, own = found.correction
+        # Of the same particles, so that it is known better than either.
+        assert own < 1.5 * found.log_z_err
+        assert abs(rough.log_z + value - found.log_z) < 4 * rough.log_z_err
+        assert "generator of one step" in " ".join(rough.warnings)
+        assert not found.warnings
+        assert rough.correction is None
+        assert rough.network_calls == rough.likelihood_calls
+        assert "in place of a distilled one" in found.summary()
+        # By the flow, what learned priors say of an evidence is said of this one too.
+        assert (found.support is None) == (known.support is None)
+        assert found.learning is not None or known.learning is None
+    assert abs(value) > 0.1
+
+
+def shifted(generator, step=0.5):
+    """Return a generator whose draws are off by half a standard deviation."""
+
+    class Shifted(OneStep):
+        def draw(self, z):
+            return super().draw(z) + step
+
+    moved = Shifted(generator.transport.field, generator.transport.angle)
+    return OneStepGenerator(generator.prior, moved, generator.distilled)
+
+
+def test_a_killed_evidence_of_a_generator_goes_on(learned, tmp_path):
+    y, model = torch.tensor(0.5), posterior_model(learned)
+    options = {"method": SMC(particles=200), "checkpoint": tmp_path / "run"}
+    first, again = (evidence(model, y, **options) for _ in range(2))
+    assert first.log_z == again.log_z
+    assert {file.name for file in tmp_path.iterdir()} == {"run", "run.exact"}
+    # What was reached by the generator is no run of the flow.
+    (tmp_path / "run").rename(tmp_path / "run.exact")
+    with pytest.raises(CheckpointError):
+        evidence(model, y, **options)
+
+
+def test_evidences_of_many_objects_are_of_the_flow_too(learned):
+    y = torch.tensor([0.0, 0.5, 1.0])
+    options = {"particles": 500, "progress": False}
     found, known = (
-        pyro_stad.log_evidence(
-            posterior_model(prior),
-            torch.tensor(0.5),
-            method=SMC(particles=500),
-            progress=False,
-            seed=0,
-        )
-        for prior in (learned, learned.prior)
+        pyro_stad.log_evidences(posterior_model(prior), y, **options)
+        for prior in (shifted(learned), learned.prior)
     )
-    assert "generator of one step" in " ".join(found.warnings)
-    error = math.hypot(found.log_z_err, known.log_z_err)
-    assert abs(found.log_z - known.log_z) < 4 * error + 0.05
+    for ours, theirs in zip(found, known):
+        assert abs(ours.log_z - theirs.log_z) < 4 * math.hypot(ours.log_z_err, theirs.log_z_err)
+        assert ours.correction is not None
+    rough = pyro_stad.log_evidences(posterior_model(learned), y, correct=False, **options)
+    assert "generator of one step" in " ".join(rough[0].warnings)
 
 
-def test_no_posterior_of_it_is_called_corrected(learned):
-    """In noise a site does not show that a generator is behind it; the evidence and this say so."""
-    model = pyro_stad.FlowReparam()(posterior_model(learned))
-    draws = {"theta_base": torch.randn(100, 3)}
-    with pytest.raises(
-        NotImplementedError, match=r"'theta.*generator of one step.*generator.prior"
-    ):
-        pyro_stad.correct(draws, model, torch.tensor(0.5), draws=100)
-    found = pyro_stad.log_evidence(
-        model, torch.tensor(0.5), method=SMC(particles=200), progress=False
+def test_draws_of_a_posterior_are_corrected_in_noise(learned):
+    """Draws by a generator that is off, against the flow's own posterior."""
+    y, generator = torch.tensor(0.5), shifted(learned, 0.3)
+    rough = evidence(posterior_model(generator), y, correct=False)
+    model = pyro_stad.FlowReparam()(posterior_model(generator))
+    noise = evidence(model, y, correct=False).draws["theta_base"]
+    found = pyro_stad.correct({"theta_base": noise}, model, y, draws=1000)
+    assert found.sites == ("theta_base",)
+    assert found.is_reliable
+    known = evidence(posterior_model(learned.prior), y).draws["theta"]
+    scale = known.std(0) / math.sqrt(0.5 * found.ess)
+    before, after = ((x - known.mean(0)) / scale for x in (
+        rough.draws["theta"].mean(0), found.mean()["theta"],
+    ))  # fmt: skip
+    assert after.abs().max() < 3.5 < before.abs().max()
+    # What the model computes is that of the flow, also where draws of it were given.
+    given = {"theta_base": noise, "theta": torch.zeros(len(noise), 3)}
+    again = pyro_stad.correct(given, model, y, draws=1000)
+    assert torch.equal(again.draws["theta"], found.draws["theta"])
+    assert torch.equal(again.log_weights, found.log_weights)
+    # What is too far off can't be weighed back, and is told.
+    far = pyro_stad.FlowReparam()(posterior_model(shifted(learned, 2.0)))
+    with pytest.warns(AccuracyWarning, match="Pareto shape"):
+        assert not pyro_stad.correct({"theta_base": noise}, far, y).is_reliable
+
+
+def test_the_bridge_is_corrected_in_noise(learned):
+    y, generator = torch.tensor(0.5), shifted(learned, 0.1)
+    model = pyro_stad.FlowReparam()(posterior_model(generator))
+    draws = evidence(model, y, correct=False).draws
+    found, known = (
+        evidence(model, y, method="bridge", draws=draws),
+        evidence(posterior_model(learned.prior), y),
     )
-    assert "generator of one step" in " ".join(found.warnings)
+    assert abs(found.log_z - known.log_z) < 4 * math.hypot(found.log_z_err, known.log_z_err)
+    assert found.correction[0] != 0
 
 
 def test_a_file_holds_generator_and_prior(learned, tmp_path):
