@@ -3,6 +3,7 @@
 from pyro_stad.density.alarm import FLAGGED, alarm_level, noise_tail
 from pyro_stad.density.base import draws_of
 from pyro_stad.density.conditional import ConditionalFlow
+from pyro_stad.density.conditional_one_step import ConditionalGenerator
 from pyro_stad.density.counts import Counts
 from pyro_stad.density.exactly import exactly
 from pyro_stad.density.given import GivenPrior
@@ -30,6 +31,7 @@ from pyro_stad.density.whitened import WhitenedPrior
 __all__ = [
     "FLAGGED",
     "ConditionalFlow",
+    "ConditionalGenerator",
     "Counts",
     "Distilled",
     "Extrapolation",

@@ -13,12 +13,13 @@ from pyro_stad._config import decode
 from pyro_stad._context import own_context
 from pyro_stad._files import read_tensors
 from pyro_stad.density.conditional import ConditionalFlow
+from pyro_stad.density.conditional_one_step import ConditionalGenerator
 from pyro_stad.density.one_step import Distilled, OneStepGenerator
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.density.truncated import Region, TruncatedPrior, contains
 from pyro_stad.errors import CheckpointError
 from pyro_stad.files import StoredRegion, read
-from pyro_stad.files.conditional import CONDITIONAL, build_conditional
+from pyro_stad.files.conditional import CONDITIONAL, StoredConditional, build_conditional
 from pyro_stad.files.one_step import ONE_STEP, build_one_step
 from pyro_stad.files.prior import MISTAKES
 
@@ -39,7 +40,7 @@ def load(
     *,
     device: torch.device | str = "cpu",
     region: Region | None = None,
-) -> FlowPrior | TruncatedPrior | ConditionalFlow | OneStepGenerator:
+) -> FlowPrior | TruncatedPrior | ConditionalFlow | OneStepGenerator | ConditionalGenerator:
     """Read a prior, a conditional flow, or a generator of one step, that ``save`` wrote.
 
     No code in the file can run.
@@ -100,12 +101,14 @@ def _one_step(
     document: dict[str, Any],
     region: Any,
     path: str | os.PathLike[str],
-) -> OneStepGenerator:
+) -> OneStepGenerator | ConditionalGenerator:
     if region is not None:
         raise ValueError(f"`region` is not for {path}, a generator of one step")
     try:
         stored, transport, record = build_one_step(tensors, document)
         distilled = decode(Distilled | None, record, "distilled")
+        if isinstance(stored, StoredConditional):
+            return ConditionalGenerator(ConditionalFlow(stored), transport, distilled)
         return OneStepGenerator(FlowPrior(**stored._asdict()), transport, distilled)
     except MISTAKES as error:
         raise CheckpointError(f"{path} does not describe a generator: {error}") from error

@@ -31,9 +31,11 @@ from torch.distributions import Transform, constraints
 
 from pyro_stad._checks import check_count, check_generator
 from pyro_stad.data.standardise import real_events
+from pyro_stad.density.given import GivenPrior
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.files.one_step import write_one_step
-from pyro_stad.transport import AbstractTransport, OneStep
+from pyro_stad.files.prior import describe_prior
+from pyro_stad.transport import OneStep
 
 __all__ = ["Distilled", "OneStepGenerator", "drawn_by_flow"]
 
@@ -89,7 +91,7 @@ class OneStepGenerator(dist.TransformedDistribution, dist.TorchDistribution):
     """Draws of a prior in one network call each; ``pyro_stad.distil_one_step`` makes it.
 
     Arguments:
-        prior: what it draws from; it has the density.
+        prior: what it draws from; it has the density, and the batch shape.
         transport: the generator of whitened draws.
         distilled: how it came about, or None.
         validate_args: as in Pyro.
@@ -113,17 +115,19 @@ class OneStepGenerator(dist.TransformedDistribution, dist.TorchDistribution):
         *,
         validate_args: bool | None = None,
     ) -> None:
-        if not isinstance(prior, FlowPrior) or prior.batch_shape:
-            raise TypeError(f"`prior` must be a FlowPrior without a batch shape; got {prior!r:.80}")
+        if not isinstance(prior, FlowPrior):
+            raise TypeError(f"`prior` must be a FlowPrior; got {prior!r:.80}")
         if not isinstance(transport, OneStep):
             raise TypeError(f"`transport` must be a OneStep; got {type(transport).__name__}")
         self.prior, self.distilled = prior, distilled
-        self.transport = transport.requires_grad_(False).eval()
-        like = prior.like
-        base = dist.Normal(torch.zeros_like(like), torch.ones_like(like)).to_event(like.ndim)
-        push = _Push(self.transport, prior.transport, like.ndim)
+        if any(part.requires_grad for part in transport.parameters()):
+            transport.requires_grad_(False)  # not where torch.vmap looks on
+        self.transport = transport.eval()
+        # What a prior was given, as networks see it; one without a context has none.
+        white = prior.encoded.white if isinstance(prior, GivenPrior) else None
+        push = _Push(self.transport, prior.transport, prior.like.ndim, white)
         transforms = [push, *prior.coordinates.transforms]
-        super().__init__(base, transforms, validate_args=validate_args)  # type: ignore[arg-type]
+        super().__init__(prior.base_dist, transforms, validate_args=validate_args)  # type: ignore[arg-type]
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
@@ -142,13 +146,10 @@ class OneStepGenerator(dist.TransformedDistribution, dist.TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> OneStepGenerator:
         """Return the same generator with another batch shape; nothing is copied."""
-        new = self._get_checked_instance(OneStepGenerator, _instance)
-        for name in ("prior", "distilled", "transport"):
-            setattr(new, name, getattr(self, name))
-        base = self.base_dist.expand(torch.Size(batch_shape))
-        super(OneStepGenerator, new).__init__(base, self.transforms, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+        return OneStepGenerator(
+            self.prior.expand(torch.Size(batch_shape)), self.transport, self.distilled,
+            validate_args=self._validate_args,
+        )  # fmt: skip
 
     def log_prob(self, value: Tensor) -> NoReturn:
         """Refuse: a generator has no density.
@@ -190,8 +191,7 @@ class OneStepGenerator(dist.TransformedDistribution, dist.TorchDistribution):
     def to(self, target: torch.device | str | torch.dtype) -> Self:
         """Return a copy on another device or in another dtype."""
         moved = copy.deepcopy(self.transport).to(target)
-        new = type(self)(self.prior.to(target), moved, self.distilled)
-        return new.expand(self.batch_shape) if self.batch_shape else new
+        return type(self)(self.prior.to(target), moved, self.distilled)
 
     def summary(self) -> str:
         """Return what it is, how it was distilled and how true it is, as text."""
@@ -201,7 +201,7 @@ class OneStepGenerator(dist.TransformedDistribution, dist.TorchDistribution):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write generator and prior to ``path``; ``pyro_stad.load`` reads both back."""
         record = None if self.distilled is None else asdict(self.distilled)
-        write_one_step(self.prior.stored(), self.transport, record, path)
+        write_one_step(describe_prior(self.prior.stored()), self.transport, record, path)
 
     def __repr__(self) -> str:
         size = self.prior.event_shape.numel()
@@ -217,12 +217,16 @@ class _Push(Transform):
         transport: the generator.
         flow: that it was distilled from; see ``drawn_by_flow``.
         dims: dimensions of an event.
+        white: the context as networks see it, ``(*batch, C)``, or None.
     """
 
     bijective = False
 
-    def __init__(self, transport: OneStep, flow: AbstractTransport, dims: int) -> None:
+    def __init__(
+        self, transport: OneStep, flow: Any, dims: int, white: Tensor | None = None
+    ) -> None:
         super().__init__()
+        self.white = white
         self.transport, self.flow, self._dims = transport, flow, dims
         self.domain = self.codomain = real_events(dims)
 
@@ -233,6 +237,9 @@ class _Push(Transform):
     def _call(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, *x.shape[x.ndim - self._dims :])
         transport = self.flow if _BY_FLOW.get() else self.transport
+        if self.white is not None:
+            context = self.white.expand(*x.shape[:-1], self.white.shape[-1])
+            transport = transport.given(context.reshape(len(rows), -1))
         return transport.push(rows).reshape(x.shape)
 
     def _inverse(self, y: Tensor) -> NoReturn:

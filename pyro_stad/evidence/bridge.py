@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_stad._weights import log_mean_exp
+from pyro_stad._weights import believable, effective_size, log_mean_exp
 from pyro_stad.data.effective import ess
 from pyro_stad.errors import EvidenceError
 from pyro_stad.evidence.correction import Correction, correct, distilled
@@ -47,7 +47,6 @@ __all__ = ["Bridge"]
 
 _ITERATIONS = 1000
 _CONVERGED = 1e-10
-_WORST_SHAPE = 0.7
 
 
 @storable("evidence method", "bridge")
@@ -259,7 +258,8 @@ def _resampled(
 
 
 def _warnings(known: Correction) -> tuple[str, ...]:
-    if known.khat < _WORST_SHAPE:
+    effective = effective_size(known.weights).item()
+    if believable(known.khat, effective, len(known.weights)):
         return ()
     return (
         f"weights from the distilled law to the exact one have a Pareto shape of "

@@ -98,7 +98,9 @@ def weighed(log_ratio: Tensor, places: Tensor, count: int) -> Correction:
     ratios = np.exp((log_ratio - log_ratio.max()).cpu().numpy()).reshape(count, -1)
     effective = ess(torch.as_tensor(ratios)) if ratios.std() > 0 else ratios.size
     relative = ratios.std() / ratios.mean() / math.sqrt(effective)
-    return Correction(value, float(relative), khat.item(), smooth.exp(), places)
+    # Equal weights have no tail; of them the fit of one says infinity.
+    shape = khat.item() if bool((log_ratio != log_ratio[0]).any()) else -math.inf
+    return Correction(value, float(relative), shape, smooth.exp(), places)
 
 
 def _exact_less_distilled(prior: FlowPrior, values: Tensor) -> Tensor:

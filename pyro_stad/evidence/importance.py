@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_choice
-from pyro_stad._weights import effective_size, log_mean_exp, smoothed
+from pyro_stad._weights import WORST_SHAPE, believable, effective_size, log_mean_exp, smoothed
 from pyro_stad.errors import EvidenceError
 from pyro_stad.evidence.job import EvidenceJob, asked, spent
 from pyro_stad.evidence.method import AbstractParticleMethod
@@ -40,7 +40,6 @@ from pyro_stad.samplers import AbstractKernel, Problem, Runs
 
 __all__ = ["Estimate", "Importance", "held_against", "of_particles"]
 
-_WORST_SHAPE = 0.7
 _ADVICE = {"student": "Use proposal='flow', or method='smc'", "flow": "Use method='smc'"}
 
 
@@ -79,10 +78,10 @@ class Importance(AbstractParticleMethod):
         relative = 1 / effective - 1 / len(share)
         smooth, tail = smoothed(log_weights.reshape(-1))
         weights, shape = smooth.exp(), tail.item()
-        if not shape < _WORST_SHAPE:
+        if not believable(shape, effective, len(share)):
             raise EvidenceError(
                 f"importance weights have a Pareto shape of {shape:.2f}, expected less than "
-                f"{_WORST_SHAPE}: their mean can't be believed. {_ADVICE[self.proposal]}"
+                f"{WORST_SHAPE}: their mean can't be believed. {_ADVICE[self.proposal]}"
             )
         weights = weights.to(u.device)
         chosen = torch.multinomial(weights, len(share), replacement=True, generator=source)
@@ -104,11 +103,12 @@ class Importance(AbstractParticleMethod):
 
 
 class Estimate(NamedTuple):
-    """An importance-sampled log Z, its standard error, and the Pareto shape of its weights."""
+    """An importance-sampled log Z, its error, the Pareto shape of its weights, and what it says."""
 
     log_z: float
     log_z_err: float
     khat: float
+    is_believable: bool
 
 
 def of_particles(problem: Problem, runs: Runs, generator: torch.Generator) -> list[Estimate]:
@@ -118,16 +118,19 @@ def of_particles(problem: Problem, runs: Runs, generator: torch.Generator) -> li
         log_weights = _log_weights(problem, proposal, proposal.draw(generator))
     means = log_mean_exp(log_weights)
     share = torch.softmax(log_weights.flatten(1), 1)
-    relative = 1 / effective_size(share) - 1 / share.shape[1]
+    effective = effective_size(share)
+    relative = 1 / effective - 1 / share.shape[1]
     log_z = log_mean_exp(means)
     error = torch.maximum(relative, means.var(1) / means.shape[1]).sqrt()
     _, shapes = smoothed(log_weights.flatten(1))
-    return [Estimate(*row) for row in zip(log_z.tolist(), error.tolist(), shapes.tolist())]
+    good = believable(shapes, effective.cpu(), share.shape[1])
+    columns = (log_z.tolist(), error.tolist(), shapes.tolist(), good.tolist())
+    return [Estimate(*row) for row in zip(*columns)]
 
 
 def held_against(result: EvidenceResult, check: Estimate) -> EvidenceResult:
     """Return an estimate by SMC with the check from its particles, and what is to be said of it."""
-    if not check.khat < _WORST_SHAPE:
+    if not check.is_believable:
         note = f"importance was refused: its weights have a Pareto shape of {check.khat:.2f}"
         return replace(result, warnings=(*result.warnings, note))
     checks = {**result.checks, "importance": (check.log_z, check.log_z_err)}

@@ -23,7 +23,13 @@ from pyro_stad.registry import Source, build
 from pyro_stad.report.fit import FitReport
 from pyro_stad.transport import Flow
 
-__all__ = ["CONDITIONAL", "StoredConditional", "build_conditional", "write_conditional"]
+__all__ = [
+    "CONDITIONAL",
+    "StoredConditional",
+    "build_conditional",
+    "describe_conditional",
+    "write_conditional",
+]
 
 CONDITIONAL = "pyro_stad conditional flow"
 _VERSION = 1
@@ -65,6 +71,12 @@ def write_conditional(flow: StoredConditional, path: str | os.PathLike[str]) -> 
         ValueError: if its tensors are not finite.
         OSError: if the file can't be written; an older file at ``path`` stays as it was.
     """
+    document, tensors = describe_conditional(flow)
+    write_tensors(path, tensors, encode(document))
+
+
+def describe_conditional(flow: StoredConditional) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the description of a flow, and its tensors; ``build_conditional`` reads them."""
     document, tensors = describe_likelihood(flow.likelihood, flow.transport)
     contexts = flow.contexts
     document |= {
@@ -84,7 +96,7 @@ def write_conditional(flow: StoredConditional, path: str | os.PathLike[str]) -> 
     tensors |= {_CONTEXT + name: getattr(contexts, name) for name in _KNOWN}
     tensors |= {_LOCATION + name: part for name, part in flow.location.state_dict().items()}
     check_finite(tensors)
-    write_tensors(path, tensors, encode(document))
+    return document, tensors
 
 
 def build_conditional(tensors: dict[str, Tensor], document: dict[str, Any]) -> StoredConditional:

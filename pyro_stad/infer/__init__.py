@@ -10,8 +10,10 @@ from pyro_stad.infer.amortized import (
 from pyro_stad.infer.combine import Combination, Overlap, combine
 from pyro_stad.infer.combined import CombinedPosterior
 from pyro_stad.infer.correct import CorrectedPosterior, correct
+from pyro_stad.infer.emulator import PosteriorEmulator, distil_posterior
 from pyro_stad.infer.flow_guide import FlowGuide
 from pyro_stad.infer.pilot import Pilot, PilotRun, choose_form
+from pyro_stad.infer.ranks import Ranks
 from pyro_stad.infer.reparam import FORMS, FlowReparam
 from pyro_stad.infer.simulate import Simulations, simulate
 from pyro_stad.infer.tension import Tension, tension
@@ -30,12 +32,15 @@ __all__ = [
     "Overlap",
     "Pilot",
     "PilotRun",
+    "PosteriorEmulator",
+    "Ranks",
     "Simulations",
     "Tension",
     "WeighedPosteriors",
     "choose_form",
     "combine",
     "correct",
+    "distil_posterior",
     "simulate",
     "tension",
 ]

@@ -14,7 +14,8 @@ A generator of one step has no density. In noise it needs none: with prior N(0, 
 the same noise. That it takes a solve and no trace, and holds where a generator folds.
 
 The weights are Pareto-smoothed; their shape :math:`\hat k` says whether a mean with them can be
-believed: not from 0.7 on, nor if they leave less than a fifth of the draws.
+believed: not from 0.7 on, unless they are nearly alike, nor if they leave less than a fifth of the
+draws.
 
 References:
     Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto Smoothed Importance Sampling; Yao,
@@ -36,7 +37,7 @@ from torch import Tensor
 
 from pyro_stad._checks import check_count, check_seed
 from pyro_stad._random import forked, generator, stream
-from pyro_stad._weights import effective_size
+from pyro_stad._weights import WORST_SHAPE, believable, effective_size
 from pyro_stad.density import drawn_by_flow, exactly, find_generator, law_of
 from pyro_stad.errors import AccuracyWarning
 from pyro_stad.evidence.correction import thinned, weighed
@@ -46,7 +47,7 @@ from pyro_stad.model.sites import is_computed, sampled
 
 __all__ = ["CorrectedPosterior", "correct"]
 
-_WORST_SHAPE, _LEAST_SHARE = 0.7, 0.2
+_LEAST_SHARE = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ class CorrectedPosterior:
         draws: those that were used, by site, each ``(chains, n, ...)``; with what a model that was
             reparametrised computes from them, by the exact law.
         log_weights: of these, ``(chains, n)``; the weights sum to one.
-        khat: Pareto shape of the weights; from 0.7 on nothing here can be believed.
+        khat: Pareto shape of the weights; see ``is_reliable``.
         ess: draws of equal weight that they are worth.
         log_z, log_z_err: what the correction adds to the logarithm of the evidence, in nats; of a
             guide's draws, the logarithm of the evidence itself.
@@ -79,7 +80,8 @@ class CorrectedPosterior:
         The shape alone does not tell: of draws that are far too narrow for the posterior, whose
         weights grow without a heavy tail among them, it was 0.63 where log Z was 2.7 nats off.
         """
-        return self.khat < _WORST_SHAPE and self.ess >= _LEAST_SHARE * self.log_weights.numel()
+        count = self.log_weights.numel()
+        return bool(believable(self.khat, self.ess, count)) and self.ess >= _LEAST_SHARE * count
 
     def mean(self, values: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return weighted means of draws, or of other ``values`` ``(chains, n, ...)``."""
@@ -190,7 +192,7 @@ def correct(
         warnings.warn(
             f"the correction's weights have a Pareto shape of {result.khat:.2f} and leave "
             f"{result.ess:.0f} of {result.log_weights.numel()} draws, expected less than "
-            f"{_WORST_SHAPE} and a fifth: what the draws are of is too far from the exact density. "
+            f"{WORST_SHAPE} and a fifth: what the draws are of is too far from the exact density. "
             "Sample again in noise (FlowReparam) or with the exact twin; train a guide for longer",
             AccuracyWarning,
             stacklevel=2,

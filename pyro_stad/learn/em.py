@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,9 +80,9 @@ class EMSettings:
         check_flag(self.noise_cancellation, "noise_cancellation")
 
 
-def pairs_loss(one_step: OneStep, z: Tensor, x: Tensor) -> Tensor:
+def pairs_loss(one_step: OneStep, z: Tensor, x: Tensor, context: Tensor | None = None) -> Tensor:
     """Return the mean squared distance of draws from where the flow leads, a coordinate."""
-    return (one_step.draw(z) - x).square().mean()
+    return (one_step.draw(z, context) - x).square().mean()
 
 
 class OneStepEM(nn.Module):
@@ -91,13 +92,18 @@ class OneStepEM(nn.Module):
         generator: what is distilled.
         teacher: the field of the law that is asked for.
         settings: of the E-step.
+        contexts: rows ``(N, C)`` that the law is learned given, if it depends on one.
     """
 
     def __init__(
-        self, generator: OneStep, teacher: AbstractAngularField, settings: EMSettings
+        self,
+        generator: OneStep,
+        teacher: AbstractAngularField,
+        settings: EMSettings,
+        contexts: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.generator, self.settings = generator, settings
+        self.generator, self.settings, self.contexts = generator, settings, contexts
         self.student = copy.deepcopy(teacher).requires_grad_(True)
         # In a tuple: it is not trained.
         self._teacher = (teacher,)
@@ -108,11 +114,26 @@ class OneStepEM(nn.Module):
         Each has gradients of its own network alone. A lot needs no count that a resumed run would
         have to know.
         """
-        loss = self._student_loss(count, source, like)
+        loss = self._given_lot(count, source)._student_loss(count, source, like)
         lot = torch.rand((), generator=source, device=source.device).item()
         if lot * self.settings.student_steps < 1:
-            loss = loss + self._generator_loss(count, source, like)
+            loss = loss + self._given_lot(count, source)._generator_loss(count, source, like)
         return loss
+
+    def _given_lot(self, count: int, source: torch.Generator) -> OneStepEM:
+        """Return the same networks, given contexts that are drawn by lot, if they take any."""
+        if self.contexts is None:
+            return self
+        rows = torch.randint(len(self.contexts), (count,), generator=source, device=source.device)
+        new, context = copy.copy(self), self.contexts[rows]
+        given = {"generator": self.generator.given(context), "student": self.student.given(context)}
+        new._modules = {**self._modules, **given}
+        teacher: Any = self._teacher[0].given(context)
+        new._teacher = (teacher,)
+        return new
+
+    def _drawn(self, z: Tensor) -> Tensor:
+        return self.generator.draw(z, self.generator.context)
 
     def _normal(self, count: int, source: torch.Generator, like: Tensor) -> Tensor:
         shape = (count, *like.shape[1:])
@@ -126,7 +147,7 @@ class OneStepEM(nn.Module):
     def _student_loss(self, count: int, source: torch.Generator, like: Tensor) -> Tensor:
         """Return the loss of matching the angular velocity to fresh draws of the generator."""
         with torch.no_grad():
-            x = self.generator.draw(self._normal(count, source, like))
+            x = self._drawn(self._normal(count, source, like))
         angle, noise = self._angles(count, source, like), self._normal(count, source, like)
         cos, sin = (beside(f(angle), x) for f in (torch.cos, torch.sin))
         found = self.student.velocity(angle, cos * x + sin * noise)
@@ -134,7 +155,7 @@ class OneStepEM(nn.Module):
 
     def _generator_loss(self, count: int, source: torch.Generator, like: Tensor) -> Tensor:
         z, moved = self._inferred(count, source, like)
-        x = self.generator.draw(z)
+        x = self._drawn(z)
         return (x - (x.detach() + moved)).square().mean()
 
     def _inferred(self, count: int, source: torch.Generator, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,7 +183,7 @@ class OneStepEM(nn.Module):
         cos, sin = (beside(f(angle), z) for f in (torch.cos, torch.sin))
         with torch.enable_grad():
             at = z.detach().requires_grad_()
-            x = self.generator.draw(at)
+            x = self._drawn(at)
         with torch.no_grad():
             y = cos * x + sin * noise
             apart = self.student.velocity(angle, y) - self._teacher[0].velocity(angle, y)

@@ -102,9 +102,9 @@ class JointDensity:
     def __init__(self, model: VectorisedModel, *, by_flow: bool = False) -> None:
         self.model, self.by_flow, self.calls = model, by_flow, 0
 
-    def _trace(self, setter: AbstractSetter) -> list[Any]:
+    def _trace(self, setter: AbstractSetter, args: tuple[Any, ...] | None = None) -> list[Any]:
         with drawn_by_flow() if self.by_flow else nullcontext():
-            return self.model.trace(setter)
+            return self.model.trace(setter, args)
 
     def unconstrain(self, values: dict[str, Tensor]) -> Tensor:
         """Return values of the latent sites, each ``(N, ...)``, as rows of numbers, ``(N, K)``."""
@@ -113,9 +113,12 @@ class JointDensity:
         self._trace(setter)
         return torch.cat(setter.found, dim=-1)
 
-    def values(self, z: Tensor) -> dict[str, Tensor]:
-        """Return the latent sites at ``z``, shape ``(N, K)``, each ``(N, ...)``."""
-        return self.model.values(self._trace(_FromReals(z)), len(z))
+    def values(self, z: Tensor, args: tuple[Any, ...] | None = None) -> dict[str, Tensor]:
+        """Return the latent sites at ``z``, shape ``(N, K)``, each ``(N, ...)``.
+
+        ``args`` take the place of the model's.
+        """
+        return self.model.values(self._trace(_FromReals(z), args), len(z))
 
     def flows(self, values: dict[str, Tensor]) -> dict[str, tuple[FlowPrior, Tensor]]:
         """Return the learned priors inside the laws of sites, with ``values`` in their coordinates.
@@ -141,14 +144,14 @@ class JointDensity:
             trace = self._trace(_ToReals(values, self.model.like.new_zeros(points, 0)))
             return self.model.log_probs(trace, points, is_data)
 
-    def log_joint(self, z: Tensor) -> Tensor:
+    def log_joint(self, z: Tensor, args: tuple[Any, ...] | None = None) -> Tensor:
         """Return the log joint density of rows ``z``, shape ``(N, K)``: ``(N,)``.
 
-        NaN is minus infinity.
+        NaN is minus infinity. ``args`` take the place of the model's.
         """
         self.calls += len(z)
         setter = _FromReals(z)
-        trace = self._trace(setter)
+        trace = self._trace(setter, args)
         sites = self.model.log_probs(trace, len(z), lambda site: is_data(site) or is_latent(site))
         total = setter.log_det
         for log_prob in sites.values():

@@ -48,7 +48,7 @@ def learned_in(latent: list[Any], *, by_flow: bool) -> list[LearnedNoise]:
     for site in latent:
         size, law = site["value"].numel(), law_of(site)
         generator = find_generator(law) if by_flow else None
-        flow = find_flow(law) if generator is None else generator.prior
+        flow = find_flow(law if generator is None else generator.prior)
         if flow is not None:
             features, calls = flow.like.numel(), flow.transport.sequential_calls()
             calls = calls and calls * size // features

@@ -19,13 +19,14 @@ References:
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 from torch import Tensor
 
 from pyro_stad._checks import check_between
-from pyro_stad._chunks import CHUNK_SIZE, check_chunk_size, in_chunks
+from pyro_stad._chunks import CHUNK_SIZE, check_chunk_size, in_chunks, rows_of
 from pyro_stad._events import beside, event_sum
 from pyro_stad.fields.base import AbstractAngularField
 from pyro_stad.ode import time_like
@@ -44,6 +45,8 @@ class OneStep(AbstractTransport):
         angle: at which it is asked.
         chunk_size: rows worked on at a time.
     """
+
+    context: Tensor | None = None
 
     def __init__(
         self, field: AbstractAngularField, angle: float = 1.0, chunk_size: int = CHUNK_SIZE
@@ -66,15 +69,26 @@ class OneStep(AbstractTransport):
     def sequential_calls(self) -> int:
         return 1
 
+    def given(self, context: Tensor) -> OneStep:
+        """Return the generator given a context, of the same network; see ``Flow.given``."""
+        if not self.field.context_shape:
+            raise TypeError(f"a {type(self.field).__name__} takes no context")
+        new = copy.copy(self)
+        new.context = context
+        return new
+
     def push(self, z: Tensor) -> Tensor:
         """Carry standard normal ``z``, shape ``(B, *event_shape)``, to data: one call."""
-        return in_chunks(z, self.draw, self.chunk_size)
+        context = self.context
+        rows = None if context is None else rows_of(context, self.field.context_shape, len(z))
+        return in_chunks(z, self.draw, self.chunk_size, context=rows)
 
-    def draw(self, z: Tensor) -> Tensor:
-        """Return data of noise, of all rows at once: what is trained."""
-        w = self.field.velocity(time_like(z, self.angle), z)
+    def draw(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return data of noise, given rows of context if it takes one, all at once: what learns."""
+        field = self.field if context is None else self.field.given(context)
+        w = field.velocity(time_like(z, self.angle), z)
         cos, sin = math.cos(self.angle), math.sin(self.angle)
-        if self.field.gate is None:
+        if field.gate is None:
             return cos * z - sin * w
-        gate = beside(self.field.gate.at(event_sum(z.square())).value, z)
+        gate = beside(field.gate.at(event_sum(z.square())).value, z)
         return (1 - gate * (1 - cos)) * z - sin * w

@@ -97,7 +97,7 @@ def normal_em(settings, scale=1.3, shift=0.2):
                 torch.nn.Parameter(torch.tensor(value)) for value in (scale, shift)
             )
 
-        def draw(self, z):
+        def draw(self, z, context=None):
             return self.scale * z + self.shift
 
     both = OneStepEM(Affine(), teacher, settings)
@@ -234,8 +234,8 @@ def shifted(generator, step=0.5):
     """Return a generator whose draws are off by half a standard deviation."""
 
     class Shifted(OneStep):
-        def draw(self, z):
-            return super().draw(z) + step
+        def draw(self, z, context=None):
+            return super().draw(z, context) + step
 
     moved = Shifted(generator.transport.field, generator.transport.angle)
     return OneStepGenerator(generator.prior, moved, generator.distilled)

@@ -373,3 +373,11 @@ def test_a_prior_in_single_and_data_in_double_precision():
     truth = dist.Normal(0.0, 2**0.5).log_prob(y).sum().item()
     # Of 300 samples, a tiny fit.
     assert abs(found.log_z - truth) < 0.3
+
+    def of_a_number(y):
+        theta = pyro.sample("theta", prior)
+        pyro.sample("y", dist.Normal(theta[..., 0], 1.0), obs=y)
+
+    # A number beside a number makes the likelihood double, beside a row of them it does not.
+    found = log_evidence(of_a_number, y[0], particles=500, repeats=2, progress=False)
+    assert abs(found.log_z - dist.Normal(0.0, 2**0.5).log_prob(y[0]).item()) < 0.3

@@ -26,13 +26,11 @@ from torch import Tensor
 from pyro_stad._checks import check_count, check_seed
 from pyro_stad._progress import progress_bar
 from pyro_stad._random import forked, generator, stream
-from pyro_stad._weights import effective_size, log_mean_exp, smoothed
+from pyro_stad._weights import WORST_SHAPE, believable, effective_size, log_mean_exp, smoothed
 from pyro_stad.errors import AccuracyWarning
 from pyro_stad.model.sites import check_whole, is_data, is_latent, sampled
 
 __all__ = ["WeighedPosteriors", "weigh"]
-
-_WORST_SHAPE = 0.7
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +60,7 @@ class WeighedPosteriors:
     @property
     def is_reliable(self) -> Tensor:
         """Whether the weights of each datum can be believed, ``(N,)``."""
-        return self.khat < _WORST_SHAPE
+        return believable(self.khat, self.ess, len(self.log_weights))
 
     def mean(self) -> dict[str, Tensor]:
         """Return the posterior mean of each datum, by site, ``(...)``."""
@@ -96,8 +94,8 @@ class WeighedPosteriors:
         """Return how many data can be believed, and what their evidence comes to, as text."""
         good, count = int(self.is_reliable.sum()), len(self.khat)
         return (
-            f"{count} data of plate {self.plate!r}: Pareto shape below {_WORST_SHAPE} for {good}, "
-            f"worst {self.khat.max():.2f}; {self.ess.median():.0f} effective of "
+            f"{count} data of plate {self.plate!r}: weights of {good} can be believed, worst "
+            f"Pareto shape {self.khat.max():.2f}; {self.ess.median():.0f} effective of "
             f"{len(self.log_weights)} draws (median), {self.ess.min():.0f} at worst; log Z in all "
             f"{self.log_z.sum():.2f} +- {self.log_z_err.square().sum().sqrt():.2g}"
         )
@@ -167,7 +165,7 @@ def _summed_up(
     bad = int((~found.is_reliable).sum())
     if bad:
         warnings.warn(
-            f"the weights of {bad} of {len(khat)} data have a Pareto shape of {_WORST_SHAPE} or "
+            f"the weights of {bad} of {len(khat)} data have a Pareto shape of {WORST_SHAPE} or "
             "more: there the guide is too far from the posterior. See `khat`; train it for longer, "
             'or with posterior="flow"',
             AccuracyWarning,

@@ -1,0 +1,160 @@
+"""Emulated posteriors: against closed forms, by ranks, and by weights; and what has none."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pyro_stad
+from pyro_stad.data import Periodic
+from pyro_stad.errors import AccuracyWarning
+from pyro_stad.infer import PosteriorEmulator, Ranks
+
+OPTIONS = {"simulations": 4000, "budget": "tiny", "steps": 300, "progress": False}
+
+
+def model(y):
+    """Three data about one mean, whose posterior has a closed form."""
+    x = pyro.sample("x", dist.Normal(torch.tensor(0.0), 1.0))
+    with pyro.plate("data", 3):
+        pyro.sample("y", dist.Normal(x, 0.8), obs=y)
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    torch.set_default_dtype(torch.float64)
+    return pyro_stad.distil_posterior(model, torch.zeros(3), **OPTIONS)
+
+
+def closed_form(y):
+    precision = 1 + 3 / 0.8**2
+    mean = (y.sum() / 0.8**2 / precision).item()
+    law = dist.MultivariateNormal(torch.zeros(3), 0.8**2 * torch.eye(3) + 1.0)
+    return mean, precision**-0.5, law.log_prob(y).item()
+
+
+@pytest.mark.parametrize("y", [(0.0, 0.3, -0.2), (1.5, 0.2, 1.0)])
+def test_draws_and_weights_are_of_the_posterior(emulator, y):
+    y = torch.tensor(y)
+    mean, sd, log_z = closed_form(y)
+    draws = emulator.sample(y, num_samples=4000)["x"]
+    assert draws.shape == (4000,)
+    # The network's own error, a tenth of a standard deviation, above that of the draws.
+    assert abs(draws.mean() - mean) < sd * (0.1 + 4 / math.sqrt(4000))
+    assert abs(draws.std() / sd - 1) < 0.12
+    found = emulator.importance(y)
+    assert found.is_reliable
+    assert found.sites == ("x",)
+    assert abs(found.log_z - log_z) < 5 * found.log_z_err + 1e-3
+    assert abs(found.mean()["x"] - mean) < 4 * sd / math.sqrt(found.ess)
+    again = emulator.sample(y, num_samples=4000)["x"]
+    assert torch.equal(draws, again)
+    assert not torch.equal(draws, emulator.sample(y, num_samples=4000, seed=1)["x"])
+
+
+def test_ranks_tell_a_right_emulator_from_a_wrong_one(emulator):
+    found = emulator.ranks(400, 49, progress=False)
+    assert found.ranks.shape == (400, 1)
+    assert found.is_uniform
+    assert "within the 99 % band" in found.summary()
+
+    class Narrow(type(emulator.generator.transport)):
+        def draw(self, z, context=None):
+            return 0.5 * super().draw(z, context)
+
+    made = emulator.generator
+    narrow = Narrow(made.transport.field, made.transport.angle)
+    wrong = PosteriorEmulator(
+        model, torch.zeros(3), generator=type(made)(made.flow, narrow, made.distilled)
+    )
+    assert not wrong.ranks(400, 49, progress=False).is_uniform
+    assert "OUTSIDE" in wrong.ranks(400, 49, progress=False).summary()
+
+
+def test_the_band_is_passed_by_chance_alone():
+    """Of uniform ranks no more than one percent are outside; of any shift of them, nearly all."""
+    source = torch.Generator().manual_seed(0)
+    found = [
+        Ranks(torch.randint(100, (200, 2), generator=source), 99, ("a", "b")) for _ in range(300)
+    ]
+    assert sum(not each.is_uniform for each in found) <= 9  # three, and four deviations more
+    exact = Ranks(torch.arange(100)[:, None], 99, ("a",))
+    assert exact.deviations().item() < 1e-12
+
+
+def test_it_is_made_again_from_its_file(emulator, tmp_path):
+    emulator.generator.save(tmp_path / "emulator.safetensors")
+    back = PosteriorEmulator(
+        model, torch.zeros(3), generator=pyro_stad.load(tmp_path / "emulator.safetensors")
+    )
+    y = torch.tensor([0.1, 0.2, 0.3])
+    assert torch.equal(back.sample(y)["x"], emulator.sample(y)["x"])
+    assert "PosteriorEmulator(x" in back.summary()
+
+
+def test_a_learned_prior_and_a_bounded_parameter(tiny_prior):
+    """Sites of any support, of a model that does not broadcast over draws."""
+
+    def loops(y):
+        theta = pyro.sample("theta", tiny_prior)
+        scale = pyro.sample("scale", dist.LogNormal(torch.tensor(0.0), 0.3))
+        pyro.sample("y", dist.Normal(theta[1], float(scale)), obs=y)
+
+    with pytest.warns(UserWarning, match="does not broadcast"):
+        found = pyro_stad.distil_posterior(
+            loops, torch.tensor(0.0), **{**OPTIONS, "simulations": 300, "steps": 30}
+        )
+    draws = found.sample(torch.tensor(0.4), num_samples=20)
+    assert draws["theta"].shape == (20, 3)
+    assert draws["scale"].min() > 0
+
+
+def test_a_killed_run_goes_on(tmp_path):
+    options = {**OPTIONS, "simulations": 300, "steps": 30, "resume": tmp_path}
+    y = torch.zeros(3)
+    first, again = (pyro_stad.distil_posterior(model, y, **options) for _ in range(2))
+    assert torch.equal(first.sample(y)["x"], again.sample(y)["x"])
+    assert {part.name for part in tmp_path.iterdir()} == {"posterior", "one step"}
+
+
+def test_a_datum_that_was_not_learned_is_told(emulator):
+    with pytest.warns(AccuracyWarning, match="not learned the posterior of this datum"):
+        found = emulator.importance(torch.tensor([30.0, -30.0, 60.0]))
+    assert not found.is_reliable
+
+
+def test_slips_have_messages(emulator, tiny_prior):
+    def with_factor(y):
+        x = pyro.sample("x", dist.Normal(torch.tensor(0.0), 1.0))
+        pyro.factor("cut", -x.abs())
+        pyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+    y = torch.tensor(0.0)
+    with pytest.raises(ValueError, match="'cut' is a factor"):
+        pyro_stad.distil_posterior(with_factor, y, **OPTIONS)
+    with pytest.raises(ValueError, match=r"'y' observes shape \(2,\), expected shape \(3,\)"):
+        emulator.sample(torch.zeros(2))
+    with pytest.raises(ValueError, match="`simulations` must be an integer"):
+        pyro_stad.distil_posterior(model, torch.zeros(3), simulations=3)
+    with pytest.raises(TypeError, match="`generator` must be a ConditionalGenerator"):
+        PosteriorEmulator(model, torch.zeros(3), generator=tiny_prior)
+    with pytest.raises(ValueError, match="it is of another model"):
+        PosteriorEmulator(scalar(tiny_prior), y, generator=emulator.generator)
+    generator = pyro_stad.distil_one_step(tiny_prior, steps=1, pairs=100, progress=False)
+    with pytest.raises(ValueError, match=r"generators of one step.*generator.prior"):
+        pyro_stad.distil_posterior(scalar(generator), y, **OPTIONS)
+    angle = pyro_stad.fit(
+        torch.rand(300, 1), bounds=[Periodic(0.0, 1.0)], budget="tiny", members=0, progress=False
+    )
+    with pytest.raises(ValueError, match=r"\['theta'\] are angles"):
+        pyro_stad.distil_posterior(scalar(angle), y, **OPTIONS)
+
+
+def scalar(prior):
+    def of_last(y):
+        theta = pyro.sample("theta", prior)
+        pyro.sample("y", dist.Normal(theta[..., -1], 1.0), obs=y)
+
+    return of_last
