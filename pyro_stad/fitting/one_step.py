@@ -70,7 +70,7 @@ def distil_one_step(
     em: EMSettings | None = None,
     steps: int = 3000,
     batch_size: int = 512,
-    pairs: int = 20_000,
+    pairs: int = 50_000,
     contexts: Tensor | None = None,
     seed: int = 0,
     progress: bool = True,
