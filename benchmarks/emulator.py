@@ -172,7 +172,7 @@ def page() -> str:
     return (
         "## Posteriors of one call\n\n"
         "Emulated posteriors of unseen data against particles of tempered SMC: C2ST of 4,000 "
-        "draws; root mean square of how far means are off, in sds (in brackets, logarithms of sds), "
+        "draws; root mean square of how far means are off, in sds (in brackets, logs of sds), "
         "of a thousand draws of one call and of a thousand weighed ones; evidences; the time of a "
         f"thousand draws, and how many times longer the others take.\n\n{table(header, cells)}\n\n"
         "Ranks of 500 truths among 99 draws of one call: the farthest from uniform of any "
