@@ -156,7 +156,13 @@ def test_a_conditional_flow_is_asked_at_a_context(tmp_path, capsys):
     known = flow(torch.tensor([0.5])).log_prob(points)
     found = torch.tensor([float(line.split(",")[0]) for line in lines[1:]])
     torch.testing.assert_close(found.to(known), known, rtol=0, atol=1e-4)
+    one = tmp_path / "generator.safetensors"
+    code, text, _ = call(capsys, "one-step", file, "--out", one, "--steps", 5, "--no-progress")
+    assert code == 0
+    code, text, _ = call(capsys, "sample", one, "--given", "age=0.5", "--out", out, "-n", 50)
+    assert "wrote 50 draws" in text
     for arguments, message in (
+        (("sample", one, "--out", out), "say --given age=..."),
         (("sample", file, "--out", out), "say --given age=..."),
         (("sample", file, "--given", "age=x", "--out", out), "must be name=number"),
         (("check", file, "--samples", out), "this command is for priors"),
@@ -180,6 +186,9 @@ def test_a_prior_becomes_a_generator(folder, capsys, tmp_path):
     assert list(draws.columns) == NAMES
     assert len(draws) == 7
     code, _, error = call(capsys, "log-prob", out, folder / "samples.csv")
+    assert code == 1
+    assert "generator of one step, which has no density" in error
+    code, _, error = call(capsys, "one-step", out, "--out", tmp_path / "again.safetensors")
     assert code == 1
     assert "generator of one step, which has no density" in error
 

@@ -8,9 +8,15 @@ from typing import Any, cast
 
 import torch
 
-from pyro_stad.density import ConditionalFlow, FlowPrior, OneStepGenerator, load
+from pyro_stad.density import (
+    ConditionalFlow,
+    ConditionalGenerator,
+    FlowPrior,
+    OneStepGenerator,
+    load,
+)
 
-__all__ = ["prior_of"]
+__all__ = ["prior_of", "to_distil"]
 
 
 def prior_of(
@@ -28,13 +34,8 @@ def prior_of(
         ValueError: for a context of a prior, or none or another one of a conditional flow; or a
             generator for a command that needs a density.
     """
-    learned = cast(Any, load(path))
-    if isinstance(learned, OneStepGenerator) and not for_draws:
-        raise ValueError(
-            f"{path} is a generator of one step, which has no density: give this command the prior "
-            "that it was distilled from"
-        )
-    if not isinstance(learned, ConditionalFlow):
+    learned = _read(path, for_draws=for_draws)
+    if not isinstance(learned, ConditionalFlow | ConditionalGenerator):
         if given:
             raise ValueError(f"--given is for conditional flows; {path} is a prior")
         return cast(FlowPrior, learned)
@@ -48,8 +49,28 @@ def prior_of(
     if values.keys() != set(names):
         told = " ".join(f"--given {name}=..." for name in names)
         raise ValueError(f"{path} is a conditional flow: say {told}; got {list(given)}")
-    dtype = learned.parts.contexts.loc.dtype
-    return learned(torch.tensor([values[name] for name in names], dtype=dtype))
+    flow = learned if isinstance(learned, ConditionalFlow) else learned.flow
+    dtype = flow.parts.contexts.loc.dtype
+    return cast(FlowPrior, learned(torch.tensor([values[name] for name in names], dtype=dtype)))
+
+
+def to_distil(path: Path) -> FlowPrior | ConditionalFlow:
+    """Read a prior, or a conditional flow, that a generator can be distilled from.
+
+    Raises:
+        ValueError: for a generator.
+    """
+    return cast(Any, _read(path, for_draws=False))
+
+
+def _read(path: Path, *, for_draws: bool) -> Any:
+    learned = cast(Any, load(path))
+    if isinstance(learned, OneStepGenerator | ConditionalGenerator) and not for_draws:
+        raise ValueError(
+            f"{path} is a generator of one step, which has no density: give this command what it "
+            "was distilled from"
+        )
+    return learned
 
 
 def _pair(text: str) -> tuple[str, float]:

@@ -1,4 +1,4 @@
-"""``pyro-stad one-step``: a prior becomes a generator of one network call."""
+"""``pyro-stad one-step``: a prior, or a conditional flow, becomes a generator of one call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from pyro_stad._config import encode
 from pyro_stad.cli.arguments import print_json
 from pyro_stad.cli.files import check_out
-from pyro_stad.cli.learned import prior_of
+from pyro_stad.cli.learned import to_distil
 from pyro_stad.cli.options import AsJson, NoProgress, PriorFile, Seed
 from pyro_stad.fitting import distil_one_step
 
@@ -32,10 +32,10 @@ def one_step(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Distil a prior into a generator, whose draws cost one network call each."""
+    """Distil a prior, or a conditional flow, into a generator of one network call a draw."""
     check_out(out, [prior])
     generator = distil_one_step(
-        prior_of(prior), method=method, steps=steps, seed=seed, progress=not no_progress,
+        to_distil(prior), method=method, steps=steps, seed=seed, progress=not no_progress,
         resume=resume,
     )  # fmt: skip
     generator.save(out)

@@ -10,7 +10,8 @@ size: in one, as a rule, where the two are near. Weights make the evidence that 
 
 .. math:: \log Z \mathrel{+}= \log \tfrac1N \sum_i (L_1(u_i) / L_0(u_i))^{\Delta\beta} ,
 
-whatever L_0 is, and moves by L_1 make particles forget it. Most of the way is gone cheaply; of L_1
+whatever L_0 is, and moves by L_1 make particles forget it; where weights are nearly alike they have
+nothing to forget. Most of the way is gone cheaply; of L_1
 no more is asked than the last stretch.
 
 References:
@@ -25,10 +26,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pyro_stad.samplers.normal import Normal
 from pyro_stad.samplers.problem import Problem
 from pyro_stad.samplers.tempering import Runs, arrived
 
 __all__ = ["BridgedRuns", "bridge"]
+
+_ALIKE = 0.95
 
 
 def bridge(
@@ -71,7 +75,7 @@ class BridgedRuns(Runs):
         self.log_z, self.variance = cheap.log_z.clone(), cheap.variance.clone()
         self.cheap_log_z, self.cheap_variance = cheap.log_z, cheap.variance
         self.cheap_calls = cheap.calls.clone()
-        self.scale = cheap.scale.clone()
+        self.scale, self.stuck = cheap.scale.clone(), cheap.stuck.clone()
 
     def start(self) -> None:
         """Ask for the dear likelihoods of the particles that there are."""
@@ -81,6 +85,12 @@ class BridgedRuns(Runs):
 
     def _gain(self, at: Tensor) -> Tensor:
         return self.fit[at] - self.ground[at]
+
+    def _move(self, at: Tensor, normal: Normal) -> None:
+        """Move particles; where weights were nearly alike, they are where they should be."""
+        uneven = self.effective[at] < _ALIKE * self.fit[0].numel()
+        if uneven.any():
+            super()._move(at[uneven], normal.of_objects(uneven))
 
     def _tempered(self, beta: Tensor, *known: Tensor) -> Tensor:
         fit, ground = known
