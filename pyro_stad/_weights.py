@@ -8,14 +8,22 @@ References:
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_stad._arviz import psislw
 
-__all__ = ["WORST_SHAPE", "believable", "effective_size", "log_mean_exp", "mean_weight", "smoothed"]
+__all__ = [
+    "WORST_SHAPE",
+    "Smoothed",
+    "believable",
+    "effective_size",
+    "log_mean_exp",
+    "mean_weight",
+    "smoothed",
+]
 
 WORST_SHAPE = 0.7
 _ALIKE = 0.95
@@ -46,6 +54,25 @@ def effective_size(weights: Tensor, dim: int = -1) -> Tensor:
     return weights.sum(dim).square() / weights.square().sum(dim)
 
 
+class Smoothed(NamedTuple):
+    """Pareto-smoothed weights, and what is known of those that they were.
+
+    Attributes:
+        log_weights: shape ``(..., N)``; the weights sum to one.
+        khat: Pareto shapes of their tails, ``(...)``.
+        effective: effective sizes before they were smoothed, ``(...)``.
+    """
+
+    log_weights: Tensor
+    khat: Tensor
+    effective: Tensor
+
+    @property
+    def believable(self) -> Tensor:
+        """Whether means with them can be believed, ``(...)``; see ``believable``."""
+        return believable(self.khat, self.effective, self.log_weights.shape[-1])
+
+
 def believable(khat: Any, effective: Any, count: int) -> Any:
     """Whether a mean with weights can be believed, by the shape of their tail.
 
@@ -59,15 +86,18 @@ def believable(khat: Any, effective: Any, count: int) -> Any:
     return (khat < WORST_SHAPE) | (effective >= _ALIKE * count)
 
 
-def smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Pareto-smoothed log-weights, and the shapes of their tails; see ``believable``.
+def smoothed(log_weights: Tensor) -> Smoothed:
+    """Return Pareto-smoothed log-weights; those that are nearly alike are left as they are.
 
     Arguments:
         log_weights: shape ``(..., N)``.
 
     Returns:
-        Log-weights of the same shape, whose weights sum to one, and shapes ``(...)``; on the CPU,
-        in float64.
+        The weights and what is known of them, on the CPU, in float64.
     """
-    smooth, shape = psislw(log_weights.double().cpu().numpy())
-    return torch.as_tensor(smooth), torch.as_tensor(shape, dtype=torch.float64)
+    log_weights = log_weights.double().cpu()
+    smooth, shape = (torch.as_tensor(found) for found in psislw(log_weights.numpy()))
+    plain = torch.log_softmax(log_weights, -1)
+    effective = effective_size(plain.exp())
+    alike = effective >= _ALIKE * log_weights.shape[-1]
+    return Smoothed(torch.where(alike[..., None], plain, smooth), shape.double(), effective)

@@ -13,6 +13,7 @@ from pyro_stad.cli.files import check_out
 from pyro_stad.cli.learned import to_distil
 from pyro_stad.cli.options import AsJson, NoProgress, PriorFile, Seed
 from pyro_stad.fitting import distil_one_step
+from pyro_stad.learn import EMSettings
 
 __all__ = ["one_step"]
 
@@ -24,6 +25,9 @@ def one_step(
         str, typer.Option(help="regression on the flow's draws, em, or both.")
     ] = "regression",
     steps: Annotated[int, typer.Option(min=1, help="Steps of the training.")] = 3000,
+    inference_steps: Annotated[
+        int, typer.Option(min=0, help="Langevin steps of em; 0 for its mode-seeking limit.")
+    ] = EMSettings.inference_steps,
     seed: Seed = 0,
     no_progress: NoProgress = False,
     resume: Annotated[
@@ -35,8 +39,8 @@ def one_step(
     """Distil a prior, or a conditional flow, into a generator of one network call a draw."""
     check_out(out, [prior])
     generator = distil_one_step(
-        to_distil(prior), method=method, steps=steps, seed=seed, progress=not no_progress,
-        resume=resume,
+        to_distil(prior), method=method, em=EMSettings(inference_steps=inference_steps),
+        steps=steps, seed=seed, progress=not no_progress, resume=resume,
     )  # fmt: skip
     generator.save(out)
     if as_json:

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_stad._weights import believable, effective_size, log_mean_exp
+from pyro_stad._weights import believable, log_mean_exp
 from pyro_stad.data.effective import ess
 from pyro_stad.errors import EvidenceError
 from pyro_stad.evidence.correction import Correction, correct, distilled
@@ -258,8 +258,7 @@ def _resampled(
 
 
 def _warnings(known: Correction) -> tuple[str, ...]:
-    effective = effective_size(known.weights).item()
-    if believable(known.khat, effective, len(known.weights)):
+    if believable(known.khat, known.effective, len(known.weights)):
         return ()
     return (
         f"weights from the distilled law to the exact one have a Pareto shape of "

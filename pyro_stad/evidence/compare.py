@@ -179,7 +179,7 @@ def _elpd_loo(result: EvidenceResult) -> tuple[float, float] | None:
     if not pieces or sum(piece.shape[1] for piece in pieces) < 2:
         return None
     log_likelihood = torch.cat(pieces, dim=1).mT
-    each = torch.logsumexp(smoothed(-log_likelihood)[0] + log_likelihood, 1)
+    each = torch.logsumexp(smoothed(-log_likelihood).log_weights + log_likelihood, 1)
     return each.sum().item(), (len(each) * each.var()).sqrt().item()
 
 

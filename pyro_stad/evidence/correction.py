@@ -40,6 +40,7 @@ class Correction(NamedTuple):
         khat: Pareto shape of the weights.
         weights: of the draws that were used, ``(n,)``; they sum to one.
         used: their places among the draws of all chains, one chain after the other, ``(n,)``.
+        effective: draws of equal weight that they are worth, before they were smoothed.
     """
 
     value: float
@@ -47,6 +48,7 @@ class Correction(NamedTuple):
     khat: float
     weights: Tensor
     used: Tensor
+    effective: float
 
 
 def distilled(flows: dict[str, tuple[FlowPrior, Tensor]]) -> list[tuple[FlowPrior, Tensor]]:
@@ -92,15 +94,16 @@ def weighed(log_ratio: Tensor, places: Tensor, count: int) -> Correction:
         count: number of chains.
     """
     log_ratio = log_ratio.double()
-    smooth, khat = smoothed(log_ratio)
+    found = smoothed(log_ratio)
     # The factor that smoothing takes away with the normalisation.
     value = log_mean_exp(log_ratio).item()
     ratios = np.exp((log_ratio - log_ratio.max()).cpu().numpy()).reshape(count, -1)
-    effective = ess(torch.as_tensor(ratios)) if ratios.std() > 0 else ratios.size
-    relative = ratios.std() / ratios.mean() / math.sqrt(effective)
+    independent = ess(torch.as_tensor(ratios)) if ratios.std() > 0 else ratios.size
+    relative = ratios.std() / ratios.mean() / math.sqrt(independent)
     # Equal weights have no tail; of them the fit of one says infinity.
-    shape = khat.item() if bool((log_ratio != log_ratio[0]).any()) else -math.inf
-    return Correction(value, float(relative), shape, smooth.exp(), places)
+    shape = found.khat.item() if bool((log_ratio != log_ratio[0]).any()) else -math.inf
+    weights = found.log_weights.exp()
+    return Correction(value, float(relative), shape, weights, places, found.effective.item())
 
 
 def _exact_less_distilled(prior: FlowPrior, values: Tensor) -> Tensor:

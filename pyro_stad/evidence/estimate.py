@@ -155,7 +155,7 @@ def _held_against_importance(
     Where the map from noise is steep, as of a heavy-tailed prior far out, SMC can be wrong by
     hundreds of nats and know nothing of it.
     """
-    runs = job.runs(method.particles, method.repeats)
+    runs = job.runs(method.particles, method.repeats, getattr(method, "kernel", None))
     (check,) = of_particles(job.problem, runs, job.generator("confirmation"))
     result = asked(result, job.problem, method.particles * method.repeats)
     result = held_against(result, check)
@@ -177,7 +177,7 @@ def _auto(job: EvidenceJob, options: dict[str, Any]) -> EvidenceResult:
     for name in names:
         try:
             found[name] = method_of(name, options)(job)
-        except EvidenceError as error:
+        except (EvidenceError, NotImplementedError) as error:
             # SMC is the one that there must be.
             if name == "smc":
                 raise
@@ -194,5 +194,10 @@ def _auto(job: EvidenceJob, options: dict[str, Any]) -> EvidenceResult:
     others = {name: result for name, result in found.items() if result is not best}
     checks = {name: (result.log_z, result.log_z_err) for name, result in others.items()}
     # All start from the same particles: what one is warned of concerns the others.
-    notes += tuple(f"{name}: {text}" for name, r in others.items() for text in r.warnings)
+    notes += tuple(
+        f"{name}: {text}"
+        for name, r in others.items()
+        for text in r.warnings
+        if text not in best.warnings
+    )
     return replace(best, checks=checks, warnings=(*best.warnings, *notes))

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_choice
-from pyro_stad._weights import WORST_SHAPE, believable, effective_size, log_mean_exp, smoothed
+from pyro_stad._weights import WORST_SHAPE, effective_size, log_mean_exp, smoothed
 from pyro_stad.errors import EvidenceError
 from pyro_stad.evidence.job import EvidenceJob, asked, spent
 from pyro_stad.evidence.method import AbstractParticleMethod
@@ -76,9 +76,9 @@ class Importance(AbstractParticleMethod):
         share = torch.softmax(log_weights.reshape(-1), 0)
         effective = effective_size(share).item()
         relative = 1 / effective - 1 / len(share)
-        smooth, tail = smoothed(log_weights.reshape(-1))
-        weights, shape = smooth.exp(), tail.item()
-        if not believable(shape, effective, len(share)):
+        found = smoothed(log_weights.reshape(-1))
+        weights, shape = found.log_weights.exp(), found.khat.item()
+        if not found.believable:
             raise EvidenceError(
                 f"importance weights have a Pareto shape of {shape:.2f}, expected less than "
                 f"{WORST_SHAPE}: their mean can't be believed. {_ADVICE[self.proposal]}"
@@ -118,13 +118,11 @@ def of_particles(problem: Problem, runs: Runs, generator: torch.Generator) -> li
         log_weights = _log_weights(problem, proposal, proposal.draw(generator))
     means = log_mean_exp(log_weights)
     share = torch.softmax(log_weights.flatten(1), 1)
-    effective = effective_size(share)
-    relative = 1 / effective - 1 / share.shape[1]
+    relative = 1 / effective_size(share) - 1 / share.shape[1]
     log_z = log_mean_exp(means)
     error = torch.maximum(relative, means.var(1) / means.shape[1]).sqrt()
-    _, shapes = smoothed(log_weights.flatten(1))
-    good = believable(shapes, effective.cpu(), share.shape[1])
-    columns = (log_z.tolist(), error.tolist(), shapes.tolist(), good.tolist())
+    tails = smoothed(log_weights.flatten(1))
+    columns = (log_z.tolist(), error.tolist(), tails.khat.tolist(), tails.believable.tolist())
     return [Estimate(*row) for row in zip(*columns)]
 
 

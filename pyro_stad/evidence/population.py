@@ -114,6 +114,7 @@ def _surer(result: EvidenceResult, check: Estimate) -> EvidenceResult:
         return result
     return replace(
         result, log_z=check.log_z, log_z_err=check.log_z_err, khat=check.khat, method="importance",
+        correction=None,
         checks={"smc": (result.log_z, result.log_z_err)},
     )  # fmt: skip
 

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
@@ -37,7 +38,7 @@ from torch import Tensor
 
 from pyro_stad._checks import check_count, check_seed
 from pyro_stad._random import forked, generator, stream
-from pyro_stad._weights import WORST_SHAPE, believable, effective_size
+from pyro_stad._weights import WORST_SHAPE, believable
 from pyro_stad.density import drawn_by_flow, exactly, find_generator, law_of
 from pyro_stad.errors import AccuracyWarning
 from pyro_stad.evidence.correction import thinned, weighed
@@ -59,7 +60,7 @@ class CorrectedPosterior:
             reparametrised computes from them, by the exact law.
         log_weights: of these, ``(chains, n)``; the weights sum to one.
         khat: Pareto shape of the weights; see ``is_reliable``.
-        ess: draws of equal weight that they are worth.
+        ess: draws of equal weight that they are worth, before they were smoothed.
         log_z, log_z_err: what the correction adds to the logarithm of the evidence, in nats; of a
             guide's draws, the logarithm of the evidence itself.
         sites: the learned sites whose densities were corrected.
@@ -174,18 +175,22 @@ def correct(
         places, chains = torch.arange(draws), 1
     else:
         used, places, chains = _of_chains(source, draws, num_chains)
-    twin, computed = _Exactly(), _computed(model, args, kwargs)
+    twin, computed = _Exactly(), _computed(model, args, kwargs, used)
     # What a model computes is computed anew: by the exact law it comes out otherwise.
     free = {name: value for name, value in used.items() if name not in computed}
+    if not free:
+        raise ValueError(
+            f"`source` has draws of {sorted(used)} alone, which the model computes from its latent "
+            "sites; it needs draws of those"
+        )
     exact = replay(partial(_held, twin, model), args, kwargs, free)
     plain = log_q if is_guide else replay(model, args, kwargs, free).lp
     found = weighed((exact.lp.double() - plain.double()).cpu(), places, chains)
-    shown = [name for name, by_law in computed.items() if by_law or name in used]
-    used = free | {name: exact.computed[name] for name in shown}
+    used = free | _anew(exact.computed, computed, used)
     shaped = {name: value.reshape(chains, -1, *value.shape[1:]) for name, value in used.items()}
     log_weights = found.weights.log().reshape(chains, -1)
     result = CorrectedPosterior(
-        shaped, log_weights, found.khat, effective_size(found.weights).item(), found.value,
+        shaped, log_weights, found.khat, found.effective, found.value,
         found.error, tuple(twin.sites),
     )  # fmt: skip
     if not result.is_reliable:
@@ -200,15 +205,32 @@ def correct(
     return result
 
 
-def _computed(model: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, bool]:
-    """Return which sites a model computes, and whether each is what a latent one was before."""
-    with forked(0), torch.no_grad(), poutine.block():
-        trace = poutine.trace(model).get_trace(*args, **kwargs)
+def _computed(
+    model: Callable[..., Any], args: Any, kwargs: Any, used: dict[str, Tensor]
+) -> dict[str, bool]:
+    """Return which sites a model computes, and whether each is what a latent one was before.
+
+    By a run with the first of the draws: of some priors nothing can be drawn.
+    """
+    first = poutine.condition(model, data={name: value[0] for name, value in used.items()})
+    with forked(0), torch.no_grad(), poutine.block(), pyro.validation_enabled(False):
+        trace = poutine.trace(first).get_trace(*args, **kwargs)
     return {
         site["name"]: not site["infer"].get("_deterministic")
         for site in sampled(trace)
         if is_computed(site)
     }
+
+
+def _anew(
+    found: Mapping[str, Tensor], computed: Mapping[str, bool], used: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return what a model computed: what was a latent site, and what there were draws of."""
+    shown = [name for name, was_latent in computed.items() if was_latent or name in used]
+    missing = [name for name in shown if name not in found]
+    if missing:
+        raise ValueError(f"the model computes {missing} in some of its runs only; leave them out")
+    return {name: found[name] for name in shown}
 
 
 def _check_spread(used: dict[str, Tensor]) -> None:

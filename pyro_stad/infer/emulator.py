@@ -29,6 +29,7 @@ References:
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -37,20 +38,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import biject_to
 
 from pyro_stad._checks import check_count, check_seed
 from pyro_stad._context import own_context
 from pyro_stad._random import generator
-from pyro_stad._weights import effective_size
-from pyro_stad.density import ConditionalFlow, ConditionalGenerator
+from pyro_stad.density import ConditionalFlow, ConditionalGenerator, find_generator
 from pyro_stad.errors import AccuracyWarning
 from pyro_stad.evidence.correction import weighed
 from pyro_stad.fitting import FitSettings, distil_one_step, fit
 from pyro_stad.infer.correct import CorrectedPosterior
 from pyro_stad.infer.ranks import Ranks
 from pyro_stad.model.joint import JointDensity, angles
-from pyro_stad.model.noise import LatentProblem
-from pyro_stad.model.predictive import observed_row, predictive
+from pyro_stad.model.predictive import Reader, check_predictive, predictive
+from pyro_stad.model.vectorised import VectorisedModel
 
 __all__ = ["PosteriorEmulator", "distil_posterior"]
 
@@ -72,7 +73,9 @@ def distil_posterior(
     Arguments:
         model: a Pyro model with continuous latent sites, learned priors among them or not, which
             draws its own data where nothing is observed.
-        args: what it is called with; the observations among them are for their shapes alone.
+        args: what it is called with. Of the data among them the shapes count; all else, as a
+            design or the errors of a measurement, is the same for every datum, or has to be
+            observed as well.
         simulations: pairs of latent variables and data to learn from.
         budget: of the conditional flow, as of ``fit``.
         method, steps: of the generator, as of ``distil_one_step``.
@@ -81,8 +84,8 @@ def distil_posterior(
         resume: folder for the state of an unfinished run; one that was killed goes on from it.
 
     Raises:
-        TypeError, ValueError: for a model that ``log_evidence`` does not take, with an angle among
-            its latent variables, or with a factor; or for settings that can't be used.
+        TypeError, ValueError: for a model that has no continuous latent sites or no observations,
+            an angle, a factor, a mask or a scale; or for settings that can't be used.
         TrainingError: if training diverged from the start.
 
     Example:
@@ -98,13 +101,14 @@ def distil_posterior(
     """
     check_count(simulations, "simulations", least=100)
     seed = check_seed(seed)
-    density = _density(model, args)
-    values, rows = predictive(density.model, simulations, seed, progress=progress)
+    density, reader = _read(model, args)
+    values, rows = predictive(density.model, simulations, seed, "training", progress=progress)
     with torch.no_grad():
         latent = density.unconstrain(values)
     folder = None if resume is None else Path(resume)
     flow: ConditionalFlow = fit(
-        latent, context=rows, budget=budget, seed=seed, progress=progress,
+        latent, names=_names(density.model), context=rows, context_names=reader.names,
+        budget=budget, seed=seed, progress=progress,
         resume=folder and folder / "posterior", dtype=latent.dtype,
     )  # fmt: skip
     made = distil_one_step(
@@ -114,20 +118,37 @@ def distil_posterior(
     return PosteriorEmulator(model, *args, generator=made)
 
 
-def _density(model: Callable[..., Any], args: tuple[Any, ...]) -> JointDensity:
-    """Return the joint density of a model, and refuse one that no emulator can be made of."""
-    problem = LatentProblem(model, *args)
-    if periodic := angles(problem.model.latent):
+def _read(model: Callable[..., Any], args: tuple[Any, ...]) -> tuple[JointDensity, Reader]:
+    """Return the joint density of a model and what reads its data; refuse a model that has none."""
+    read = VectorisedModel(model, args, {})
+    if periodic := angles(read.latent):
         raise ValueError(
             f"{periodic} are angles, which have no unconstrained coordinates; an emulator can't "
             "take them yet"
         )
-    if problem.generators:
+    if one_step := [site["name"] for site in read.latent if find_generator(site["fn"])]:
         raise ValueError(
-            f"{list(problem.generators)} are drawn by generators of one step, which have no "
-            "density to weigh by: put generator.prior into the model"
+            f"{one_step} are drawn by generators of one step, which have no density to weigh by: "
+            "put generator.prior into the model, or the model into FlowReparam()"
         )
-    return JointDensity(problem.model)
+    check_predictive(read)
+    density = JointDensity(read, by_flow=True)
+    read.loops = True  # as long as nobody knows better
+    with torch.no_grad():
+        first = {site["name"]: site["value"][None] for site in read.latent}
+        size = density.unconstrain(first).shape[1]
+    read.check_rows(density.log_joint, size)
+    return density, Reader(read)
+
+
+def _names(model: VectorisedModel) -> list[str]:
+    """Return names of the unconstrained numbers of the latent sites."""
+    found = []
+    for site in model.latent:
+        shape = biject_to(site["fn"].support).inverse_shape(site["value"].shape)
+        name, count = site["name"], math.prod(shape)
+        found += [name] if not shape else [f"{name}[{index}]" for index in range(count)]
+    return found
 
 
 class PosteriorEmulator:
@@ -148,21 +169,24 @@ class PosteriorEmulator:
     ) -> None:
         if not isinstance(generator, ConditionalGenerator):
             raise TypeError(f"`generator` must be a ConditionalGenerator; got {generator!r:.80}")
-        self.density, self.generator = _density(model, args), generator
-        row = observed_row(self.density.model, args)
-        if row.shape[1] != len(generator.context_names):
-            raise ValueError(
-                f"`generator` is given {len(generator.context_names)} numbers, and the model "
-                f"observes {row.shape[1]}: it is of another model"
-            )
+        (self.density, self.reader), self.generator = _read(model, args), generator
+        for part, ours, theirs in (
+            ("draws", _names(self.density.model), generator.names),
+            ("is given", self.reader.names, generator.context_names),
+        ):
+            if list(theirs) != ours:
+                raise ValueError(
+                    f"`generator` {part} {list(theirs)}, expected {ours}: it is of another model"
+                )
 
     def rows(self, *args: Any) -> Tensor:
         """Return what the model observes with ``args``, side by side: a context, ``(1, C)``.
 
         Raises:
-            ValueError: if it observes nothing, or of other shapes than in training.
+            ValueError: if it observes nothing, or of other shapes than in training; or if
+                arguments that are no data are others than in training.
         """
-        return observed_row(self.density.model, args)
+        return self.reader.row(args)
 
     def sample(self, *args: Any, num_samples: int = 1000, seed: int = 0) -> dict[str, Tensor]:
         """Draw from the posterior of a datum, in one network call.
@@ -184,12 +208,16 @@ class PosteriorEmulator:
         """Return draws of the posterior of a datum, weighed to the model's own law.
 
         By the conditional flow, that the generator was distilled from and that has a density: some
-        calls more than ``sample``. ``log_z`` is the evidence of the datum.
+        calls more than ``sample``. ``log_z`` is the evidence of the datum. A learned prior goes in
+        by the density that it has; with ``prior.exact()`` in the model, by exact traces.
 
         Arguments:
             args: what the model is called with, the datum among it.
             draws: draws.
             seed: of the draws.
+
+        Raises:
+            ValueError: if no draw is possible given the datum.
 
         Warns:
             AccuracyWarning: if the weights are so uneven that their means can't be believed.
@@ -200,11 +228,14 @@ class PosteriorEmulator:
         with torch.no_grad():
             log_weights = self.density.log_joint(z, args).double() - law.log_prob(z).double()
             values = self.density.values(z, args)
+        if not torch.isfinite(log_weights).any():
+            raise ValueError(
+                f"none of {draws} draws is possible given the datum; is it of this model?"
+            )
         found = weighed(log_weights.cpu(), torch.arange(draws), 1)
         result = CorrectedPosterior(
             {name: value[None] for name, value in values.items()},
-            found.weights.log()[None], found.khat, effective_size(found.weights).item(),
-            found.value, found.error, tuple(values),
+            found.weights.log()[None], found.khat, found.effective, found.value, found.error,
         )  # fmt: skip
         if not result.is_reliable:
             warnings.warn(
@@ -217,12 +248,12 @@ class PosteriorEmulator:
         return result
 
     def ranks(
-        self, simulations: int = 500, draws: int = 99, *, seed: int = 1, progress: bool = True
+        self, simulations: int = 500, draws: int = 99, *, seed: int = 0, progress: bool = True
     ) -> Ranks:
         """Check the emulator by data that the model draws: ranks of truths among their draws.
 
         Arguments:
-            simulations: data, which no training has seen if the seed is another one.
+            simulations: data, which no training has seen.
             draws: for each.
             seed: of everything random.
             progress: whether to show a bar.
@@ -233,7 +264,7 @@ class PosteriorEmulator:
         check_count(simulations, "simulations", least=50)
         check_count(draws, "draws", least=9)
         model = self.density.model
-        values, rows = predictive(model, simulations, check_seed(seed), progress=progress)
+        values, rows = predictive(model, simulations, check_seed(seed), "ranks", progress=progress)
         with torch.no_grad():
             truth = self.density.unconstrain(values)
         z = self._drawn(self.generator(rows), (draws,), seed)

@@ -153,10 +153,13 @@ class LatentProblem:
             EvidenceError: if more than one percent of likelihoods could not be evaluated.
         """
         told = tuple(owed_to(name, each) for name, each in self._one_step.items())
-        if not self.failed:
+        # Those by the generators, on the way, are of this evidence too.
+        parts = [self] if self.generated is None else [self, self.generated]
+        failed, calls = sum(part.failed for part in parts), sum(part.calls for part in parts)
+        if not failed:
             return told
-        text = f"{self.failed:,} of {self.calls:,} likelihoods were NaN, and count as zero"
-        if self.failed > _MOST_FAILED * self.calls:
+        text = f"{failed:,} of {calls:,} likelihoods were NaN, and count as zero"
+        if failed > _MOST_FAILED * calls:
             raise EvidenceError(f"{text}: the evidence would be that of another model")
         return (*told, text)
 

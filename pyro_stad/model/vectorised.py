@@ -256,7 +256,9 @@ def _check_sites(latent: list[Any], observed: list[Any]) -> None:
     if not latent:
         raise ValueError("the model has no latent site, so that there is nothing to integrate")
     if not observed:
-        raise ValueError("the model observes nothing, so that its evidence is one")
+        raise ValueError(
+            "the model observes nothing: pass it data, or there is nothing to learn from"
+        )
     for site in observed:
         if bool(torch.isnan(torch.as_tensor(site["value"])).any()):
             raise ValueError(f"site {site['name']!r} observes nan; leave out what is missing")

@@ -1,5 +1,6 @@
 """Generators of one step: their law, their place in Pyro, their files, and what they refuse."""
 
+import copy
 import math
 
 import pyro
@@ -16,6 +17,7 @@ from pyro_stad.divergence import Exact
 from pyro_stad.errors import AccuracyWarning, CheckpointError
 from pyro_stad.evidence import SMC
 from pyro_stad.fields import Gate, GaussianMixtureField, PathField
+from pyro_stad.fitting import one_step_run
 from pyro_stad.learn import EMSettings, OneStepEM, pairs_loss
 from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4
@@ -265,7 +267,8 @@ def test_evidences_of_many_objects_are_of_the_flow_too(learned):
     )
     for ours, theirs in zip(found, known):
         assert abs(ours.log_z - theirs.log_z) < 4 * math.hypot(ours.log_z_err, theirs.log_z_err)
-        assert ours.correction is not None
+        # Importance is of the flow to begin with, and takes no correction.
+        assert (ours.correction is None) == (ours.method == "importance")
     rough = pyro_stad.log_evidences(posterior_model(learned), y, correct=False, **options)
     assert "generator of one step" in " ".join(rough[0].warnings)
 
@@ -345,6 +348,56 @@ def test_a_run_goes_on_after_a_kill(learned, tmp_path):
     z = torch.randn(5, 3)
     assert torch.equal(whole.transport.push(z), again.transport.push(z))
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_samples_are_learned_from_too(learned, monkeypatch):
+    """Each with the noise that the flow draws it from; held-out pairs are the flow's own."""
+    prior, options = learned.prior, {"steps": 40, "pairs": 50, "progress": False}
+    samples = prior.sample([150], generator=torch.Generator().manual_seed(0))
+    white = prior.whiten(samples)
+    seen = []
+
+    def watched(one_step, z, x, context=None):
+        seen.append((z, x))
+        return pairs_loss(one_step, z, x, context)
+
+    monkeypatch.setattr(one_step_run, "pairs_loss", watched)
+    pyro_stad.distil_one_step(prior, samples=samples, **options)
+    trained = [pair for pair in seen if len(pair[0]) == 512]
+    z, x = (torch.cat(parts) for parts in zip(*trained))
+    apart = (x[:, None] - white).abs().amax(-1)
+    ours = apart.amin(1) == 0
+    # Of 195 pairs to draw from 150 are samples.
+    assert abs(ours.double().mean() - 150 / 195) < 0.02
+    torch.testing.assert_close(prior.transport.push(z[ours]), x[ours], rtol=0, atol=0.05)
+    held = next(pair for pair in seen if len(pair[0]) != 512)
+    assert not (held[1][:, None] == white).all(-1).any()
+    with pytest.raises(ValueError, match="`samples`"):
+        pyro_stad.distil_one_step(prior, samples=samples[:, :2], **options)
+
+
+def test_a_run_of_another_law_is_not_gone_on_with(learned, tmp_path):
+    options = {"steps": 20, "pairs": 500, "batch_size": 64, "progress": False, "resume": tmp_path}
+    pyro_stad.distil_one_step(learned.prior, **options)
+    other = copy.deepcopy(learned.prior)
+    with torch.no_grad():
+        next(other.transport.field.parameters()).add_(0.1)
+    for prior, changed in ((other, {}), (learned.prior, {"pairs": 400})):
+        with pytest.raises(ValueError, match="belongs to a run with other settings"):
+            pyro_stad.distil_one_step(prior, **{**options, **changed})
+    options |= {"method": "em", "em": EMSettings(inference_steps=0)}
+    pyro_stad.distil_one_step(learned.prior, **options)
+    with pytest.raises(ValueError, match="belongs to a run with other settings"):
+        pyro_stad.distil_one_step(learned.prior, **{**options, "em": EMSettings(inference_steps=1)})
+
+
+def test_auto_leaves_out_a_bridge_that_needs_a_density(learned):
+    model, y = posterior_model(learned), torch.tensor(0.5)
+    draws = evidence(model, y).draws
+    found = evidence(model, y, method="auto", draws=draws)
+    assert any("bridge was refused" in text for text in found.warnings)
+    with pytest.raises(NotImplementedError, match="FlowReparam"):
+        evidence(model, y, method="bridge", draws=draws)
 
 
 def test_what_can_not_be_distilled_is_refused(learned):

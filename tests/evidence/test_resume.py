@@ -149,6 +149,11 @@ def test_runs_of_another_kernel_are_refused(tmp_path):
     assert file.exists()
     with pytest.raises(CheckpointError, match="kernel"):
         log_evidence(model, method=SMC(200, 2, kernel=Other()), **options)
+    # One's own is gone on with, also by what the evidence is held against.
+    file.unlink()
+    found = [log_evidence(model, method=SMC(200, 2, kernel=Other()), **options) for _ in range(2)]
+    assert found[0].log_z == found[1].log_z
+    assert "importance" in found[1].checks
 
 
 def test_a_method_has_its_own_options():

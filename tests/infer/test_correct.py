@@ -12,6 +12,7 @@ from pyro.optim import Adam
 
 import pyro_stad
 from pyro_stad import AccuracyWarning
+from pyro_stad._weights import smoothed
 from pyro_stad.infer import FlowReparam, correct
 from pyro_stad.likelihood import Constant, SteinPath
 
@@ -177,3 +178,40 @@ def test_slips_have_messages(rough):
         correct(theta, model_of(rough), num_chains=4)
     with pytest.raises(ValueError, match="has no draws"):
         correct({"x": torch.zeros(150, 2)}, model_of(rough))
+
+
+def test_a_prior_that_nothing_can_be_drawn_from_is_replayed_with_its_draws():
+    def model(y):
+        a = pyro.sample("a", dist.ImproperUniform(dist.constraints.less_than(0.0), (), ()))
+        pyro.deterministic("twice", 2 * a)
+        # Of a prior draw of no sign this scale would be refused.
+        pyro.sample("y", dist.Normal(0.0, -a), obs=y)
+
+    draws = {"a": -torch.rand(200) - 0.1}
+    found = correct(draws, model, torch.tensor(0.5), draws=200)
+    assert found.khat == -math.inf
+    assert set(found.draws) == {"a"}
+    given = {**draws, "twice": torch.zeros(200)}
+    again = correct(given, model, torch.tensor(0.5), draws=200)
+    assert torch.equal(again.draws["twice"], 2 * again.draws["a"])
+
+    def proper():
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        pyro.deterministic("twice", 2 * a)
+
+    with pytest.raises(ValueError, match=r"draws of \['twice'\] alone"):
+        correct({"twice": torch.zeros(200)}, proper, draws=200)
+
+
+def test_weights_that_are_nearly_alike_are_believed_as_they_are():
+    """Few of many are a little larger: a heavy tail of next to nothing."""
+    uniform = torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    log_weights = (1 + 0.002 / uniform.clamp(min=1e-3)).log()
+    found = smoothed(log_weights)
+    assert found.khat > 0.7
+    assert found.believable
+    torch.testing.assert_close(found.log_weights, torch.log_softmax(log_weights.double(), -1))
+    log_weights[0] = 6.0
+    assert not smoothed(log_weights).believable
+    rows = smoothed(torch.stack([log_weights, torch.zeros(1000)]))
+    assert rows.believable.tolist() == [False, True]

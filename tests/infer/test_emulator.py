@@ -10,7 +10,10 @@ import torch
 import pyro_stad
 from pyro_stad.data import Periodic
 from pyro_stad.errors import AccuracyWarning
+from pyro_stad.fitting import one_step_run
 from pyro_stad.infer import PosteriorEmulator, Ranks
+from pyro_stad.learn import loop
+from pyro_stad.model.predictive import predictive
 
 OPTIONS = {"simulations": 4000, "budget": "tiny", "steps": 300, "progress": False}
 
@@ -46,7 +49,7 @@ def test_draws_and_weights_are_of_the_posterior(emulator, y):
     assert abs(draws.std() / sd - 1) < 0.12
     found = emulator.importance(y)
     assert found.is_reliable
-    assert found.sites == ("x",)
+    assert "corrected to the model's own law" in found.summary()
     assert abs(found.log_z - log_z) < 5 * found.log_z_err + 1e-3
     assert abs(found.mean()["x"] - mean) < 4 * sd / math.sqrt(found.ess)
     again = emulator.sample(y, num_samples=4000)["x"]
@@ -111,18 +114,141 @@ def test_a_learned_prior_and_a_bounded_parameter(tiny_prior):
     assert draws["scale"].min() > 0
 
 
-def test_a_killed_run_goes_on(tmp_path):
-    options = {**OPTIONS, "simulations": 300, "steps": 30, "resume": tmp_path}
+def test_a_killed_run_goes_on(tmp_path, monkeypatch):
+    """Killed in its last training, it learns no conditional flow again, and ends the same."""
+    options = {**OPTIONS, "simulations": 300, "steps": 30}
     y = torch.zeros(3)
-    first, again = (pyro_stad.distil_posterior(model, y, **options) for _ in range(2))
-    assert torch.equal(first.sample(y)["x"], again.sample(y)["x"])
-    assert {part.name for part in tmp_path.iterdir()} == {"posterior", "one step"}
+    whole = pyro_stad.distil_posterior(model, y, **options)
+
+    taken = []
+    advance = loop._Run.advance
+
+    def counted(run, loss):
+        taken.append(run)
+        return advance(run, loss)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop._Run, "advance", counted)
+    with monkeypatch.context() as patch:
+        patch.setattr(one_step_run, "pairs_loss", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pyro_stad.distil_posterior(model, y, resume=tmp_path, **options)
+    assert len(taken) > options["steps"]
+    taken.clear()
+    again = pyro_stad.distil_posterior(model, y, resume=tmp_path, **options)
+    assert len(taken) == options["steps"]
+    assert torch.equal(whole.sample(y)["x"], again.sample(y)["x"])
 
 
-def test_a_datum_that_was_not_learned_is_told(emulator):
+def test_an_emulator_of_another_model_is_told(emulator):
+    """Of the same names and shapes, so that its weights alone can tell."""
+
+    def sharper(y):
+        x = pyro.sample("x", dist.Normal(torch.tensor(0.0), 1.0))
+        with pyro.plate("data", 3):
+            pyro.sample("y", dist.Normal(x, 0.02), obs=y)
+
+    wrong = PosteriorEmulator(sharper, torch.zeros(3), generator=emulator.generator)
     with pytest.warns(AccuracyWarning, match="not learned the posterior of this datum"):
-        found = emulator.importance(torch.tensor([30.0, -30.0, 60.0]))
-    assert not found.is_reliable
+        assert not wrong.importance(torch.tensor([0.3, 0.31, 0.29])).is_reliable
+
+
+def test_several_sites_counts_plates_and_a_simplex():
+    """Ranks of a model with all of them; a site that is constrained has its own coordinates."""
+
+    def counts(n, seen):
+        shares = pyro.sample("shares", dist.Dirichlet(torch.ones(3)))
+        rate = pyro.sample("rate", dist.Gamma(torch.tensor(3.0), 1.0))
+        pyro.sample("n", dist.Poisson(rate), obs=n)
+        with pyro.plate("rows", 2):
+            pyro.sample("seen", dist.Normal(shares, 0.1).to_event(1), obs=seen)
+
+    made = pyro_stad.distil_posterior(
+        counts, torch.tensor(2.0), torch.zeros(2, 3), **{**OPTIONS, "simulations": 2000}
+    )
+    assert made.generator.names == ("shares[0]", "shares[1]", "rate")
+    assert made.generator.context_names == ("n", *(f"seen[{index}]" for index in range(6)))
+    seen = torch.tensor([0.2, 0.5, 0.3])
+    few, many = (
+        made.sample(torch.tensor(n), seen.expand(2, 3), num_samples=500) for n in (1.0, 6.0)
+    )
+    assert many["shares"].shape == (500, 3)
+    torch.testing.assert_close(many["shares"].sum(-1), torch.ones(500))
+    # Of a network of sixteen units; each datum goes to its own variable.
+    torch.testing.assert_close(many["shares"].mean(0), seen, rtol=0, atol=0.1)
+    # Gamma(3 + n, 2): 2 and 4.5.
+    torch.testing.assert_close(few["rate"].mean(), torch.tensor(2.0), rtol=0, atol=0.5)
+    torch.testing.assert_close(many["rate"].mean(), torch.tensor(4.5), rtol=0, atol=0.7)
+    assert made.ranks(300, 49, progress=False).deviations().max() < 0.25
+
+
+def test_what_draws_do_not_show_is_refused():
+    """A mask or a scale is in the density alone, and a covariate is no datum."""
+    y = torch.zeros(2)
+
+    def masked(y):
+        x = pyro.sample("x", dist.Normal(torch.tensor(0.0), 1.0))
+        keep = torch.tensor([True, False])
+        pyro.sample("y", dist.Normal(x, 0.5).expand([2]).mask(keep).to_event(1), obs=y)
+
+    def scaled(y):
+        x = pyro.sample("x", dist.Normal(torch.tensor(0.0), 1.0))
+        with pyro.plate("data", 2), pyro.poutine.scale(scale=10.0):
+            pyro.sample("y", dist.Normal(x, 0.5), obs=y)
+
+    def with_mask(y):
+        with pyro.poutine.mask(mask=torch.tensor(False)):
+            x = pyro.sample("x", dist.Normal(torch.tensor(0.0), 1.0))
+        with pyro.plate("data", 2):
+            pyro.sample("y", dist.Normal(x, 0.5), obs=y)
+
+    def wider(y):
+        x = pyro.sample("x", dist.Normal(torch.tensor(0.0), 1.0))
+        pyro.sample("y", dist.Normal(x, 0.5), obs=y)
+
+    for broken, message in (
+        (masked, "'y' is masked"),
+        (scaled, "'y' is scaled"),
+        (with_mask, "'x' is masked"),
+        (wider, r"'y' has shape \(2,\), and its law draws \(\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pyro_stad.distil_posterior(broken, y, **OPTIONS)
+
+    def shifted(c, y):
+        x = pyro.sample("x", dist.Normal(torch.tensor(0.0), 1.0))
+        pyro.sample("y", dist.Normal(x + c, 0.5), obs=y)
+
+    made = pyro_stad.distil_posterior(
+        shifted, 0.0, torch.tensor(0.0), **{**OPTIONS, "simulations": 300, "steps": 5}
+    )
+    made.sample(0.0, torch.tensor(1.0))
+    with pytest.raises(ValueError, match="an argument that is no data has changed"):
+        made.sample(5.0, torch.tensor(5.0))
+    with pytest.raises(ValueError, match="'y' observes nan"):
+        made.sample(0.0, torch.tensor(torch.nan))
+
+
+def test_a_datum_that_can_not_be_is_refused():
+    def bounded(y):
+        x = pyro.sample("x", dist.Normal(torch.tensor(0.0), 1.0))
+        pyro.sample("y", dist.Uniform(x - 1, x + 1), obs=y)
+
+    made = pyro_stad.distil_posterior(
+        bounded, torch.tensor(0.0), **{**OPTIONS, "simulations": 300, "steps": 5}
+    )
+    with pytest.raises(ValueError, match="none of 1000 draws is possible"):
+        made.importance(torch.tensor(1e6))
+
+
+def test_ranks_are_of_data_that_no_training_has_seen(emulator):
+    read = emulator.density.model
+    drawn = [
+        predictive(read, 100, 0, purpose, progress=False)[1] for purpose in ("training", "ranks")
+    ]
+    assert not torch.isin(*drawn).any()
 
 
 def test_slips_have_messages(emulator, tiny_prior):

@@ -26,7 +26,7 @@ from torch import Tensor
 from pyro_stad._checks import check_count, check_seed
 from pyro_stad._progress import progress_bar
 from pyro_stad._random import forked, generator, stream
-from pyro_stad._weights import WORST_SHAPE, believable, effective_size, log_mean_exp, smoothed
+from pyro_stad._weights import WORST_SHAPE, believable, log_mean_exp, smoothed
 from pyro_stad.errors import AccuracyWarning
 from pyro_stad.model.sites import check_whole, is_data, is_latent, sampled
 
@@ -156,12 +156,10 @@ def _weights(
 def _summed_up(
     plate: str, values: dict[str, Tensor], log_weights: Tensor, dims: dict[str, int]
 ) -> WeighedPosteriors:
-    smooth, khat = smoothed(log_weights.T)
+    smooth, khat, effective = smoothed(log_weights.T)
     log_z = log_mean_exp(log_weights, 0)
     spread = (log_weights - log_z).exp().std(0) / math.sqrt(len(log_weights))
-    found = WeighedPosteriors(
-        plate, values, smooth.T, log_z, spread, khat, effective_size(smooth.exp()), dims
-    )
+    found = WeighedPosteriors(plate, values, smooth.T, log_z, spread, khat, effective, dims)
     bad = int((~found.is_reliable).sum())
     if bad:
         warnings.warn(
