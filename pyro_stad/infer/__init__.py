@@ -15,6 +15,8 @@ from pyro_stad.infer.flow_guide import FlowGuide
 from pyro_stad.infer.pilot import Pilot, PilotRun, choose_form
 from pyro_stad.infer.ranks import Ranks
 from pyro_stad.infer.reparam import FORMS, FlowReparam
+from pyro_stad.infer.sample_posterior import sample_posterior
+from pyro_stad.infer.sampled import SampledPosterior
 from pyro_stad.infer.simulate import Simulations, simulate
 from pyro_stad.infer.tension import Tension, tension
 
@@ -34,6 +36,7 @@ __all__ = [
     "PilotRun",
     "PosteriorEmulator",
     "Ranks",
+    "SampledPosterior",
     "Simulations",
     "Tension",
     "WeighedPosteriors",
@@ -41,6 +44,7 @@ __all__ = [
     "combine",
     "correct",
     "distil_posterior",
+    "sample_posterior",
     "simulate",
     "tension",
 ]

@@ -1,7 +1,8 @@
 """Particles and chains, on their way from one law to another."""
 
 from pyro_stad.samplers.bridged import BridgedRuns, bridge
-from pyro_stad.samplers.kernels import AbstractKernel, CrankNicolson, State
+from pyro_stad.samplers.ensemble import Ensemble
+from pyro_stad.samplers.kernels import AbstractKernel, CrankNicolson, Hamiltonian, State
 from pyro_stad.samplers.problem import Problem
 from pyro_stad.samplers.tempering import Runs, temper
 
@@ -9,6 +10,8 @@ __all__ = [
     "AbstractKernel",
     "BridgedRuns",
     "CrankNicolson",
+    "Ensemble",
+    "Hamiltonian",
     "Problem",
     "Runs",
     "State",

@@ -7,24 +7,33 @@ the business of whoever runs it.
 The preconditioned Crank-Nicolson move, :math:`z' = \sqrt{1 - s^2}\, z + s\, \xi`, leaves N(0, I) as
 it is, in any dimension, so that it is taken with the chance of the relative density alone.
 
+Hamiltonian dynamics are split in the same spirit: with r the relative log-density, a kick
+:math:`p \mathrel{+}= \tfrac h2 \nabla r`, the exact motion under N(0, I), which turns (z, p) by the
+angle h, and a kick again. Where r is flat nothing is refused at any step, and after a quarter turn
+z is forgotten; so a quarter turn it is, but for a random factor, against motions that come back to
+where they began.
+
 References:
     Cotter, Roberts, Stuart and White (2013), MCMC Methods for Functions: Modifying Old Algorithms
-    to Make Them Faster.
+    to Make Them Faster; Beskos, Pinski, Sanz-Serna and Stuart (2011), Hybrid Monte Carlo on Hilbert
+    Spaces; Shahbaba, Lan, Johnson and Neal (2014), Split Hamiltonian Monte Carlo.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from pyro_stad._checks import check_count, check_positive
 from pyro_stad.registry import storable
 
-__all__ = ["AbstractKernel", "CrankNicolson", "State"]
+__all__ = ["AbstractKernel", "CrankNicolson", "Hamiltonian", "State"]
 
 
 class State(NamedTuple):
@@ -34,11 +43,13 @@ class State(NamedTuple):
         z: their coordinates, ``(objects, ..., D)``.
         log_density: of the law there, relative to N(0, I), ``(objects, ...)``.
         kept: what was computed with it, each of the shape of one of the two.
+        gradient: of the log-density, of the shape of z, if it was asked for.
     """
 
     z: Tensor
     log_density: Tensor
     kept: tuple[Tensor, ...] = ()
+    gradient: Tensor | None = None
 
     def where(self, taken: Tensor, other: State) -> State:
         """Return this state where ``taken``, ``(objects, ...)``, and the other one elsewhere."""
@@ -51,6 +62,9 @@ class State(NamedTuple):
             chosen(self.z, other.z),
             chosen(self.log_density, other.log_density),
             tuple(map(chosen, self.kept, other.kept)),
+            None
+            if self.gradient is None or other.gradient is None
+            else chosen(self.gradient, other.gradient),
         )
 
 
@@ -62,9 +76,11 @@ class AbstractKernel(ABC):
 
     Class attributes:
         acceptance: the share of moves to be taken, where its steps are as long as is best.
+        longest: the longest step that it takes.
     """
 
     acceptance: float
+    longest: float = 1.0
 
     @abstractmethod
     def step(
@@ -75,7 +91,7 @@ class AbstractKernel(ABC):
         Arguments:
             state: where they are.
             law: the state at new coordinates.
-            scale: how far moves go, in (0, 1], one for each object, ``(objects,)``.
+            scale: how far moves go, up to ``longest``, one for each object, ``(objects,)``.
             generator: source of randomness.
         """
 
@@ -98,3 +114,67 @@ class CrankNicolson(AbstractKernel):
         chance = torch.rand(z.shape[:-1], **options)  # type: ignore[call-overload]
         taken = chance.log() < new.log_density - state.log_density
         return new.where(taken, state), taken
+
+
+@storable("kernel", "hamiltonian")
+@dataclass(frozen=True)
+class Hamiltonian(AbstractKernel):
+    """Hamiltonian dynamics over a quarter turn, split so that N(0, I) is moved exactly.
+
+    Arguments:
+        turns: how far a move goes, in quarter turns.
+        most_steps: gradients of a move, at the most.
+    """
+
+    turns: float = 1.0
+    most_steps: int = 64
+    acceptance = 0.8
+    longest = 0.5 * math.pi
+
+    def __post_init__(self) -> None:
+        check_positive(self.turns, "turns")
+        check_count(self.most_steps, "most_steps")
+
+    def step(
+        self, state: State, law: Law, scale: Tensor, generator: torch.Generator
+    ) -> tuple[State, Tensor]:
+        start = state if state.gradient is not None else _with_gradient(law, state.z)
+        start = start._replace(kept=state.kept)
+        options = {"generator": generator, "dtype": state.z.dtype, "device": state.z.device}
+        p = torch.randn(state.z.shape, **options)  # type: ignore[call-overload]
+        factor = 0.5 + torch.rand((), **options).item()  # type: ignore[call-overload]
+        angle = 0.5 * math.pi * self.turns * factor
+        # All objects take as many steps as the one that needs the shortest.
+        count = min(math.ceil(angle / scale.min().item()), self.most_steps)
+        new, moved = self._carried(start, p, law, min(angle / count, scale.min().item()), count)
+        gained = new.log_density - start.log_density
+        gained = gained + 0.5 * (_squares(p, start.z) - _squares(moved, new.z))
+        chance = torch.rand(state.z.shape[:-1], **options)  # type: ignore[call-overload]
+        taken = chance.log() < gained
+        return new.where(taken, start), taken
+
+    def _carried(
+        self, state: State, p: Tensor, law: Law, step: float, count: int
+    ) -> tuple[State, Tensor]:
+        cos, sin = math.cos(step), math.sin(step)
+        for _ in range(count):
+            p = p + 0.5 * step * cast(Tensor, state.gradient)
+            z, p = cos * state.z + sin * p, cos * p - sin * state.z
+            state = _with_gradient(law, z)
+            p = p + 0.5 * step * cast(Tensor, state.gradient)
+        return state, p
+
+
+def _with_gradient(law: Law, z: Tensor) -> State:
+    """Return the state at ``z`` with its gradient, which is zero where there is none."""
+    with torch.enable_grad():
+        at = z.detach().requires_grad_()
+        state = law(at)
+        (gradient,) = torch.autograd.grad(state.log_density.sum(), at)
+    kept = tuple(value.detach() for value in state.kept)
+    gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+    return State(z, state.log_density.detach(), kept, gradient)
+
+
+def _squares(p: Tensor, z: Tensor) -> Tensor:
+    return p.square().sum(-1) + z.square().sum(-1)

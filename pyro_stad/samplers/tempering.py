@@ -240,7 +240,7 @@ class Runs:
         self._know(at, moved.kept[1:])
         rate = taken.double().mean((1, 2))
         step = self.scale[at] * (rate - self.kernel.acceptance).exp()
-        self.scale[at] = step.clamp(1e-3, 1.0)
+        self.scale[at] = step.clamp(1e-3, self.kernel.longest)
         return moved.z
 
     def _gain(self, at: Tensor) -> Tensor:

@@ -1,0 +1,237 @@
+r"""``sample_posterior``: hundreds of chains of a Pyro model in one batch.
+
+Particles of tempered SMC are where chains start, so that they begin in the posterior, and in all of
+its modes. They move together, by :mod:`pyro_stad.samplers.ensemble`, in the noise of the priors or
+in unconstrained parameters: whichever moves farther, in a pilot, for the network calls that it
+takes. Moves are accepted or refused, so that what is drawn is exact for the density that is stated:
+in noise the flow's own, in parameters that of its distilled density, which ``correct`` carries on.
+
+References:
+    Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021), Rank-normalization, folding, and
+    localization: an improved R-hat.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_stad._checks import check_choice, check_count, check_positive, check_seed
+from pyro_stad._context import own_context
+from pyro_stad._progress import progress_bar
+from pyro_stad._random import generator
+from pyro_stad.errors import AccuracyWarning
+from pyro_stad.infer.sampled import SampledPosterior, summed_up
+from pyro_stad.model.forms import AbstractForm, NoiseForm, ParameterForm, forms_of
+from pyro_stad.model.noise import LatentProblem
+from pyro_stad.samplers import AbstractKernel, Ensemble, Hamiltonian, temper
+
+__all__ = ["sample_posterior"]
+
+_PILOTS, _PILOT, _LENGTH = 16, (15,), 15  # chains of each half, warm-up, moves
+_FEWEST_PARTICLES = 100
+_MOST_BLOCKS = 40
+_EVERY = 50  # draws between two states in a file
+
+
+@own_context()
+def sample_posterior(
+    model: Callable[..., Any],
+    *args: Any,
+    num_chains: int = 64,
+    num_samples: int = 250,
+    min_ess: float | None = None,
+    form: str = "auto",
+    kernel: AbstractKernel | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    **kwargs: Any,
+) -> SampledPosterior:
+    """Sample the posterior of a model by many chains at a time.
+
+    Arguments:
+        model: a Pyro model with continuous latent sites, as ``log_evidence`` takes it. One that
+            does not broadcast over draws runs draw by draw, for many times the time.
+        args, kwargs: what it is called with, its observations among them.
+        num_chains: chains, an even number.
+        num_samples: draws of each chain, after a warm-up.
+        min_ess: effective draws, of all chains together, that the worst coordinate is to have;
+            chains go on by as many draws again until it has. None for ``num_samples``.
+        form: ``"noise"``, ``"parameters"``, or ``"auto"`` for that which a pilot prefers.
+        kernel: how chains move; None for Hamiltonian dynamics.
+        checkpoint: file that is written as chains go, and resumed from, to the same draws.
+        seed: of everything random; the global generator is not touched.
+        progress: whether to show a bar.
+
+    Returns:
+        The draws, by site and chain, with what is known of them.
+
+    Raises:
+        CheckpointError: if the checkpoint is damaged, or of another model or other options.
+        EvidenceError: if tempering does not get from the prior to the posterior.
+        TypeError, ValueError: for a model that ``log_evidence`` does not take, or options that
+            can't be used.
+
+    Warns:
+        AccuracyWarning: if chains disagree (:mod:`pyro_stad.infer.sampled`), or ``min_ess`` was
+            not reached.
+        UserWarning: if the model does not broadcast over draws.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> def model(y):
+        ...     x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        ...     pyro.sample("y", dist.Normal(x, 0.5), obs=y)
+        >>> found = sample_posterior(model, torch.tensor(1.0), progress=False)
+        >>> found.draws["x"].shape, abs(found.draws["x"].mean().item() - 0.8) < 0.05
+        (torch.Size([64, 250]), True)
+    """
+    _check(num_chains, num_samples, min_ess, form)
+    started = time.perf_counter()
+    run = _Run(LatentProblem(model, *args, **kwargs), num_chains, form, kernel, check_seed(seed))
+    run.start(None if checkpoint is None else Path(checkpoint), progress=progress)
+    for block in range(1, _MOST_BLOCKS + 1):
+        run.draw(block * num_samples, progress=progress)
+        result = run.result(time.perf_counter() - started)
+        if min_ess is None or result.worst_ess >= min_ess:
+            break
+    _warn(result, min_ess)
+    return result
+
+
+def _check(num_chains: Any, num_samples: Any, min_ess: Any, form: Any) -> None:
+    check_count(num_chains, "num_chains", least=8)
+    if num_chains % 2:
+        raise ValueError(f"`num_chains` must be even, for chains learn in halves; got {num_chains}")
+    check_count(num_samples, "num_samples", least=10)
+    check_choice(form, "form", ("auto", NoiseForm.name, ParameterForm.name))
+    if min_ess is not None:
+        check_positive(min_ess, "min_ess")
+
+
+class _Run:
+    """Chains of one model, from the prior to the last draw."""
+
+    def __init__(
+        self,
+        problem: LatentProblem,
+        num_chains: int,
+        form: str,
+        kernel: AbstractKernel | None,
+        seed: int,
+    ) -> None:
+        self.problem, self.num_chains = problem, num_chains
+        self.kernel = Hamiltonian() if kernel is None else kernel
+        self.source = generator(seed, "posterior chains", problem.like.device)
+        self.forms = {each.name: each for each in forms_of(problem)}
+        if form != "auto" and form not in self.forms:
+            raise ValueError(
+                f"`form` {form!r} needs densities on the line, and the model has an angle, or a "
+                "generator of one step; use form='noise'"
+            )
+        self.wanted = form
+        self.pilot: dict[str, float] = {}
+        # Each (C, K + 1): where chains were, and the log-density there.
+        self.draws: list[Tensor] = []
+        self.identity = {
+            "seed": seed, "wanted": form, "kernel": repr(self.kernel), "chains": num_chains,
+            "data": problem.data[0], "dtype": str(problem.like.dtype),
+        }  # fmt: skip
+
+    def start(self, file: Path | None, *, progress: bool) -> None:
+        """Take chains to the posterior, or take up those of a file."""
+        self.file = file
+        if file is not None and file.exists():
+            self._take_up(file)
+            return
+        particles = max(_FEWEST_PARTICLES, self.num_chains // 2)
+        runs = temper(self.problem, particles, 2, self.source, progress=progress)
+        noise = runs.u[0, :, : self.num_chains // 2]
+        self.form = self._chosen(noise)
+        self.chains = self._ensemble(self.form, noise)
+        self.chains.warm_up()
+
+    def draw(self, count: int, *, progress: bool) -> None:
+        """Let chains go on until there are ``count`` draws of each."""
+        with progress_bar("draws", count, shown=progress, done=len(self.draws)) as bar:
+            while len(self.draws) < count:
+                self.chains.step()
+                self.draws.append(torch.cat([self.chains.x, self.chains.log_p[:, None]], 1))
+                bar.update()
+                if self.file is not None and len(self.draws) % _EVERY == 0:
+                    self._keep(self.file)
+
+    def result(self, seconds: float) -> SampledPosterior:
+        """Return what there is."""
+        rows = torch.stack(self.draws, 1)
+        known = {
+            "lp": rows[..., -1], "pilot": self.pilot, "kernel": repr(self.kernel),
+            "acceptance": self.chains.acceptance, "evaluations": int(self.chains.counts[2]),
+            "seconds": seconds,
+        }  # fmt: skip
+        return summed_up(self.form, rows[..., :-1], known)
+
+    def _chosen(self, noise: Tensor) -> AbstractForm:
+        """Return the form that was asked for, or that moves farther for a network call."""
+        if self.wanted != "auto":
+            return self.forms[self.wanted]
+        if len(self.forms) > 1:
+            few = noise[:, :_PILOTS]
+            for name, form in self.forms.items():
+                chains = self._ensemble(form, few)
+                chains.warm_up(_PILOT)
+                before, jumps = chains.counts[2].item(), []
+                for _ in range(_LENGTH):
+                    x = chains.x
+                    chains.step()
+                    jumps.append((chains.x - x).square().mean(0) / x.var(0))
+                moved = torch.stack(jumps).sum(0).min().item()
+                calls = (chains.counts[2].item() - before) / few[..., 0].numel()
+                self.pilot[name] = moved / (calls * form.price)
+        best = max(self.pilot, key=lambda name: self.pilot[name], default=NoiseForm.name)
+        return self.forms[best]
+
+    def _ensemble(self, form: AbstractForm, noise: Tensor) -> Ensemble:
+        start = form.from_noise(noise.flatten(0, 1))
+        start = start.reshape(*noise.shape[:2], form.size)
+        return Ensemble(form.log_density, start, self.kernel, self.source)
+
+    def _keep(self, file: Path) -> None:
+        known = {"form": self.form.name, "pilot": self.pilot}
+        self.chains.save(file, self.draws, self.identity, known)
+
+    def _take_up(self, file: Path) -> None:
+        known = Ensemble.known(file, self.identity)
+        self.form, self.pilot = self.forms[known["form"]], known["pilot"]
+        self.chains, self.draws = Ensemble.load(
+            file, self.form.log_density, self.kernel, self.source
+        )
+
+
+def _warn(result: SampledPosterior, min_ess: float | None) -> None:
+    told = []
+    if result.disagreeing:
+        told.append(
+            f"chains of {list(result.disagreeing)} disagree: the worst R-hat is "
+            f"{result.worst_r_hat:.3f}"
+        )
+    if min_ess is not None and result.worst_ess < min_ess:
+        told.append(
+            f"there are {result.worst_ess:.0f} effective draws of the worst coordinate, and "
+            f"min_ess = {min_ess:g} were asked for"
+        )
+    if told:
+        warnings.warn(
+            f"{'; '.join(told)}. Let chains go on (num_samples), or take more of them; modes that "
+            "are far apart keep the chains that started in them",
+            AccuracyWarning,
+            stacklevel=4,
+        )

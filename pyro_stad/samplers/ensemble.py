@@ -1,0 +1,185 @@
+r"""Many chains of one law at a time, which learn from each other where they are.
+
+Chains are in two halves. Each half moves about the normal law of the *other* one, in coordinates in
+which that is N(0, I). While they warm up, chains learn that normal law anew, in rounds that grow,
+and the step of the kernel from how many moves all of them take; then both are fixed, and what
+follows is a Markov chain with the right law.
+
+References:
+    Goodman and Weare (2010), Ensemble Samplers with Affine Invariance; Hoffman and Sountsov (2022),
+    Tuning-Free Generalized Hamiltonian Monte Carlo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_stad._files import read_tensors, write_tensors
+from pyro_stad.errors import CheckpointError
+from pyro_stad.samplers.kernels import AbstractKernel, State
+from pyro_stad.samplers.normal import Normal
+
+__all__ = ["Ensemble"]
+
+_ROUNDS = (20, 40, 80)
+_FADE = 0.6  # of what a step learns from one move, with their number
+_LEAST = 1e-3
+_FORMAT, _VERSION = "pyro_stad chains", 1
+
+
+class Ensemble:
+    """Chains on their way.
+
+    Arguments:
+        log_density: of rows ``(N, K)``, up to a constant: ``(N,)``.
+        start: where chains start, ``(2, C / 2, K)``.
+        kernel: how they move.
+        generator: source of randomness.
+
+    Attributes:
+        state: where they are, about the normal laws, with ``(x, log_p)``, each ``(1, 2, C / 2,
+            ...)``, kept in it.
+        normal: the normal law of each half, for the other's moves.
+        scale: how far moves go.
+        counts: moves since the warm-up, how many of them were taken, on average, and log-densities
+            that were evaluated, point by point.
+    """
+
+    def __init__(
+        self,
+        log_density: Callable[[Tensor], Tensor],
+        start: Tensor,
+        kernel: AbstractKernel,
+        generator: torch.Generator,
+    ) -> None:
+        self._log_density, self.kernel, self.generator = log_density, kernel, generator
+        self.scale = torch.full((1,), 0.5, dtype=torch.float64, device=start.device)
+        self.counts = torch.zeros(3, dtype=torch.float64, device=start.device)
+        self._learn(start[None])
+
+    @property
+    def x(self) -> Tensor:
+        """Where chains are, ``(C, K)``."""
+        return self.state.kept[0][0].flatten(0, 1)
+
+    @property
+    def log_p(self) -> Tensor:
+        """The log-density there, ``(C,)``."""
+        return self.state.kept[1][0].flatten()
+
+    @property
+    def acceptance(self) -> float:
+        """Share of the moves that were taken since the warm-up."""
+        moves, taken, _ = self.counts.tolist()
+        return taken / moves if moves else float("nan")
+
+    def warm_up(self, rounds: tuple[int, ...] = _ROUNDS) -> None:
+        """Let chains find the law, and learn from each other how to move in it."""
+        for length in rounds:
+            steps = []
+            for index in range(length):
+                gain = (self._move() - self.kernel.acceptance) / (1 + index) ** _FADE
+                self.scale = (self.scale * gain.exp()).clamp(_LEAST, self.kernel.longest)
+                steps.append(self.scale.log())
+            # The mean of the later half: one step alone follows chance.
+            self.scale = torch.stack(steps[length // 2 :]).mean(0).exp()
+            self._learn(self.state.kept[0])
+        self.counts[:2] = 0
+
+    def step(self) -> None:
+        """Move all chains once."""
+        taken = self._move()
+        self.counts[:2] += torch.stack([torch.ones_like(taken), taken])
+
+    def save(
+        self, path: Path, draws: list[Tensor], identity: dict[str, Any], known: dict[str, Any]
+    ) -> None:
+        """Write chains and their draws to ``path``, atomically.
+
+        Arguments:
+            path: the file.
+            draws: of all chains, one after the other.
+            identity: what chains are of; others are not gone on with.
+            known: what else is to be read back, of JSON.
+        """
+        tensors = {
+            "z": self.state.z, "mean": self.normal.mean, "tril": self.normal.tril,
+            "scale": self.scale, "counts": self.counts, "draws": torch.stack(draws),
+            "log_p": self.log_p, "generator": self.generator.get_state(),
+        }  # fmt: skip
+        document = {"format": _FORMAT, "version": _VERSION, "identity": identity, "known": known}
+        write_tensors(path, tensors, document)
+
+    @staticmethod
+    def known(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
+        """Return what else ``save`` wrote.
+
+        Raises:
+            CheckpointError: if the file is damaged, or of other chains.
+        """
+        _, document = read_tensors(path)
+        found = document if isinstance(document, dict) else {}
+        if (found.get("format"), found.get("version")) != (_FORMAT, _VERSION):
+            raise CheckpointError(f"{path} is no file of chains of this version")
+        for name, value in identity.items():
+            if found["identity"].get(name) != value:
+                raise CheckpointError(
+                    f"{path} has {name} = {found['identity'].get(name)!r}, these chains have "
+                    f"{value!r}; delete the file, or name another"
+                )
+        return found["known"]
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        log_density: Callable[[Tensor], Tensor],
+        kernel: AbstractKernel,
+        generator: torch.Generator,
+    ) -> tuple[Ensemble, list[Tensor]]:
+        """Return chains that ``save`` wrote, and their draws.
+
+        Raises:
+            CheckpointError: if the file is damaged, or of another density.
+        """
+        tensors, _ = read_tensors(path)
+        device = generator.device
+        normal = Normal(tensors["mean"].to(device), tensors["tril"].to(device))
+        z = tensors["z"].to(device)
+        new = cls(log_density, normal.from_unit(z)[0], kernel, generator)
+        # As they were, to the last bit: coordinates are not carried there and back.
+        new.normal, new.scale = normal, tensors["scale"].to(device)
+        with torch.no_grad():
+            new.state = new._law(z)
+        new.counts = tensors["counts"].to(device)
+        if not torch.allclose(new.log_p, tensors["log_p"].to(device), rtol=1e-4, atol=1e-3):
+            raise CheckpointError(
+                f"{path} is of another model: densities of the same points differ. Delete the "
+                "file, or name another"
+            )
+        generator.set_state(tensors["generator"])
+        return new, list(tensors["draws"].to(device))
+
+    def _learn(self, x: Tensor) -> None:
+        """Take the normal law of each half of ``(1, 2, C / 2, K)`` for the other one's moves."""
+        even = x.new_full(x.shape[:3], 1 / x.shape[2])
+        self.normal = Normal.of_others(x, even)
+        with torch.no_grad():
+            self.state = self._law(self.normal.to_unit(x))
+
+    def _move(self) -> Tensor:
+        with torch.no_grad():
+            self.state, taken = self.kernel.step(self.state, self._law, self.scale, self.generator)
+        return taken.double().mean()
+
+    def _law(self, z: Tensor) -> State:
+        x = self.normal.from_unit(z)
+        log_p = self._log_density(x.flatten(0, 2)).reshape(x.shape[:-1])
+        self.counts[2] += log_p.numel()
+        # Relative to N(0, I), as kernels want it.
+        return State(z, log_p + 0.5 * z.square().sum(-1), (x, log_p))

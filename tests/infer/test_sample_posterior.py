@@ -1,0 +1,148 @@
+"""Posteriors by many chains: against closed forms and the flow, resumed, and in doubt."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pyro_stad
+from pyro_stad import sample_posterior
+from pyro_stad.data import Periodic
+from pyro_stad.errors import AccuracyWarning, CheckpointError
+from pyro_stad.evidence import SMC
+from pyro_stad.samplers import CrankNicolson
+
+QUIET = {"progress": False}
+Y = torch.tensor([0.3, -1.1, 0.7, 1.9])
+
+
+def conjugate(y):
+    """A normal mean with a wide prior, and a scale with a closed posterior of its own."""
+    mean = pyro.sample("mean", dist.Normal(torch.tensor(0.0), 10.0))
+    rate = pyro.sample("rate", dist.Gamma(torch.tensor(2.0), 3.0))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(mean, 0.5), obs=y)
+    pyro.sample("waited", dist.Exponential(rate), obs=torch.tensor(0.8))
+
+
+PRECISION = 1 / 100 + 4 / 0.25
+KNOWN = {
+    "mean": (Y.sum().item() / 0.25 / PRECISION, PRECISION**-0.5),
+    "rate": (3 / 3.8, math.sqrt(3) / 3.8),
+}
+
+
+@pytest.mark.parametrize("form", ["auto", "noise", "parameters"])
+@pytest.mark.parametrize("kernel", [None, CrankNicolson()])
+def test_moments_are_those_of_the_closed_form(form, kernel):
+    found = sample_posterior(conjugate, Y, form=form, kernel=kernel, **QUIET)
+    assert found.draws["mean"].shape == (64, 250)
+    assert form in (found.form, "auto")
+    assert bool(found.pilot) == (form == "auto")
+    for name, (mean, sd) in KNOWN.items():
+        draws, effective = found.draws[name].double(), found.ess[name].item()
+        assert abs(draws.mean() - mean) < 4.5 * sd / math.sqrt(effective)
+        assert abs(draws.std() / sd - 1) < 0.08
+    assert not found.disagreeing
+    assert "worst R-hat" in found.summary()
+
+
+def test_it_stops_at_the_effective_draws_that_were_asked_for():
+    found = sample_posterior(conjugate, Y, num_samples=20, min_ess=2000.0, **QUIET)
+    assert found.worst_ess >= 2000
+    assert found.lp.shape[1] % 20 == 0
+    assert found.lp.shape[1] < 400
+
+
+def test_a_learned_prior_has_one_posterior_in_both_forms(tiny_prior):
+    """In parameters by the distilled density, in noise by the flow: as near as these are."""
+
+    def model(y):
+        theta = pyro.sample("theta", tiny_prior)
+        pyro.sample("y", dist.Normal(theta[..., 1], 0.3), obs=y)
+
+    y = torch.tensor(0.5)
+    noise, parameters = (
+        sample_posterior(model, y, form=form, num_samples=100, **QUIET)
+        for form in ("noise", "parameters")
+    )
+    known = pyro_stad.log_evidence(model, y, method=SMC(4000), **QUIET).draws["theta"]
+    for found in (noise, parameters):
+        draws = found.draws["theta"].flatten(0, 1)
+        error = known.std(0) * (1 / found.ess["theta"] + 1 / 4000).sqrt()
+        assert ((draws.mean(0) - known.mean(0)) / error).abs().max() < 5
+    # Draws by chain, for whatever takes Pyro's.
+    corrected = pyro_stad.correct(parameters.get_samples(), model, y, draws=200)
+    assert corrected.draws["theta"].shape[-1] == 3
+
+
+def test_same_seed_same_bits_and_it_goes_on_after_a_kill(tmp_path, monkeypatch):
+    options = {"num_samples": 120, "num_chains": 32, **QUIET}
+    whole = sample_posterior(conjugate, Y, **options)
+    torch.rand(1)  # the global generator has no say
+    assert torch.equal(whole.draws["mean"], sample_posterior(conjugate, Y, **options).draws["mean"])
+    file, step, moves = tmp_path / "chains", pyro_stad.samplers.Ensemble.step, []
+
+    def killed(chains):
+        moves.append(1)
+        if len(moves) == 75:
+            raise KeyboardInterrupt
+        step(chains)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pyro_stad.samplers.Ensemble, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            sample_posterior(conjugate, Y, checkpoint=file, **options)
+    again = sample_posterior(conjugate, Y, checkpoint=file, **options)
+    for name in KNOWN:
+        assert torch.equal(again.draws[name], whole.draws[name])
+    assert again.pilot == whole.pilot
+    with pytest.raises(CheckpointError, match="has seed = 0, these chains have 1"):
+        sample_posterior(conjugate, Y, checkpoint=file, seed=1, **options)
+
+
+def test_it_goes_to_arviz_and_to_the_bridge():
+    found = sample_posterior(conjugate, Y, num_samples=100, form="parameters", **QUIET)
+    data = found.to_arviz()
+    assert data["posterior"]["mean"].shape == (64, 100)
+    smc = pyro_stad.log_evidence(conjugate, Y, method="smc", **QUIET)
+    bridge = pyro_stad.log_evidence(conjugate, Y, method="bridge", draws=data, **QUIET)
+    assert abs(bridge.log_z - smc.log_z) < 4 * math.hypot(bridge.log_z_err, smc.log_z_err)
+
+
+def test_chains_that_disagree_are_told():
+    """Two modes that nothing leads between: chains stay where they started."""
+
+    def apart(y):
+        x = pyro.sample("x", dist.Normal(torch.tensor(0.0), 3.0))
+        pyro.sample("y", dist.Normal(x.abs(), 0.01), obs=y)
+
+    with pytest.warns(AccuracyWarning, match=r"chains of \['x'\] disagree: the worst R-hat is"):
+        found = sample_posterior(apart, torch.tensor(3.0), num_samples=50, **QUIET)
+    assert found.worst_r_hat > 1.1
+    # They started in both.
+    assert 0.2 < (found.draws["x"] > 0).double().mean() < 0.8
+
+
+def test_slips_have_messages(tiny_prior):
+    for options, message in (
+        ({"num_chains": 9}, "`num_chains` must be even"),
+        ({"num_samples": 0}, "`num_samples` must be an integer"),
+        ({"min_ess": -1.0}, "`min_ess` must be a positive number"),
+        ({"form": "whitened"}, "`form` must be one of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sample_posterior(conjugate, Y, **options, **QUIET)
+    angle = pyro_stad.fit(
+        torch.rand(300, 1), bounds=[Periodic(0.0, 1.0)], budget="tiny", members=0, progress=False
+    )
+
+    def turned(y):
+        theta = pyro.sample("theta", angle)
+        pyro.sample("y", dist.Normal(theta[..., 0], 0.1), obs=y)
+
+    with pytest.raises(ValueError, match="the model has an angle"):
+        sample_posterior(turned, torch.tensor(0.5), form="parameters", **QUIET)
+    assert sample_posterior(turned, torch.tensor(0.5), num_samples=10, **QUIET).form == "noise"

@@ -1,0 +1,89 @@
+"""Many chains of one law: its moments, their warm-up, and going on from a file."""
+
+import math
+
+import pytest
+import torch
+
+from pyro_stad.errors import CheckpointError
+from pyro_stad.registry import registered
+from pyro_stad.samplers import Ensemble
+
+KERNELS = registered("kernel")
+MEAN = torch.tensor([3.0, -1.0, 0.0])
+TRIL = torch.tensor([[2.0, 0.0, 0.0], [1.0, 0.1, 0.0], [0.0, 0.3, 5.0]])
+
+
+def log_density(x):
+    """A normal law of which no coordinate is alike another."""
+    z = torch.linalg.solve_triangular(TRIL.to(x), (x - MEAN.to(x)).mT, upper=False).mT
+    return -0.5 * z.square().sum(-1)
+
+
+def made(kernel, seed=0, chains=128):
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(2, chains // 2, 3, generator=generator)
+    return Ensemble(log_density, start, kernel, generator)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_chains_find_their_law(name):
+    """From a start that is off, by warm-up and four hundred moves; moments to five errors."""
+    chains = made(KERNELS[name]())
+    chains.warm_up()
+    draws = []
+    for _ in range(400):
+        chains.step()
+        draws.append(chains.x)
+    assert abs(chains.acceptance - chains.kernel.acceptance) < 0.2
+    draws = torch.stack(draws, 1)
+    covariance = TRIL @ TRIL.mT
+    # Chains are independent, but for where they were warmed up: their means tell the error.
+    means = draws.mean(1)
+    error = means.std(0) / math.sqrt(len(means))
+    assert ((means.mean(0) - MEAN) / error).abs().max() < 5
+    found = torch.cov(draws.flatten(0, 1).mT)
+    scale = covariance.diagonal().sqrt()
+    assert ((found - covariance) / scale / scale[:, None]).abs().max() < 0.1
+    torch.testing.assert_close(chains.log_p, log_density(chains.x))
+
+
+def test_a_hamiltonian_move_forgets_where_it_was():
+    """Where its normal law is the law, a quarter turn and more is a new draw, and is taken."""
+    chains = made(KERNELS["hamiltonian"](), chains=1000)
+    chains.warm_up()
+    before = chains.x
+    for _ in range(4):
+        chains.step()
+    memory = ((before - MEAN) * (chains.x - MEAN)).mean(0) / (TRIL @ TRIL.mT).diagonal()
+    assert memory.abs().max() < 0.2
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_chains_go_on_from_a_file_to_the_last_bit(name, tmp_path):
+    kernel, file, identity = KERNELS[name](), tmp_path / "chains", {"seed": 0}
+    whole = made(kernel)
+    whole.warm_up((5, 5))
+    draws = []
+    for index in range(6):
+        whole.step()
+        draws.append(whole.x)
+        if index == 2:
+            whole.save(file, draws, identity, {"told": 1})
+    assert Ensemble.known(file, identity) == {"told": 1}
+    again, kept = Ensemble.load(file, log_density, kernel, torch.Generator().manual_seed(7))
+    assert torch.equal(torch.stack(kept), torch.stack(draws[:3]))
+    for known in draws[3:]:
+        again.step()
+        assert torch.equal(again.x, known)
+    assert again.acceptance == whole.acceptance
+
+
+def test_files_of_other_chains_are_refused(tmp_path):
+    kernel, file = KERNELS["crank-nicolson"](), tmp_path / "chains"
+    chains = made(kernel)
+    chains.save(file, [chains.x], {"seed": 0}, {})
+    with pytest.raises(CheckpointError, match="has seed = 0, these chains have 1"):
+        Ensemble.known(file, {"seed": 1})
+    with pytest.raises(CheckpointError, match="of another model"):
+        Ensemble.load(file, lambda x: 2 * log_density(x), kernel, torch.Generator())
