@@ -164,7 +164,7 @@ class _Run:
         with progress_bar("draws", count, shown=progress, done=len(self.draws)) as bar:
             while len(self.draws) < count:
                 self.chains.step()
-                self.draws.append(torch.cat([self.chains.x, self.chains.log_p[:, None]], 1))
+                self.draws.append(torch.cat([self.chains.x[0], self.chains.log_p[0, :, None]], 1))
                 bar.update()
                 if self.file is not None and len(self.draws) % _EVERY == 0:
                     self._keep(self.file)
@@ -174,7 +174,8 @@ class _Run:
         rows = torch.stack(self.draws, 1)
         known = {
             "lp": rows[..., -1], "pilot": self.pilot, "kernel": repr(self.kernel),
-            "acceptance": self.chains.acceptance, "evaluations": int(self.chains.counts[2]),
+            "acceptance": self.chains.acceptance.item(),
+            "evaluations": int(self.chains.counts[2].item()),
             "seconds": seconds,
         }  # fmt: skip
         return summed_up(self.form, rows[..., :-1], known)
@@ -190,9 +191,9 @@ class _Run:
                 chains.warm_up(_PILOT)
                 before, jumps = chains.counts[2].item(), []
                 for _ in range(_LENGTH):
-                    x = chains.x
+                    x = chains.x[0]
                     chains.step()
-                    jumps.append((chains.x - x).square().mean(0) / x.var(0))
+                    jumps.append((chains.x[0] - x).square().mean(0) / x.var(0))
                 moved = torch.stack(jumps).sum(0).min().item()
                 calls = (chains.counts[2].item() - before) / few[..., 0].numel()
                 self.pilot[name] = moved / (calls * form.price)
@@ -201,8 +202,8 @@ class _Run:
 
     def _ensemble(self, form: AbstractForm, noise: Tensor) -> Ensemble:
         start = form.from_noise(noise.flatten(0, 1))
-        start = start.reshape(*noise.shape[:2], form.size)
-        return Ensemble(form.log_density, start, self.kernel, self.source)
+        start = start.reshape(1, *noise.shape[:2], form.size)
+        return Ensemble(form.of_objects, start, self.kernel, self.source)
 
     def _keep(self, file: Path) -> None:
         known = {"form": self.form.name, "pilot": self.pilot}
@@ -212,7 +213,7 @@ class _Run:
         known = Ensemble.known(file, self.identity)
         self.form, self.pilot = self.forms[known["form"]], known["pilot"]
         self.chains, self.draws = Ensemble.load(
-            file, self.form.log_density, self.kernel, self.source
+            file, self.form.of_objects, self.kernel, self.source
         )
 
 

@@ -47,6 +47,10 @@ class AbstractForm(ABC):
     def log_density(self, x: Tensor) -> Tensor:
         """Return the log-density of rows ``(N, size)``, up to a constant: ``(N,)``."""
 
+    def of_objects(self, which: Tensor, x: Tensor) -> Tensor:
+        """Return the log-density of objects, of which there is one: ``(1, N)`` of ``(1, N, K)``."""
+        return self.log_density(x[0])[None]
+
     @abstractmethod
     def values(self, x: Tensor) -> dict[str, Tensor]:
         """Return the latent sites at rows ``(N, size)``, each ``(N, ...)``."""

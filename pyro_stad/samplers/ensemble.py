@@ -1,9 +1,10 @@
-r"""Many chains of one law at a time, which learn from each other where they are.
+r"""Many chains of a law at a time, of many laws at once, which learn from each other where they are.
 
-Chains are in two halves. Each half moves about the normal law of the *other* one, in coordinates in
-which that is N(0, I). While they warm up, chains learn that normal law anew, in rounds that grow,
-and the step of the kernel from how many moves all of them take; then both are fixed, and what
-follows is a Markov chain with the right law.
+The chains of an object are in two halves. Each half moves about the normal law of the *other* one,
+in coordinates in which that is N(0, I). While they warm up, chains learn that normal law anew, in
+rounds that grow, and the step of the kernel from how many moves all of them take; then both are
+fixed, and what follows is a Markov chain with the right law. Objects have normal laws and steps of
+their own, and share nothing but the batch.
 
 References:
     Goodman and Weare (2010), Ensemble Samplers with Affine Invariance; Hoffman and Sountsov (2022),
@@ -26,6 +27,8 @@ from pyro_stad.samplers.normal import Normal
 
 __all__ = ["Ensemble"]
 
+LogDensity = Callable[[Tensor, Tensor], Tensor]
+
 _ROUNDS = (20, 40, 80)
 _FADE = 0.6  # of what a step learns from one move, with their number
 _LEAST = 1e-3
@@ -36,47 +39,50 @@ class Ensemble:
     """Chains on their way.
 
     Arguments:
-        log_density: of rows ``(N, K)``, up to a constant: ``(N,)``.
-        start: where chains start, ``(2, C / 2, K)``.
+        log_density: of objects ``which``, ``(B,)``, at rows ``(B, N, K)``, up to a constant each:
+            ``(B, N)``.
+        start: where chains start, ``(B, 2, C / 2, K)``.
         kernel: how they move.
         generator: source of randomness.
 
     Attributes:
-        state: where they are, about the normal laws, with ``(x, log_p)``, each ``(1, 2, C / 2,
+        which: the objects.
+        state: where they are, about the normal laws, with ``(x, log_p)``, each ``(B, 2, C / 2,
             ...)``, kept in it.
         normal: the normal law of each half, for the other's moves.
-        scale: how far moves go.
-        counts: moves since the warm-up, how many of them were taken, on average, and log-densities
-            that were evaluated, point by point.
+        scale: how far moves go, ``(B,)``.
+        counts: of each object moves since the warm-up, how many of them were taken, on average, and
+            log-densities that were evaluated, point by point, ``(3, B)``.
     """
 
     def __init__(
         self,
-        log_density: Callable[[Tensor], Tensor],
+        log_density: LogDensity,
         start: Tensor,
         kernel: AbstractKernel,
         generator: torch.Generator,
     ) -> None:
         self._log_density, self.kernel, self.generator = log_density, kernel, generator
-        self.scale = torch.full((1,), 0.5, dtype=torch.float64, device=start.device)
-        self.counts = torch.zeros(3, dtype=torch.float64, device=start.device)
-        self._learn(start[None])
+        options: Any = {"dtype": torch.float64, "device": start.device}
+        self.which = torch.arange(len(start), device=start.device)
+        self.scale = torch.full((len(start),), 0.5, **options)
+        self.counts = torch.zeros(3, len(start), **options)
+        self._learn(start)
 
     @property
     def x(self) -> Tensor:
-        """Where chains are, ``(C, K)``."""
-        return self.state.kept[0][0].flatten(0, 1)
+        """Where chains are, ``(B, C, K)``."""
+        return self.state.kept[0].flatten(1, 2)
 
     @property
     def log_p(self) -> Tensor:
-        """The log-density there, ``(C,)``."""
-        return self.state.kept[1][0].flatten()
+        """The log-density there, ``(B, C)``."""
+        return self.state.kept[1].flatten(1, 2)
 
     @property
-    def acceptance(self) -> float:
-        """Share of the moves that were taken since the warm-up."""
-        moves, taken, _ = self.counts.tolist()
-        return taken / moves if moves else float("nan")
+    def acceptance(self) -> Tensor:
+        """Share of the moves that were taken since the warm-up, ``(B,)``."""
+        return self.counts[1] / self.counts[0]
 
     def warm_up(self, rounds: tuple[int, ...] = _ROUNDS) -> None:
         """Let chains find the law, and learn from each other how to move in it."""
@@ -138,7 +144,7 @@ class Ensemble:
     def load(
         cls,
         path: Path,
-        log_density: Callable[[Tensor], Tensor],
+        log_density: LogDensity,
         kernel: AbstractKernel,
         generator: torch.Generator,
     ) -> tuple[Ensemble, list[Tensor]]:
@@ -151,7 +157,7 @@ class Ensemble:
         device = generator.device
         normal = Normal(tensors["mean"].to(device), tensors["tril"].to(device))
         z = tensors["z"].to(device)
-        new = cls(log_density, normal.from_unit(z)[0], kernel, generator)
+        new = cls(log_density, normal.from_unit(z), kernel, generator)
         # As they were, to the last bit: coordinates are not carried there and back.
         new.normal, new.scale = normal, tensors["scale"].to(device)
         with torch.no_grad():
@@ -166,7 +172,7 @@ class Ensemble:
         return new, list(tensors["draws"].to(device))
 
     def _learn(self, x: Tensor) -> None:
-        """Take the normal law of each half of ``(1, 2, C / 2, K)`` for the other one's moves."""
+        """Take the normal law of each half of ``(B, 2, C / 2, K)`` for the other one's moves."""
         even = x.new_full(x.shape[:3], 1 / x.shape[2])
         self.normal = Normal.of_others(x, even)
         with torch.no_grad():
@@ -175,11 +181,11 @@ class Ensemble:
     def _move(self) -> Tensor:
         with torch.no_grad():
             self.state, taken = self.kernel.step(self.state, self._law, self.scale, self.generator)
-        return taken.double().mean()
+        return taken.double().mean((1, 2))
 
     def _law(self, z: Tensor) -> State:
         x = self.normal.from_unit(z)
-        log_p = self._log_density(x.flatten(0, 2)).reshape(x.shape[:-1])
-        self.counts[2] += log_p.numel()
+        log_p = self._log_density(self.which, x.flatten(1, 2)).reshape(x.shape[:-1])
+        self.counts[2] += log_p[0].numel()
         # Relative to N(0, I), as kernels want it.
         return State(z, log_p + 0.5 * z.square().sum(-1), (x, log_p))

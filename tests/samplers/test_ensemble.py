@@ -14,15 +14,16 @@ MEAN = torch.tensor([3.0, -1.0, 0.0])
 TRIL = torch.tensor([[2.0, 0.0, 0.0], [1.0, 0.1, 0.0], [0.0, 0.3, 5.0]])
 
 
-def log_density(x):
-    """A normal law of which no coordinate is alike another."""
+def log_density(which, x):
+    """A normal law of which no coordinate is alike another; of other objects, it is elsewhere."""
+    x = x - 10 * which[:, None, None]
     z = torch.linalg.solve_triangular(TRIL.to(x), (x - MEAN.to(x)).mT, upper=False).mT
     return -0.5 * z.square().sum(-1)
 
 
 def made(kernel, seed=0, chains=128):
     generator = torch.Generator().manual_seed(seed)
-    start = torch.randn(2, chains // 2, 3, generator=generator)
+    start = torch.randn(1, 2, chains // 2, 3, generator=generator)
     return Ensemble(log_density, start, kernel, generator)
 
 
@@ -34,8 +35,8 @@ def test_chains_find_their_law(name):
     draws = []
     for _ in range(400):
         chains.step()
-        draws.append(chains.x)
-    assert abs(chains.acceptance - chains.kernel.acceptance) < 0.2
+        draws.append(chains.x[0])
+    assert abs(chains.acceptance.item() - chains.kernel.acceptance) < 0.2
     draws = torch.stack(draws, 1)
     covariance = TRIL @ TRIL.mT
     # Chains are independent, but for where they were warmed up: their means tell the error.
@@ -45,7 +46,7 @@ def test_chains_find_their_law(name):
     found = torch.cov(draws.flatten(0, 1).mT)
     scale = covariance.diagonal().sqrt()
     assert ((found - covariance) / scale / scale[:, None]).abs().max() < 0.1
-    torch.testing.assert_close(chains.log_p, log_density(chains.x))
+    torch.testing.assert_close(chains.log_p, log_density(chains.which, chains.x))
 
 
 def test_a_hamiltonian_move_forgets_where_it_was():
@@ -55,7 +56,7 @@ def test_a_hamiltonian_move_forgets_where_it_was():
     before = chains.x
     for _ in range(4):
         chains.step()
-    memory = ((before - MEAN) * (chains.x - MEAN)).mean(0) / (TRIL @ TRIL.mT).diagonal()
+    memory = ((before - MEAN) * (chains.x - MEAN)).mean((0, 1)) / (TRIL @ TRIL.mT).diagonal()
     assert memory.abs().max() < 0.2
 
 
@@ -82,8 +83,34 @@ def test_chains_go_on_from_a_file_to_the_last_bit(name, tmp_path):
 def test_files_of_other_chains_are_refused(tmp_path):
     kernel, file = KERNELS["crank-nicolson"](), tmp_path / "chains"
     chains = made(kernel)
-    chains.save(file, [chains.x], {"seed": 0}, {})
+    chains.save(file, [chains.x[0]], {"seed": 0}, {})
     with pytest.raises(CheckpointError, match="has seed = 0, these chains have 1"):
         Ensemble.known(file, {"seed": 1})
     with pytest.raises(CheckpointError, match="of another model"):
-        Ensemble.load(file, lambda x: 2 * log_density(x), kernel, torch.Generator())
+        Ensemble.load(file, lambda *rows: 2 * log_density(*rows), kernel, torch.Generator())
+
+
+def test_objects_have_laws_and_steps_of_their_own():
+    """Of three, one is ten times as wide, and where each is no other has a say."""
+    scale = torch.tensor([1.0, 10.0, 1.0])
+
+    def widths(which, x):
+        return log_density(
+            which,
+            (x - 10 * which[:, None, None]) / scale[which, None, None] + 10 * which[:, None, None],
+        )
+
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(3, 2, 64, 3, generator=generator)
+    chains = Ensemble(widths, start, KERNELS["hamiltonian"](), generator)
+    chains.warm_up()
+    draws = []
+    for _ in range(200):
+        chains.step()
+        draws.append(chains.x)
+    draws = torch.stack(draws).transpose(0, 1).flatten(1, 2)
+    for index, factor in enumerate(scale.tolist()):
+        centre = 10 * index + factor * MEAN
+        sd = factor * (TRIL @ TRIL.mT).diagonal().sqrt()
+        assert ((draws[index].mean(0) - centre) / sd).abs().max() < 0.1
+        assert (draws[index].std(0) / sd - 1).abs().max() < 0.1
