@@ -1,4 +1,4 @@
-r"""Many chains of a law at a time, of many laws at once, which learn from each other where they are.
+r"""Many chains of a law at a time, of many laws at once, that learn from each other where they are.
 
 The chains of an object are in two halves. Each half moves about the normal law of the *other* one,
 in coordinates in which that is N(0, I). While they warm up, chains learn that normal law anew, in
