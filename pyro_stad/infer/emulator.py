@@ -49,7 +49,7 @@ from pyro_stad.evidence.correction import weighed
 from pyro_stad.fitting import FitSettings, distil_one_step, fit
 from pyro_stad.infer.correct import CorrectedPosterior
 from pyro_stad.infer.ranks import Ranks
-from pyro_stad.model.joint import JointDensity, angles
+from pyro_stad.model.joint import JointDensity, angles, checked_joint
 from pyro_stad.model.predictive import Reader, check_predictive, predictive
 from pyro_stad.model.vectorised import VectorisedModel
 
@@ -132,13 +132,7 @@ def _read(model: Callable[..., Any], args: tuple[Any, ...]) -> tuple[JointDensit
             "put generator.prior into the model, or the model into FlowReparam()"
         )
     check_predictive(read)
-    density = JointDensity(read, by_flow=True)
-    read.loops = True  # as long as nobody knows better
-    with torch.no_grad():
-        first = {site["name"]: site["value"][None] for site in read.latent}
-        size = density.unconstrain(first).shape[1]
-    read.check_rows(density.log_joint, size)
-    return density, Reader(read)
+    return checked_joint(read, by_flow=True), Reader(read)
 
 
 def _names(model: VectorisedModel) -> list[str]:

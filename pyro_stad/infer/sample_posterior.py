@@ -18,7 +18,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -29,8 +29,11 @@ from pyro_stad._progress import progress_bar
 from pyro_stad._random import generator
 from pyro_stad.errors import AccuracyWarning
 from pyro_stad.infer.sampled import SampledPosterior, summed_up
-from pyro_stad.model.forms import AbstractForm, NoiseForm, ParameterForm, forms_of
-from pyro_stad.model.noise import LatentProblem
+from pyro_stad.model.forms import AbstractForm, NoiseForm, ParameterForm, has_parameters
+from pyro_stad.model.joint import JointDensity, checked_joint
+from pyro_stad.model.noise import LatentProblem, NoMapError
+from pyro_stad.model.predictive import prior_draws
+from pyro_stad.model.vectorised import VectorisedModel
 from pyro_stad.samplers import AbstractKernel, Ensemble, Hamiltonian, temper
 
 __all__ = ["sample_posterior"]
@@ -77,8 +80,8 @@ def sample_posterior(
     Raises:
         CheckpointError: if the checkpoint is damaged, or of another model or other options.
         EvidenceError: if tempering does not get from the prior to the posterior.
-        TypeError, ValueError: for a model that ``log_evidence`` does not take, or options that
-            can't be used.
+        TypeError, ValueError: for a model that ``log_evidence`` does not take, priors that are no
+            maps of normal noise apart; or options that can't be used.
 
     Warns:
         AccuracyWarning: if chains disagree (:mod:`pyro_stad.infer.sampled`), or ``min_ess`` was
@@ -96,7 +99,8 @@ def sample_posterior(
     """
     _check(num_chains, num_samples, min_ess, form)
     started = time.perf_counter()
-    run = _Run(LatentProblem(model, *args, **kwargs), num_chains, form, kernel, check_seed(seed))
+    read = _read(model, args, kwargs)
+    run = _Run(read, num_chains, form, kernel, check_seed(seed))
     run.start(None if checkpoint is None else Path(checkpoint), progress=progress)
     for block in range(1, _MOST_BLOCKS + 1):
         run.draw(block * num_samples, progress=progress)
@@ -117,25 +121,43 @@ def _check(num_chains: Any, num_samples: Any, min_ess: Any, form: Any) -> None:
         check_positive(min_ess, "min_ess")
 
 
+class _Read(NamedTuple):
+    """A model, as a likelihood of noise if its priors are maps of that, and its forms by name."""
+
+    model: VectorisedModel
+    problem: LatentProblem | None
+    forms: dict[str, AbstractForm]
+
+
+def _read(model: Callable[..., Any], args: Any, kwargs: Any) -> _Read:
+    try:
+        problem = LatentProblem(model, *args, **kwargs)
+    except NoMapError:
+        read = VectorisedModel(model, args, kwargs)
+        form = ParameterForm(checked_joint(read))
+        return _Read(read, None, {form.name: form})
+    forms: list[AbstractForm] = [NoiseForm(problem)]
+    if has_parameters(problem.model):
+        forms.append(ParameterForm(JointDensity(problem.model)))
+    return _Read(problem.model, problem, {form.name: form for form in forms})
+
+
 class _Run:
     """Chains of one model, from the prior to the last draw."""
 
     def __init__(
-        self,
-        problem: LatentProblem,
-        num_chains: int,
-        form: str,
-        kernel: AbstractKernel | None,
-        seed: int,
+        self, read: _Read, num_chains: int, form: str, kernel: AbstractKernel | None, seed: int
     ) -> None:
-        self.problem, self.num_chains = problem, num_chains
+        self.read, self.num_chains, self.seed = read, num_chains, seed
         self.kernel = Hamiltonian() if kernel is None else kernel
-        self.source = generator(seed, "posterior chains", problem.like.device)
-        self.forms = {each.name: each for each in forms_of(problem)}
+        like = read.model.like
+        self.source = generator(seed, "posterior chains", like.device)
+        self.forms = read.forms
         if form != "auto" and form not in self.forms:
             raise ValueError(
-                f"`form` {form!r} needs densities on the line, and the model has an angle, or a "
-                "generator of one step; use form='noise'"
+                f"`form` {form!r} is none of this model, which has {list(self.forms)}: in noise "
+                "priors have to be maps of normal noise; parameters have no density where one is "
+                "an angle, or drawn by a generator of one step"
             )
         self.wanted = form
         self.pilot: dict[str, float] = {}
@@ -143,7 +165,7 @@ class _Run:
         self.draws: list[Tensor] = []
         self.identity = {
             "seed": seed, "wanted": form, "kernel": repr(self.kernel), "chains": num_chains,
-            "data": problem.data[0], "dtype": str(problem.like.dtype),
+            "data": read.model.data, "dtype": str(like.dtype),
         }  # fmt: skip
 
     def start(self, file: Path | None, *, progress: bool) -> None:
@@ -152,12 +174,31 @@ class _Run:
         if file is not None and file.exists():
             self._take_up(file)
             return
-        particles = max(_FEWEST_PARTICLES, self.num_chains // 2)
-        runs = temper(self.problem, particles, 2, self.source, progress=progress)
-        noise = runs.u[0, :, : self.num_chains // 2]
-        self.form = self._chosen(noise)
-        self.chains = self._ensemble(self.form, noise)
+        starts = self._starts(progress=progress)
+        self.form = self._chosen(starts)
+        self.chains = self._ensemble(self.form, starts[self.form.name])
         self.chains.warm_up()
+
+    def _starts(self, *, progress: bool) -> dict[str, Tensor]:
+        """Return where chains start in each form, ``(1, 2, C / 2, K)``."""
+        half = self.num_chains // 2
+        if self.read.problem is None:
+            # Nothing is known but the prior; the warm-up has farther to go.
+            values = prior_draws(self.read.model, self.num_chains, self.seed)
+            return {name: self._halves(form, values) for name, form in self.forms.items()}
+        particles = max(_FEWEST_PARTICLES, half)
+        runs = temper(self.read.problem, particles, 2, self.source, progress=progress)
+        noise = runs.u[0, :, :half]
+        with torch.no_grad():
+            values = self.read.problem.values(noise.flatten(0, 1))
+        return {
+            name: noise[None] if isinstance(form, NoiseForm) else self._halves(form, values)
+            for name, form in self.forms.items()
+        }
+
+    def _halves(self, form: AbstractForm, values: dict[str, Tensor]) -> Tensor:
+        rows = cast(ParameterForm, form).from_values(values)
+        return rows.reshape(1, 2, self.num_chains // 2, form.size)
 
     def draw(self, count: int, *, progress: bool) -> None:
         """Let chains go on until there are ``count`` draws of each."""
@@ -180,29 +221,27 @@ class _Run:
         }  # fmt: skip
         return summed_up(self.form, rows[..., :-1], known)
 
-    def _chosen(self, noise: Tensor) -> AbstractForm:
+    def _chosen(self, starts: dict[str, Tensor]) -> AbstractForm:
         """Return the form that was asked for, or that moves farther for a network call."""
         if self.wanted != "auto":
             return self.forms[self.wanted]
-        if len(self.forms) > 1:
-            few = noise[:, :_PILOTS]
-            for name, form in self.forms.items():
-                chains = self._ensemble(form, few)
-                chains.warm_up(_PILOT)
-                before, jumps = chains.counts[2].item(), []
-                for _ in range(_LENGTH):
-                    x = chains.x[0]
-                    chains.step()
-                    jumps.append((chains.x[0] - x).square().mean(0) / x.var(0))
-                moved = torch.stack(jumps).sum(0).min().item()
-                calls = (chains.counts[2].item() - before) / few[..., 0].numel()
-                self.pilot[name] = moved / (calls * form.price)
-        best = max(self.pilot, key=lambda name: self.pilot[name], default=NoiseForm.name)
-        return self.forms[best]
+        if len(self.forms) == 1:
+            return next(iter(self.forms.values()))
+        for name, form in self.forms.items():
+            few = starts[name][:, :, :_PILOTS]
+            chains = self._ensemble(form, few)
+            chains.warm_up(_PILOT)
+            before, jumps = chains.counts[2].item(), []
+            for _ in range(_LENGTH):
+                x = chains.x[0]
+                chains.step()
+                jumps.append((chains.x[0] - x).square().mean(0) / x.var(0))
+            moved = torch.stack(jumps).sum(0).min().item()
+            calls = (chains.counts[2].item() - before) / few[..., 0].numel()
+            self.pilot[name] = moved / (calls * form.price)
+        return self.forms[max(self.pilot, key=lambda name: self.pilot[name])]
 
-    def _ensemble(self, form: AbstractForm, noise: Tensor) -> Ensemble:
-        start = form.from_noise(noise.flatten(0, 1))
-        start = start.reshape(1, *noise.shape[:2], form.size)
+    def _ensemble(self, form: AbstractForm, start: Tensor) -> Ensemble:
         return Ensemble(form.of_objects, start, self.kernel, self.source)
 
     def _keep(self, file: Path) -> None:

@@ -8,17 +8,17 @@ one pass of its distilled network. Which is faster depends on the model.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from pyro_stad.density import FlowPrior
+from pyro_stad.density import find_flow, find_generator
 from pyro_stad.model.joint import JointDensity, angles
 from pyro_stad.model.noise import LatentProblem
+from pyro_stad.model.vectorised import VectorisedModel
 
-__all__ = ["AbstractForm", "NoiseForm", "ParameterForm", "forms_of"]
+__all__ = ["AbstractForm", "NoiseForm", "ParameterForm", "has_parameters"]
 
 _MANY = 100  # calls of a solver that takes as many as it needs
 
@@ -26,22 +26,15 @@ _MANY = 100  # calls of a solver that takes as many as it needs
 class AbstractForm(ABC):
     """A model's posterior as a density of rows of numbers.
 
-    Arguments:
-        problem: the model, as a likelihood of noise.
-
     Attributes:
         name: what it is called.
         price: network calls of a density, one after the other, and one for all else.
         size: how many numbers a row has.
-        like: a tensor of their dtype and device.
     """
 
     name: ClassVar[str]
     size: int
     price: int
-
-    def __init__(self, problem: LatentProblem) -> None:
-        self.problem, self.like = problem, problem.like
 
     @abstractmethod
     def log_density(self, x: Tensor) -> Tensor:
@@ -55,19 +48,19 @@ class AbstractForm(ABC):
     def values(self, x: Tensor) -> dict[str, Tensor]:
         """Return the latent sites at rows ``(N, size)``, each ``(N, ...)``."""
 
-    @abstractmethod
-    def from_noise(self, u: Tensor) -> Tensor:
-        """Return rows ``(N, size)`` of noise ``(N, D)``."""
-
 
 class NoiseForm(AbstractForm):
-    """In the noise of the priors."""
+    """In the noise of the priors.
+
+    Arguments:
+        problem: the model, as a likelihood of noise.
+    """
 
     name = "noise"
 
     def __init__(self, problem: LatentProblem) -> None:
-        super().__init__(problem)
-        self.size, self.price = problem.size, 1 + _calls(problem, lambda p: p.transport)
+        self.problem, self.size = problem, problem.size
+        self.price = 1 + sum(_calls(flow.prior.transport) for flow in problem.flows)
 
     def log_density(self, x: Tensor) -> Tensor:
         return self.problem.log_likelihood(x) - 0.5 * x.square().sum(-1)
@@ -76,20 +69,22 @@ class NoiseForm(AbstractForm):
         with torch.no_grad():
             return self.problem.values(x)
 
-    def from_noise(self, u: Tensor) -> Tensor:
-        return u
-
 
 class ParameterForm(AbstractForm):
-    """In unconstrained parameters."""
+    """In unconstrained parameters.
+
+    Arguments:
+        density: the joint density of the model.
+    """
 
     name = "parameters"
 
-    def __init__(self, problem: LatentProblem) -> None:
-        super().__init__(problem)
-        self.density = JointDensity(problem.model)
-        self.size = self.from_noise(problem.like.new_zeros(1, problem.size)).shape[1]
-        self.price = 1 + _calls(problem, lambda p: p.likelihood)
+    def __init__(self, density: JointDensity) -> None:
+        self.density = density
+        first = {site["name"]: site["value"][None] for site in density.model.latent}
+        self.size = self.from_values(first).shape[1]
+        flows = (find_flow(site["fn"]) for site in density.model.latent)
+        self.price = 1 + sum(_calls(flow.likelihood) for flow in flows if flow is not None)
 
     def log_density(self, x: Tensor) -> Tensor:
         return self.density.log_joint(x)
@@ -98,22 +93,18 @@ class ParameterForm(AbstractForm):
         with torch.no_grad():
             return self.density.values(x)
 
-    def from_noise(self, u: Tensor) -> Tensor:
+    def from_values(self, values: dict[str, Tensor]) -> Tensor:
+        """Return rows ``(N, size)`` of latent sites, each ``(N, ...)``."""
         with torch.no_grad():
-            return self.density.unconstrain(self.problem.values(u))
+            return self.density.unconstrain(values)
 
 
-def _calls(problem: LatentProblem, part: Callable[[FlowPrior], Any]) -> int:
-    """Return the network calls, one after the other, of a part of all learned priors."""
-    each = [part(flow.prior).sequential_calls() for flow in problem.flows]
-    return sum(_MANY if calls is None else calls for calls in each)
+def has_parameters(model: VectorisedModel) -> bool:
+    """Whether a model has densities on the line: no angle, and no generator of one step."""
+    one_step = any(find_generator(site["fn"]) is not None for site in model.latent)
+    return not (one_step or angles(model.latent))
 
 
-def forms_of(problem: LatentProblem) -> list[AbstractForm]:
-    """Return the forms that a model has.
-
-    An angle has no density on a line, and a generator of one step has none at all.
-    """
-    if angles(problem.model.latent) or problem.generators:
-        return [NoiseForm(problem)]
-    return [NoiseForm(problem), ParameterForm(problem)]
+def _calls(part: Any) -> int:
+    calls = part.sequential_calls()
+    return _MANY if calls is None else calls

@@ -24,7 +24,7 @@ from pyro_stad.density import FlowPrior, drawn_by_flow, find_flow, to_flow
 from pyro_stad.model.sites import is_data, is_latent
 from pyro_stad.model.vectorised import AbstractSetter, VectorisedModel
 
-__all__ = ["JointDensity", "angles"]
+__all__ = ["JointDensity", "angles", "checked_joint"]
 
 
 def angles(latent: list[Any]) -> list[str]:
@@ -157,3 +157,21 @@ class JointDensity:
         for log_prob in sites.values():
             total = total + log_prob.reshape(len(z), -1).sum(-1)
         return torch.nan_to_num(total, nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+
+
+def checked_joint(model: VectorisedModel, *, by_flow: bool = False) -> JointDensity:
+    """Return the joint density of a model of which nobody knows yet if it broadcasts over draws.
+
+    Raises:
+        ValueError: if the model draws random numbers of its own.
+
+    Warns:
+        UserWarning: if it does not broadcast, with how to make it.
+    """
+    density = JointDensity(model, by_flow=by_flow)
+    model.loops = True  # as long as nobody knows better
+    with torch.no_grad():
+        first = {site["name"]: site["value"][None] for site in model.latent}
+        size = density.unconstrain(first).shape[1]
+    model.check_rows(density.log_joint, size)
+    return density

@@ -38,9 +38,13 @@ from pyro_stad.model.maps import from_normal, noise_limit
 from pyro_stad.model.sites import is_data, is_latent
 from pyro_stad.model.vectorised import AbstractSetter, VectorisedModel
 
-__all__ = ["LatentProblem"]
+__all__ = ["LatentProblem", "NoMapError"]
 
 _MOST_FAILED = 0.01
+
+
+class NoMapError(ValueError):
+    """A prior is no map of normal noise, so that the model has no form in noise."""
 
 
 class _FromNormal(AbstractSetter):
@@ -73,7 +77,8 @@ class LatentProblem:
     Raises:
         TypeError: if the model is not callable.
         ValueError: if the model has no latent site, no observation, or a latent site that is
-            discrete or not a map of normal noise; the site is named.
+            discrete; the site is named.
+        NoMapError: if a latent site is not a map of normal noise; also a ValueError.
     """
 
     objects = 1
@@ -245,12 +250,12 @@ def _check_map(site: Any) -> None:
         with torch.no_grad():
             value = from_normal(fn, torch.zeros_like(site["value"]))
     except NotImplementedError as error:
-        raise ValueError(
+        raise NoMapError(
             f"latent site {site['name']!r} has a {type(fn).__name__} for a prior, which is neither "
             "a map of normal noise nor has quantiles; write it as a transformed normal or uniform"
         ) from error
     if value.shape != site["value"].shape:
-        raise ValueError(
+        raise NoMapError(
             f"latent site {site['name']!r} has shape {tuple(site['value'].shape)}, but its prior, "
             f"as a map of normal noise, {tuple(value.shape)}; a {type(fn).__name__} that changes "
             "the number of coordinates can't be used"

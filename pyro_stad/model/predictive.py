@@ -22,7 +22,7 @@ from pyro_stad.density import unwrap
 from pyro_stad.model.sites import in_plate, is_factor
 from pyro_stad.model.vectorised import VectorisedModel
 
-__all__ = ["Reader", "check_predictive", "predictive"]
+__all__ = ["Reader", "check_predictive", "predictive", "prior_draws"]
 
 _ROWS = 1000
 
@@ -87,16 +87,33 @@ def predictive(
     return values, torch.cat([part[1] for part in rows])
 
 
-def _drawn(model: VectorisedModel, count: int) -> tuple[dict[str, Tensor], Tensor]:
-    free = poutine.uncondition(model.model)
+def prior_draws(model: VectorisedModel, count: int, seed: int) -> dict[str, Tensor]:
+    """Return latent sites as their priors draw them, each ``(count, ...)``."""
+    step = 1 if model.loops else count
+    with forked(stream(seed, "draws of priors")), torch.no_grad():
+        parts = [
+            _latent(model, _run(model, model.model, step), step) for _ in range(0, count, step)
+        ]
+    return {name: torch.cat([part[name] for part in parts]) for name in model.sites}
+
+
+def _run(model: VectorisedModel, free: Callable[..., Any], count: int) -> Any:
     run: Callable[[], Any] = partial(free, *model.args, **model.kwargs)
     if not model.loops:
         run = in_plate(free, model.args, model.kwargs, count, model.depth)
     with pyro.validation_enabled(False):
-        nodes: Any = poutine.trace(run).get_trace().nodes
-    values = {
+        return poutine.trace(run).get_trace().nodes
+
+
+def _latent(model: VectorisedModel, nodes: Any, count: int) -> dict[str, Tensor]:
+    return {
         name: nodes[name]["value"].reshape(count, *shape) for name, shape in model.sites.items()
     }
+
+
+def _drawn(model: VectorisedModel, count: int) -> tuple[dict[str, Tensor], Tensor]:
+    nodes = _run(model, poutine.uncondition(model.model), count)
+    values = _latent(model, nodes, count)
     observed = [nodes[site["name"]] for site in model.observed]
     return values, _side_by_side(observed, count, model.like)
 

@@ -112,6 +112,24 @@ def test_it_goes_to_arviz_and_to_the_bridge():
     assert abs(bridge.log_z - smc.log_z) < 4 * math.hypot(bridge.log_z_err, smc.log_z_err)
 
 
+def test_a_prior_that_is_no_map_of_noise_is_sampled_in_parameters():
+    """A Dirichlet, whose posterior is one too; chains start from the prior's draws."""
+
+    def counted(y):
+        shares = pyro.sample("shares", dist.Dirichlet(torch.tensor([2.0, 3.0, 1.0])))
+        pyro.sample("y", dist.Multinomial(probs=shares), obs=y)
+
+    y = torch.tensor([30.0, 5.0, 15.0])
+    found = sample_posterior(counted, y, **QUIET)
+    assert found.form == "parameters"
+    known = dist.Dirichlet(torch.tensor([32.0, 8.0, 16.0]))
+    draws, sd = found.draws["shares"].flatten(0, 1).double(), known.variance.sqrt()
+    assert ((draws.mean(0) - known.mean) / sd * found.ess["shares"].sqrt()).abs().max() < 4.5
+    assert (draws.std(0) / sd - 1).abs().max() < 0.08
+    with pytest.raises(ValueError, match="`form` 'noise' is none of this model"):
+        sample_posterior(counted, y, form="noise", **QUIET)
+
+
 def test_chains_that_disagree_are_told():
     """Two modes that nothing leads between: chains stay where they started."""
 
@@ -143,6 +161,6 @@ def test_slips_have_messages(tiny_prior):
         theta = pyro.sample("theta", angle)
         pyro.sample("y", dist.Normal(theta[..., 0], 0.1), obs=y)
 
-    with pytest.raises(ValueError, match="the model has an angle"):
+    with pytest.raises(ValueError, match=r"which has \['noise'\]: .* where one is an angle"):
         sample_posterior(turned, torch.tensor(0.5), form="parameters", **QUIET)
     assert sample_posterior(turned, torch.tensor(0.5), num_samples=10, **QUIET).form == "noise"
