@@ -32,6 +32,7 @@ from pyro_stad.errors import SampleWarning
 __all__ = [
     "autocovariance",
     "correlation_time",
+    "correlation_times",
     "effective_rows",
     "ess",
     "normal_scores",
@@ -72,7 +73,7 @@ def correlation_time(samples: Samples) -> float:
         return 1.0
     draws = _by_chain(values, samples.chains)
     columns = [normal_scores(draws[..., column]) for column in range(draws.shape[2])]
-    worst = max(_times(column[..., None]).item() for column in columns)
+    worst = max(correlation_times(column[..., None]).item() for column in columns)
     return worst if worst > _ALWAYS and worst > _by_chance(columns) else 1.0
 
 
@@ -98,10 +99,10 @@ def warn_if_few(effective: float, features: int) -> None:
 
 def ess(draws: Tensor) -> float:
     """Return the effective sample size of draws ``(chains, draws)`` of one coordinate."""
-    return draws.numel() / _times(normal_scores(draws)[..., None]).item()
+    return draws.numel() / correlation_times(normal_scores(draws)[..., None]).item()
 
 
-def _times(scores: Tensor) -> Tensor:
+def correlation_times(scores: Tensor) -> Tensor:
     """Return the autocorrelation times of scores ``(chains, draws, K)``, shape ``(K,)``."""
     half = scores.shape[1] // 2
     halves = torch.cat([scores[:, :half], scores[:, -half:]])
@@ -162,4 +163,4 @@ def _by_chance(columns: list[Tensor]) -> float:
     scores, source = torch.stack([c.flatten() for c in columns], -1), generator(0, "shuffled rows")
     orders = [torch.randperm(rows, generator=source) for _ in range(_SHUFFLES)]
     shuffled = torch.cat([scores[order] for order in orders], 1)
-    return _times(shuffled.view(*columns[0].shape, -1)).max().item()
+    return correlation_times(shuffled.view(*columns[0].shape, -1)).max().item()

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_count, check_seed
@@ -26,11 +25,10 @@ from pyro_stad.evidence.posterior import cautions, disagreement, posterior_of, w
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.evidence.smc import STUCK, of_runs
 from pyro_stad.evidence.support import SupportNoise
+from pyro_stad.model.mapped import mapped, objects_in
 from pyro_stad.model.noise import LatentProblem
 
 __all__ = ["Population", "log_evidences"]
-
-_ROWS = 16_384
 
 
 @own_context()
@@ -148,7 +146,7 @@ class Population:
     """
 
     def __init__(self, model: Callable[..., Any], args: tuple[Tensor, ...]) -> None:
-        self.args, self.objects, self.calls = args, _objects(args), 0
+        self.args, self.objects, self.calls = args, objects_in(args), 0
         # One by one: each is checked, has its own data, and describes its own posterior.
         self.problems = [LatentProblem(model, *(a[i] for a in args)) for i in range(self.objects)]
         self.size, self.like = self.problems[0].size, self.problems[0].like
@@ -170,30 +168,7 @@ class Population:
         Raises:
             ValueError: if the model can't be mapped over objects.
         """
-        rows, first = [a[which] for a in self.args], self.problems[0]
-        chunk = max(1, _ROWS // u.shape[1])
-        try:
-            fit = torch.vmap(lambda noise, *args: first.unchecked(noise, args), chunk_size=chunk)(
-                u, *rows
-            )
-        except RuntimeError as error:
-            raise ValueError(
-                "the model can't be mapped over objects by torch.vmap; call log_evidence for each "
-                f"of them ({error})"
-            ) from error
+        first = self.problems[0]
+        fit = mapped(first.unchecked, u, [a[which] for a in self.args])
         self.calls += fit.numel()
         return first.checked(fit)
-
-
-def _objects(args: tuple[Any, ...]) -> int:
-    for a in args:
-        if not isinstance(a, Tensor) or a.ndim == 0:
-            raise TypeError(
-                f"every argument must be a tensor with one row for each object; got {a!r}"
-            )
-    lengths = {len(a) for a in args}
-    if len(lengths) != 1 or 0 in lengths:
-        raise ValueError(
-            f"arguments must have as many rows as there are objects; got {sorted(lengths)}"
-        )
-    return lengths.pop()

@@ -16,7 +16,9 @@ from pyro_stad.infer.pilot import Pilot, PilotRun, choose_form
 from pyro_stad.infer.ranks import Ranks
 from pyro_stad.infer.reparam import FORMS, FlowReparam
 from pyro_stad.infer.sample_posterior import sample_posterior
+from pyro_stad.infer.sample_posteriors import sample_posteriors
 from pyro_stad.infer.sampled import SampledPosterior
+from pyro_stad.infer.sampled_objects import SampledPosteriors
 from pyro_stad.infer.simulate import Simulations, simulate
 from pyro_stad.infer.tension import Tension, tension
 
@@ -37,6 +39,7 @@ __all__ = [
     "PosteriorEmulator",
     "Ranks",
     "SampledPosterior",
+    "SampledPosteriors",
     "Simulations",
     "Tension",
     "WeighedPosteriors",
@@ -45,6 +48,7 @@ __all__ = [
     "correct",
     "distil_posterior",
     "sample_posterior",
+    "sample_posteriors",
     "simulate",
     "tension",
 ]

@@ -34,7 +34,7 @@ from pyro_stad.model.joint import JointDensity, checked_joint
 from pyro_stad.model.noise import LatentProblem, NoMapError
 from pyro_stad.model.predictive import prior_draws
 from pyro_stad.model.vectorised import VectorisedModel
-from pyro_stad.samplers import AbstractKernel, Ensemble, Hamiltonian, temper
+from pyro_stad.samplers import AbstractKernel, Ensemble, Hamiltonian, temper, temper_draws
 
 __all__ = ["sample_posterior"]
 
@@ -84,8 +84,8 @@ def sample_posterior(
             maps of normal noise apart; or options that can't be used.
 
     Warns:
-        AccuracyWarning: if chains disagree (:mod:`pyro_stad.infer.sampled`), or ``min_ess`` was
-            not reached.
+        AccuracyWarning: if chains disagree (:mod:`pyro_stad.samplers.diagnostics`), or there are
+            fewer effective draws than ``min_ess``.
         UserWarning: if the model does not broadcast over draws.
 
     Example:
@@ -182,11 +182,9 @@ class _Run:
     def _starts(self, *, progress: bool) -> dict[str, Tensor]:
         """Return where chains start in each form, ``(1, 2, C / 2, K)``."""
         half = self.num_chains // 2
-        if self.read.problem is None:
-            # Nothing is known but the prior; the warm-up has farther to go.
-            values = prior_draws(self.read.model, self.num_chains, self.seed)
-            return {name: self._halves(form, values) for name, form in self.forms.items()}
         particles = max(_FEWEST_PARTICLES, half)
+        if self.read.problem is None:
+            return self._from_prior(particles, half, progress=progress)
         runs = temper(self.read.problem, particles, 2, self.source, progress=progress)
         noise = runs.u[0, :, :half]
         with torch.no_grad():
@@ -195,6 +193,15 @@ class _Run:
             name: noise[None] if isinstance(form, NoiseForm) else self._halves(form, values)
             for name, form in self.forms.items()
         }
+
+    def _from_prior(self, particles: int, half: int, *, progress: bool) -> dict[str, Tensor]:
+        """Return starts in parameters, of a prior that is no map of noise."""
+        (form,) = self.forms.values()
+        assert isinstance(form, ParameterForm)
+        values = prior_draws(self.read.model, 2 * particles, self.seed)
+        draws = form.from_values(values).reshape(2, particles, form.size)
+        runs = temper_draws(form.density.parts, draws, self.source, progress=progress)
+        return {form.name: runs.u[:, :, :half]}
 
     def _halves(self, form: AbstractForm, values: dict[str, Tensor]) -> Tensor:
         rows = cast(ParameterForm, form).from_values(values)

@@ -1,32 +1,20 @@
-r"""What many chains have drawn of a posterior, and how far it can be believed.
-
-R-hat compares the means of chains. Of C chains that agree, with S effective draws in all, halves
-differ by their own chance, so that :math:`\hat R^2 \approx 1 + 2 C / S`: above 1.01 for short
-chains, however many there are. Chains are said to disagree where it is above 1.01 and above three
-times what their own draws, each less the mean of its chain, make one expect.
-
-References:
-    Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021), Rank-normalization, folding, and
-    localization: an improved R-hat; Margossian et al. (2024), Nested R-hat.
-"""
+"""What many chains have drawn of a posterior, and how far it can be believed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_stad._arviz import from_dict, r_hat
-from pyro_stad.data.effective import ess
+from pyro_stad._arviz import from_dict
 from pyro_stad.model.forms import AbstractForm
+from pyro_stad.samplers.diagnostics import Diagnosis, diagnose
 
 __all__ = ["SampledPosterior", "summed_up"]
 
 _ROWS = 4096
-_WORST_R_HAT, _TIMES = 1.01, 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,32 +108,18 @@ def values_of(form: AbstractForm, x: Tensor) -> dict[str, Tensor]:
 def summed_up(form: AbstractForm, x: Tensor, known: dict[str, Any]) -> SampledPosterior:
     """Return the posterior that chains ``(C, n, K)`` have drawn, with what is ``known`` of it."""
     draws = values_of(form, x)
-    ratios = {name: _by_number(value, r_hat) for name, value in draws.items()}
-    effective = {name: _by_number(value, ess) for name, value in draws.items()}
+    found = {name: by_number(value) for name, value in draws.items()}
+    shapes = {name: value.shape[2:] for name, value in draws.items()}
     return SampledPosterior(
         draws=draws,
-        r_hat=ratios,
-        ess=effective,
-        disagreeing=tuple(name for name in draws if _disagree(draws[name], ratios[name])),
+        r_hat={name: of.r_hat.reshape(shapes[name]) for name, of in found.items()},
+        ess={name: of.ess.reshape(shapes[name]) for name, of in found.items()},
+        disagreeing=tuple(name for name, of in found.items() if of.disagree.any()),
         form=form.name,
         **known,
     )
 
 
-def _by_number(value: Tensor, statistic: Callable[[Any], float]) -> Tensor:
-    """Return a statistic of the draws ``(C, n)`` of each number of a site, ``(...)``."""
-    columns = value.reshape(*value.shape[:2], -1).double().cpu().unbind(-1)
-    found = torch.tensor([float(statistic(column)) for column in columns], dtype=torch.float64)
-    return found.reshape(value.shape[2:])
-
-
-def _disagree(value: Tensor, ratios: Tensor) -> bool:
-    """Whether the chains of a site are farther apart than their own draws explain."""
-    far = ~(ratios < _WORST_R_HAT)
-    if not far.any():
-        return False
-    own = value - value.mean(1, keepdim=True)
-    # R-hat is that of places and of spreads, whichever is larger.
-    effective = torch.minimum(_by_number(own, ess), _by_number(own.abs(), ess))
-    expected = 2 * len(value) / effective
-    return bool((far & ~(ratios.square() - 1 < _TIMES * expected)).any())
+def by_number(value: Tensor) -> Diagnosis:
+    """Return what is known of each number of a site ``(C, n, ...)``, side by side."""
+    return diagnose(value.reshape(*value.shape[:2], -1).movedim(2, 0).cpu())

@@ -7,6 +7,7 @@ one pass of its distilled network. Which is faster depends on the model.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -45,7 +46,11 @@ class AbstractForm(ABC):
         return self.log_density(x[0])[None]
 
     @abstractmethod
-    def values(self, x: Tensor) -> dict[str, Tensor]:
+    def mappable(self, x: Tensor, args: tuple[Any, ...]) -> Tensor:
+        """Return the log-density with other arguments, as ``torch.vmap`` can map it."""
+
+    @abstractmethod
+    def values(self, x: Tensor, args: tuple[Any, ...] | None = None) -> dict[str, Tensor]:
         """Return the latent sites at rows ``(N, size)``, each ``(N, ...)``."""
 
 
@@ -65,9 +70,15 @@ class NoiseForm(AbstractForm):
     def log_density(self, x: Tensor) -> Tensor:
         return self.problem.log_likelihood(x) - 0.5 * x.square().sum(-1)
 
-    def values(self, x: Tensor) -> dict[str, Tensor]:
+    def mappable(self, x: Tensor, args: tuple[Any, ...]) -> Tensor:
+        fit = torch.nan_to_num(
+            self.problem.unchecked(x, args), nan=-math.inf, posinf=math.inf, neginf=-math.inf
+        )
+        return fit - 0.5 * x.square().sum(-1)
+
+    def values(self, x: Tensor, args: tuple[Any, ...] | None = None) -> dict[str, Tensor]:
         with torch.no_grad():
-            return self.problem.values(x)
+            return self.problem.values(x, args)
 
 
 class ParameterForm(AbstractForm):
@@ -89,14 +100,17 @@ class ParameterForm(AbstractForm):
     def log_density(self, x: Tensor) -> Tensor:
         return self.density.log_joint(x)
 
-    def values(self, x: Tensor) -> dict[str, Tensor]:
-        with torch.no_grad():
-            return self.density.values(x)
+    def mappable(self, x: Tensor, args: tuple[Any, ...]) -> Tensor:
+        return self.density.log_joint(x, args)
 
-    def from_values(self, values: dict[str, Tensor]) -> Tensor:
+    def values(self, x: Tensor, args: tuple[Any, ...] | None = None) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return self.density.values(x, args)
+
+    def from_values(self, values: dict[str, Tensor], args: tuple[Any, ...] | None = None) -> Tensor:
         """Return rows ``(N, size)`` of latent sites, each ``(N, ...)``."""
         with torch.no_grad():
-            return self.density.unconstrain(values)
+            return self.density.unconstrain(values, args)
 
 
 def has_parameters(model: VectorisedModel) -> bool:

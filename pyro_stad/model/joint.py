@@ -106,11 +106,14 @@ class JointDensity:
         with drawn_by_flow() if self.by_flow else nullcontext():
             return self.model.trace(setter, args)
 
-    def unconstrain(self, values: dict[str, Tensor]) -> Tensor:
-        """Return values of the latent sites, each ``(N, ...)``, as rows of numbers, ``(N, K)``."""
+    def unconstrain(self, values: dict[str, Tensor], args: tuple[Any, ...] | None = None) -> Tensor:
+        """Return values of the latent sites, each ``(N, ...)``, as rows of numbers, ``(N, K)``.
+
+        ``args`` take the place of the model's.
+        """
         points = len(next(iter(values.values())))
         setter = _ToReals(values, self.model.like.new_zeros(points, 0))
-        self._trace(setter)
+        self._trace(setter, args)
         return torch.cat(setter.found, dim=-1)
 
     def values(self, z: Tensor, args: tuple[Any, ...] | None = None) -> dict[str, Tensor]:
@@ -149,14 +152,26 @@ class JointDensity:
 
         NaN is minus infinity. ``args`` take the place of the model's.
         """
+        prior, fit = self.parts(z, args)
+        return _finite(prior + fit)
+
+    def parts(self, z: Tensor, args: tuple[Any, ...] | None = None) -> tuple[Tensor, Tensor]:
+        """Return log-densities of the priors at rows ``z``, and log-likelihoods, each ``(N,)``.
+
+        NaN is minus infinity.
+        """
         self.calls += len(z)
         setter = _FromReals(z)
         trace = self._trace(setter, args)
-        sites = self.model.log_probs(trace, len(z), lambda site: is_data(site) or is_latent(site))
-        total = setter.log_det
-        for log_prob in sites.values():
-            total = total + log_prob.reshape(len(z), -1).sum(-1)
-        return torch.nan_to_num(total, nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+        total = [setter.log_det, z.new_zeros(len(z))]
+        for index, which in enumerate((is_latent, is_data)):
+            for log_prob in self.model.log_probs(trace, len(z), which).values():
+                total[index] = total[index] + log_prob.reshape(len(z), -1).sum(-1)
+        return _finite(total[0]), _finite(total[1])
+
+
+def _finite(log_density: Tensor) -> Tensor:
+    return torch.nan_to_num(log_density, nan=-math.inf, posinf=math.inf, neginf=-math.inf)
 
 
 def checked_joint(model: VectorisedModel, *, by_flow: bool = False) -> JointDensity:

@@ -183,9 +183,9 @@ class LatentProblem:
         trace = self._trace(u)
         return self.model.values(trace, len(u)), self.model.log_probs(trace, len(u), is_data)
 
-    def values(self, u: Tensor) -> dict[str, Tensor]:
+    def values(self, u: Tensor, args: tuple[Any, ...] | None = None) -> dict[str, Tensor]:
         """Return the latent sites at noise ``u``, shape ``(N, D)``, each ``(N, ...)``."""
-        return self.model.values(self._trace(u), len(u))
+        return self.model.values(self._trace(u, args), len(u))
 
     def white(self, u: Tensor) -> list[Tensor]:
         """Return what each flow makes of noise ``(N, D)``, in its whitened coordinates."""

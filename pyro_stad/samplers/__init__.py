@@ -2,6 +2,7 @@
 
 from pyro_stad.samplers.bridged import BridgedRuns, bridge
 from pyro_stad.samplers.ensemble import Ensemble
+from pyro_stad.samplers.from_prior import PriorRuns, temper_draws
 from pyro_stad.samplers.kernels import AbstractKernel, CrankNicolson, Hamiltonian, State
 from pyro_stad.samplers.problem import Problem
 from pyro_stad.samplers.tempering import Runs, temper
@@ -12,9 +13,11 @@ __all__ = [
     "CrankNicolson",
     "Ensemble",
     "Hamiltonian",
+    "PriorRuns",
     "Problem",
     "Runs",
     "State",
     "bridge",
     "temper",
+    "temper_draws",
 ]

@@ -1,0 +1,171 @@
+"""Posteriors of many objects: closed forms, stores, and workers that fail."""
+
+import math
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_stad import sample_posterior, sample_posteriors
+from pyro_stad.errors import AccuracyWarning, CheckpointError
+from pyro_stad.infer.sampled_objects import part_file
+
+QUIET = {"progress": False}
+package = sys.modules["pyro_stad.infer.sample_posteriors"]  # the function has its name
+SMALL = {"num_chains": 32, "num_samples": 50, "part": 4, **QUIET}
+
+
+def model(y, error):
+    """A normal mean of which each object has a datum, and an error of its own."""
+    x = pyro.sample("x", dist.Normal(torch.tensor(0.0), 1.0))
+    scale = pyro.sample("scale", dist.LogNormal(torch.tensor(0.0), 0.5))
+    pyro.sample("y", dist.Normal(x, error), obs=y)
+    pyro.sample("size", dist.Normal(scale.log(), 0.5), obs=y / 3)
+
+
+def data(count):
+    source = torch.Generator().manual_seed(0)
+    return 2 * torch.randn(count, generator=source), 0.1 + torch.rand(count, generator=source)
+
+
+@pytest.mark.parametrize("form", ["parameters", "noise"])
+def test_every_object_has_its_own_posterior(form):
+    y, error = data(40)
+    found = sample_posteriors(model, y, error, form=form, part=16, **QUIET)
+    assert found.draws["x"].shape == (40, 32, 100)
+    assert found.form == form
+    precision = 1 + error**-2
+    mean, sd = y / error**2 / precision, precision**-0.5
+    scores = (found.mean()["x"] - mean) / sd * found.ess.sqrt()
+    assert scores.abs().max() < 5
+    assert 0.6 < scores.std() < 1.4
+    assert (found.sd()["x"] / sd - 1).abs().max() < 0.12
+    # The other site, on a logarithm: prior and datum have equal weight.
+    logs = found.draws["scale"].log()
+    assert ((logs.mean((1, 2)) - y / 6) / (0.125**0.5) * found.ess.sqrt()).abs().max() < 5
+    assert "40 objects, 32 chains of 100 draws" in found.summary()
+    assert found.to_arviz(3)["posterior"]["x"].shape == (32, 100)
+
+
+def test_a_learned_prior_serves_many_objects(tiny_prior):
+    def of_one(y):
+        theta = pyro.sample("theta", tiny_prior)
+        pyro.sample("y", dist.Normal(theta[..., 1], 0.3), obs=y)
+
+    y = torch.tensor([0.2, 0.5, 1.0])
+    many = sample_posteriors(of_one, y, **QUIET)
+    one = sample_posterior(of_one, y[1], form="parameters", **QUIET)
+    draws = many.draws["theta"][1].flatten(0, 1), one.draws["theta"].flatten(0, 1)
+    error = draws[1].std(0) * math.sqrt(1 / many.ess[1] + 1 / one.worst_ess)
+    assert ((draws[0].mean(0) - draws[1].mean(0)) / error).abs().max() < 5
+
+
+def test_draws_depend_on_nobody_who_works_beside(tmp_path):
+    """In this thread, in threads, in processes, and from a store: the same bits."""
+    y, error = data(10)
+    plain = sample_posteriors(model, y, error, **SMALL)
+    spawned = multiprocessing.get_context("spawn")
+    pools = [
+        ThreadPoolExecutor(2),
+        ProcessPoolExecutor(2, spawned, torch.set_default_dtype, (torch.float64,)),
+    ]
+    for pool in pools:
+        with pool:
+            found = sample_posteriors(model, y, error, executor=pool, **SMALL)
+        for name, draws in plain.draws.items():
+            assert torch.equal(found.draws[name], draws)
+    stored = sample_posteriors(model, y, error, store=tmp_path, **SMALL)
+    again = sample_posteriors(model, y, error, store=tmp_path, **SMALL)
+    for name, draws in plain.draws.items():
+        assert torch.equal(stored.draws[name], draws)
+        assert torch.equal(again.draws[name], draws)
+
+
+def test_a_killed_run_keeps_the_parts_that_were_done(tmp_path, monkeypatch):
+    y, error = data(12)
+    whole = sample_posteriors(model, y, error, **SMALL)
+    sampled, worked = package._sampled, []
+
+    def killed(job):
+        if len(worked) == 2:
+            raise KeyboardInterrupt
+        worked.append(job[-1])
+        return sampled(job)
+
+    monkeypatch.setattr(package, "_sampled", killed)
+    with pytest.raises(KeyboardInterrupt):
+        sample_posteriors(model, y, error, store=tmp_path, **SMALL)
+    assert worked == [0, 4]
+    worked.clear()
+    found = sample_posteriors(model, y, error, store=tmp_path, **SMALL)
+    assert worked == [8]
+    assert torch.equal(found.draws["x"], whole.draws["x"])
+    for options, rows, message in (
+        ({"seed": 1}, (y, error), "has seed = 0, these objects have 1"),
+        ({"num_samples": 30}, (y, error), "has num_samples = 50"),
+        ({}, (y + 1, error), "has data"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            sample_posteriors(model, *rows, store=tmp_path, **{**SMALL, **options})
+    file = part_file(tmp_path, 4)
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError):
+        sample_posteriors(model, y, error, store=tmp_path, **SMALL)
+
+
+def test_a_part_that_fails_is_tried_again(monkeypatch):
+    y, error = data(8)
+    plain = sample_posteriors(model, y, error, **SMALL)
+    sampled, tries = package._sampled, []
+
+    def failing(job):
+        tries.append(job[-1])
+        if tries.count(4) < 3 and job[-1] == 4:
+            raise OSError("a worker was lost")
+        return sampled(job)
+
+    monkeypatch.setattr(package, "_sampled", failing)
+    with ThreadPoolExecutor(1) as pool:
+        found = sample_posteriors(model, y, error, executor=pool, **SMALL)
+        assert tries.count(4) == 3
+        assert torch.equal(found.draws["x"], plain.draws["x"])
+        tries.clear()
+        monkeypatch.setattr(package, "_TRIES", 2)
+        with pytest.raises(OSError, match="a worker was lost"):
+            sample_posteriors(model, y, error, executor=pool, **SMALL)
+
+
+def test_objects_whose_chains_disagree_are_named():
+    def apart(y):
+        x = pyro.sample("x", dist.Normal(torch.tensor(0.0), 3.0))
+        pyro.sample("y", dist.Normal(x.abs(), 0.01), obs=y)
+
+    with pytest.warns(AccuracyWarning, match=r"chains of 1 of 2 objects disagree \(1\)"):
+        found = sample_posteriors(apart, torch.tensor([0.0, 3.0]), num_samples=50, **QUIET)
+    assert found.disagreeing.tolist() == [False, True]
+
+
+def test_slips_have_messages():
+    y, error = data(4)
+    for options, message in (
+        ({"num_chains": 9}, "`num_chains` must be even"),
+        ({"form": "auto"}, "`form` must be one of"),
+        ({"part": 0}, "`part` must be an integer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sample_posteriors(model, y, error, **options, **QUIET)
+    with pytest.raises(ValueError, match="as many rows as there are objects"):
+        sample_posteriors(model, y, error[:2], **QUIET)
+    with pytest.raises(TypeError, match="one row for each object"):
+        sample_posteriors(model, y, 0.5, **QUIET)
+
+    def branches(y):
+        x = pyro.sample("x", dist.Normal(torch.tensor(0.0), 1.0))
+        pyro.sample("y", dist.Normal(x, 1.0 if y > 0 else 2.0), obs=y)
+
+    with pytest.raises(ValueError, match=r"can't be mapped over objects by torch.vmap"):
+        sample_posteriors(branches, y, **QUIET)
