@@ -24,8 +24,13 @@ from pyro_stad.density import (
     GivenPrior,
     OneStepGenerator,
 )
-from pyro_stad.fields import AbstractAngularField, AbstractTrunkField, PathField
-from pyro_stad.fitting.one_step_run import OneStepRun, law_of
+from pyro_stad.fields import (
+    AbstractAngularField,
+    AbstractTrunkField,
+    ConditionalPathField,
+    PathField,
+)
+from pyro_stad.fitting.one_step_run import OneStepLaw, OneStepRun, law_of
 from pyro_stad.learn import EMSettings
 from pyro_stad.paths import VPCosine
 from pyro_stad.transport import OneStep
@@ -33,7 +38,7 @@ from pyro_stad.transport import OneStep
 __all__ = ["ONE_STEP_METHODS", "distil_one_step"]
 
 ONE_STEP_METHODS = ("regression", "em", "both")
-_WIDTH, _DEPTH = 128, 3  # of a network for a field that shows none
+_WIDTH, _DEPTH = 128, 3
 _EM_RATE, _SHARE = 1e-3, 0.5  # the rate of EM, and its share of the steps after regression
 
 
@@ -43,6 +48,7 @@ class _Options(TypedDict, total=False):
     steps: int
     batch_size: int
     pairs: int
+    width: int | None
     samples: Tensor | None
     contexts: Tensor | None
     seed: int
@@ -65,6 +71,7 @@ def distil_one_step(
     steps: int = 3000,
     batch_size: int = 512,
     pairs: int = 50_000,
+    width: int | None = None,
     samples: Tensor | None = None,
     contexts: Tensor | None = None,
     seed: int = 0,
@@ -84,6 +91,8 @@ def distil_one_step(
         steps: optimiser steps.
         batch_size: draws a step.
         pairs: of noise and draws, that regression learns from.
+        width: units of each of three hidden layers of the generator; None for 128, and for EM, or a
+            conditional flow, for a copy of the field's own network, whatever that has.
         samples: of the prior's law, ``(N, D)``, that regression learns from beside; or None.
         contexts: of a conditional flow, what is to be learned given, ``(N, C)``; None for those of
             its fit that it keeps.
@@ -105,10 +114,12 @@ def distil_one_step(
         raise TypeError(f"`em` must be an EMSettings or None; got {em!r:.80}")
     for name, value in (("steps", steps), ("batch_size", batch_size), ("pairs", pairs)):
         check_count(value, name)
+    if width is not None:
+        check_count(width, "width")
     law = law_of(prior, contexts)
     _check_score(law.field, method)
     run = OneStepRun(law, check_seed(seed), batch_size, resume, progress=progress)
-    one_step = _network_for(law.field, run.source("first weights")).to(law.like)
+    one_step = _network_for(law, method, width, run.source("first weights")).to(law.like)
     histories = []
     if method != "em":
         settings = run.settings(steps, 2e-3, "soap")
@@ -153,10 +164,24 @@ def _check_score(field: Any, method: str) -> None:
         )
 
 
-def _network_for(field: Any, source: torch.Generator) -> OneStep:
-    """Return a generator that starts as the denoiser of a field, or from no knowledge of it."""
-    if isinstance(field, AbstractAngularField) and isinstance(field, AbstractTrunkField):
+def _network_for(
+    law: OneStepLaw, method: str, width: int | None, source: torch.Generator
+) -> OneStep:
+    """Return a generator: the denoiser of a field, or a small network that knows nothing of it.
+
+    EM starts from the denoiser. Regression does not need it: on mixtures in 8 and 16 dimensions a
+    network of 128 units has drawn as truly as a copy of the field's, in a third of the time. Far
+    out it has the field's gate, so that tails are left where the flow leaves them.
+    """
+    field = law.field
+    shows = isinstance(field, AbstractAngularField) and isinstance(field, AbstractTrunkField)
+    if shows and width is None and (method != "regression" or law.contexts is not None):
         return OneStep(copy.deepcopy(field).requires_grad_(True))
     if len(field.event_shape) != 1:
         raise TypeError("`prior` must be of vectors: there is no network for events of a shape yet")
-    return OneStep(PathField(VPCosine(), field.features, _WIDTH, _DEPTH, source))
+    units, gate = _WIDTH if width is None else width, copy.deepcopy(getattr(field, "gate", None))
+    path, features = VPCosine(), field.features
+    if law.contexts is None:
+        return OneStep(PathField(path, features, units, _DEPTH, source, gate))
+    given = law.contexts.shape[1]
+    return OneStep(ConditionalPathField(path, features, given, units, _DEPTH, source, gate))

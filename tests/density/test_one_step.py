@@ -64,6 +64,17 @@ def test_far_out_it_moves_nothing_as_the_flow_does(dtype):
     torch.testing.assert_close(one_step.push(near), math.cos(1) * near - math.sin(1) * w)
 
 
+@pytest.mark.parametrize("width", [None, 16])
+def test_a_generator_has_the_gate_of_its_prior(learned, width):
+    prior = learned.prior
+    gate = prior.transport.field.gate
+    assert gate is not None
+    made = pyro_stad.distil_one_step(prior, steps=20, pairs=200, width=width, progress=False)
+    far = 3 * gate.outer * torch.nn.functional.normalize(torch.randn(10, 3), dim=1)
+    torch.testing.assert_close(made.transport.push(far), far)
+    assert made.transport.field.trunk.width == width or width is None
+
+
 @pytest.mark.parametrize("method", ["em", "both"])
 def test_em_draws_the_law_of_the_teacher(learned, method):
     made = pyro_stad.distil_one_step(

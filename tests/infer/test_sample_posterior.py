@@ -154,7 +154,7 @@ def test_chains_that_disagree_are_told():
 
     def apart(y):
         x = pyro.sample("x", dist.Normal(torch.tensor(0.0), 3.0))
-        pyro.sample("y", dist.Normal(x.abs(), 0.01), obs=y)
+        pyro.sample("y", dist.Normal(x.abs(), 0.1), obs=y)
 
     with pytest.warns(AccuracyWarning, match=r"chains of \['x'\] disagree: the worst R-hat is"):
         found = sample_posterior(apart, torch.tensor(3.0), num_samples=50, **QUIET)
