@@ -40,6 +40,7 @@ RUNS = {
 }  # fmt: skip
 _SCHOOLS = "eight schools"
 _KINETICS = "enzyme kinetics"
+_WORST_R_HAT = 1.01
 _EFFECTS = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 _ERRORS = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 
@@ -154,7 +155,11 @@ def measured(name: str, options: Any) -> dict[str, Any]:
     row: dict[str, Any] = {
         "posterior": name,
         "settings": settings,
-        "ours": min(settings, key=lambda setting: setting["seconds"]),
+        # The fastest of those that have come to what was asked for, and agree.
+        "ours": min(
+            settings,
+            key=lambda s: (s["effective"] < options.ess, s["r_hat"] > _WORST_R_HAT, s["seconds"]),
+        ),
         "nuts": theirs(found.learned, options),
     }
     if found.exact is not None:
@@ -201,7 +206,7 @@ def page() -> str:
             known.append([
                 row["posterior"], f"{at['mean']:.3f}", f"{at['sd']:.1%}", f"{at['scores']:.2f}",
             ])  # fmt: skip
-        ours_at = mine["seconds"] * result["ess"] / max(mine["effective"], result["ess"])
+        ours_at = mine["seconds"] * result["ess"] / mine["effective"]
         cells.append([
             row["posterior"], mine["form"], str(mine["chains"]), f"{mine['r_hat']:.3f}",
             f"{nuts['seconds'] / ours_at:.0f}", f"{nuts['seconds'] / mine['seconds']:.0f}", price,

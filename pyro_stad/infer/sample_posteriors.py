@@ -24,7 +24,8 @@ from pyro_stad._checks import check_choice, check_count, check_seed
 from pyro_stad._context import own_context
 from pyro_stad._progress import progress_bar
 from pyro_stad._random import generator
-from pyro_stad.errors import AccuracyWarning
+from pyro_stad.errors import AccuracyWarning, EvidenceError
+from pyro_stad.infer.chains_run import some
 from pyro_stad.infer.sampled_objects import (
     Part,
     SampledPosteriors,
@@ -42,6 +43,7 @@ __all__ = ["sample_posteriors"]
 
 _PARTICLES = 100
 _TRIES = 3
+_FINAL = (TypeError, ValueError, AttributeError, EvidenceError)  # that come again
 # Pyro's handlers belong to the process, and two models at once would see each other's.
 _ALONE = threading.Lock()
 
@@ -63,8 +65,9 @@ def sample_posteriors(
     """Sample the posterior of every one of many objects.
 
     Arguments:
-        model: a model of one object, as ``sample_posterior`` takes it, all of whose operations
-            ``torch.func.vmap`` can map. For an executor with other processes it must be picklable.
+        model: a model of one object, as ``log_evidences`` takes it: priors are maps of normal
+            noise, and all operations such that ``torch.func.vmap`` can map them. For an executor
+            with other processes it must be picklable: a function of a module, or a ``partial``.
         args: what it is called with, tensors of which every object has one row, ``(B, ...)``.
         num_chains: chains of each object, an even number.
         num_samples: draws of each chain, after a warm-up.
@@ -86,6 +89,8 @@ def sample_posteriors(
 
     Raises:
         CheckpointError: if the store is of another model, other data or other options.
+        EvidenceError: if tempering does not arrive, or more than one percent of the likelihoods of
+            a part are NaN.
         TypeError, ValueError: for a model or data that ``log_evidences`` does not take, or options
             that can't be used.
 
@@ -105,22 +110,29 @@ def sample_posteriors(
     kernel = Hamiltonian() if kernel is None else kernel
     count = objects_in(args)
     first = LatentProblem(model, *(a[0] for a in args))
-    form = form if has_parameters(first.model) else NoiseForm.name
+    if form == ParameterForm.name and not has_parameters(first.model):
+        raise ValueError(
+            "`form` 'parameters' needs densities on the line, and the model has an angle, or a "
+            "generator of one step; use form='noise'"
+        )
     options = _Options(num_chains, num_samples, form, kernel, check_seed(seed))
     parts = [slice(at, min(at + part, count)) for at in range(0, count, part)]
     folder = None if store is None else Path(store)
     done: dict[int, Part] = {}
+    mark = _mark(_form(first, form))
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    jobs = {at.start: (model, tuple(a[at] for a in args), options, at.start) for at in parts}
+    # Copies: what is sent to a worker would else hold the data of all.
+    rows = {at.start: tuple(a[at].clone() for a in args) for at in parts}
+    jobs = {start: (model, own, options, start) for start, own in rows.items()}
     for start, job in list(jobs.items()):
         if folder is not None and part_file(folder, start).exists():
-            done[start] = read_part(folder, start, _identity(job))
+            done[start] = read_part(folder, start, _identity(job), mark)
             del jobs[start]
     with progress_bar("objects", count, shown=progress, done=sum(map(len, done.values()))) as bar:
         for start, found in _worked(jobs, executor):
             if folder is not None:
-                write_part(folder, start, found, _identity(jobs[start]))
+                write_part(folder, start, found, _identity(jobs[start]), mark)
             done[start] = found
             bar.update(len(found))
     result = SampledPosteriors.of_parts([done[at.start] for at in parts], form)
@@ -151,7 +163,15 @@ Job = tuple[Callable[..., Any], tuple[Tensor, ...], _Options, int]
 def _identity(job: Job) -> dict[str, Any]:
     _, rows, options, start = job
     known = options._asdict() | {"kernel": repr(options.kernel)}
-    return {**known, "start": start, "data": fingerprint(rows), "dtype": str(rows[0].dtype)}
+    known |= {"objects": len(rows[0]), "start": start, "dtype": str(rows[0].dtype)}
+    return {**known, "data": fingerprint(rows)}
+
+
+def _mark(form: AbstractForm) -> Tensor:
+    """Return log-densities of the first object at a little noise that is always the same."""
+    noise = torch.randn(3, form.size, generator=generator(0, "mark of a model"))
+    with torch.no_grad():
+        return form.log_density(noise.to(form.like)).double().cpu()
 
 
 def _worked(jobs: dict[int, Job], executor: Executor | None) -> Iterator[tuple[int, Part]]:
@@ -171,7 +191,7 @@ def _worked(jobs: dict[int, Job], executor: Executor | None) -> Iterator[tuple[i
             error = future.exception()
             if error is None:
                 yield start, future.result()
-            elif tries[start] >= _TRIES:
+            elif tries[start] >= _TRIES or isinstance(error, _FINAL):
                 for other in running:
                     other.cancel()
                 raise error
@@ -193,9 +213,11 @@ def _drawn(job: Job) -> Part:
     source = generator(options.seed, f"objects from {start}", problem.like.device)
     many, form = MappedProblem(problem, rows), MappedForm(_form(problem, options.form), rows)
     half = options.num_chains // 2
-    particles = max(_PARTICLES, half)
-    runs = temper(many, particles, 2, source, progress=False)
-    start_at = form.starts(problem, runs.u[:, :, :half].flatten(1, 2))
+    try:
+        runs = temper(many, max(_PARTICLES, 2 * half), 2, source, progress=False)
+    except ValueError as error:
+        raise ValueError(f"of the objects from {start} on, counted from there: {error}") from error
+    start_at = form.starts(problem, some(runs.u, half, source).flatten(1, 2))
     shape = many.objects, 2, half, form.form.size
     chains = Ensemble(form.of_objects, start_at.reshape(shape), options.kernel, source)
     chains.warm_up()
@@ -203,6 +225,7 @@ def _drawn(job: Job) -> Part:
     for _ in range(options.num_samples):
         chains.step()
         draws.append(chains.x)
+    problem.warnings()  # raises where too many likelihoods are NaN
     return Part.of(form, torch.stack(draws, 2), chains.acceptance)
 
 

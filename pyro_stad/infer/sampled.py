@@ -33,6 +33,7 @@ class SampledPosterior:
         kernel: how they moved.
         acceptance: share of the moves that were taken.
         evaluations: log-densities that were evaluated, point by point, after tempering.
+        warnings: what may be wrong, beside chains.
         seconds: wall time, in all.
     """
 
@@ -46,6 +47,7 @@ class SampledPosterior:
     kernel: str
     acceptance: float
     evaluations: int
+    warnings: tuple[str, ...]
     seconds: float = field(compare=False)
 
     @property
@@ -89,7 +91,7 @@ class SampledPosterior:
                     f"  {label}: {mean:.4g} +- {sd:.3g}, R-hat {ratio:.3f}, {effective:.0f} "
                     "effective draws"
                 )
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  warning: {text}" for text in self.warnings)])
 
     def __repr__(self) -> str:
         return f"SampledPosterior({self.summary().splitlines()[0]})"

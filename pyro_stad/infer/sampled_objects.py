@@ -108,16 +108,21 @@ def part_file(folder: Path, start: int) -> Path:
     return folder / f"objects_{start:09d}.safetensors"
 
 
-def write_part(folder: Path, start: int, part: Part, identity: dict[str, Any]) -> None:
-    """Write a part, atomically."""
+def write_part(
+    folder: Path, start: int, part: Part, identity: dict[str, Any], mark: Tensor
+) -> None:
+    """Write a part, atomically, with log-densities that mark the model."""
     tensors = {_DRAWS + name: value for name, value in part.draws.items()}
     names = ("r_hat", "ess", "disagreeing", "acceptance")
     tensors |= {name: getattr(part, name) for name in names}
+    tensors["mark"] = mark
     document = {"format": _FORMAT, "version": _VERSION, "identity": identity}
     write_tensors(part_file(folder, start), tensors, document)
 
 
-def read_part(folder: str | os.PathLike[str], start: int, identity: dict[str, Any]) -> Part:
+def read_part(
+    folder: str | os.PathLike[str], start: int, identity: dict[str, Any], mark: Tensor
+) -> Part:
     """Read a part.
 
     Raises:
@@ -134,6 +139,11 @@ def read_part(folder: str | os.PathLike[str], start: int, identity: dict[str, An
                 f"{path} has {name} = {found['identity'].get(name)!r}, these objects have "
                 f"{value!r}; delete the store, or name another"
             )
+    if not torch.allclose(tensors.pop("mark"), mark, rtol=1e-4, atol=1e-3, equal_nan=True):
+        raise CheckpointError(
+            f"{path} is of another model: densities of the same points differ. Delete the store, "
+            "or name another"
+        )
     draws = {
         name.removeprefix(_DRAWS): tensors.pop(name)
         for name in list(tensors)

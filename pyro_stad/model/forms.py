@@ -31,10 +31,12 @@ class AbstractForm(ABC):
         name: what it is called.
         price: network calls of a density, one after the other, and one for all else.
         size: how many numbers a row has.
+        like: a tensor of their dtype and device.
     """
 
     name: ClassVar[str]
     size: int
+    like: Tensor
     price: int
 
     @abstractmethod
@@ -64,7 +66,7 @@ class NoiseForm(AbstractForm):
     name = "noise"
 
     def __init__(self, problem: LatentProblem) -> None:
-        self.problem, self.size = problem, problem.size
+        self.problem, self.size, self.like = problem, problem.size, problem.like
         self.price = 1 + sum(_calls(flow.prior.transport) for flow in problem.flows)
 
     def log_density(self, x: Tensor) -> Tensor:
@@ -91,7 +93,7 @@ class ParameterForm(AbstractForm):
     name = "parameters"
 
     def __init__(self, density: JointDensity) -> None:
-        self.density = density
+        self.density, self.like = density, density.model.like
         first = {site["name"]: site["value"][None] for site in density.model.latent}
         self.size = self.from_values(first).shape[1]
         flows = (find_flow(site["fn"]) for site in density.model.latent)

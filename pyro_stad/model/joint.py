@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to
 
+from pyro_stad._checks import is_transformed
 from pyro_stad.density import FlowPrior, drawn_by_flow, find_flow, to_flow
 from pyro_stad.model.sites import is_data, is_latent
 from pyro_stad.model.vectorised import AbstractSetter, VectorisedModel
@@ -96,11 +97,11 @@ class JointDensity:
         by_flow: whether flows are in the place of generators of one step.
 
     Attributes:
-        calls: points at which it was evaluated.
+        calls: points at which it was evaluated; ``failed``: where the likelihood was NaN.
     """
 
     def __init__(self, model: VectorisedModel, *, by_flow: bool = False) -> None:
-        self.model, self.by_flow, self.calls = model, by_flow, 0
+        self.model, self.by_flow, self.calls, self.failed = model, by_flow, 0, 0
 
     def _trace(self, setter: AbstractSetter, args: tuple[Any, ...] | None = None) -> list[Any]:
         with drawn_by_flow() if self.by_flow else nullcontext():
@@ -167,6 +168,8 @@ class JointDensity:
         for index, which in enumerate((is_latent, is_data)):
             for log_prob in self.model.log_probs(trace, len(z), which).values():
                 total[index] = total[index] + log_prob.reshape(len(z), -1).sum(-1)
+        if not is_transformed(total[1]):
+            self.failed += int(torch.isnan(total[1]).sum())
         return _finite(total[0]), _finite(total[1])
 
 

@@ -64,11 +64,12 @@ def generators_in(latent: list[Any]) -> dict[str, OneStepGenerator]:
 
 
 def owed_to(name: str, generator: OneStepGenerator) -> str:
-    """Return what an evidence owes to a generator: its law is not quite its prior's."""
+    """Return what a posterior owes to a generator: its law is not quite its prior's."""
     known, far = generator.distilled, "unknown"
     if known is not None:
         far = f"{known.distance:+.2g} +- {known.distance_error:.1g}"
     return (
-        f"{name!r} is drawn by a generator of one step, and the evidence is that of its law, {far} "
-        "in energy distance, whitened, from its prior's. For that of the prior say correct=True"
+        f"{name!r} is drawn by a generator of one step, and posterior and evidence are those of "
+        f"its law, {far} in energy distance, whitened, from its prior's. For those of the prior "
+        "say correct=True, or put generator.prior into the model"
     )

@@ -38,13 +38,27 @@ from pyro_stad.model.maps import from_normal, noise_limit
 from pyro_stad.model.sites import is_data, is_latent
 from pyro_stad.model.vectorised import AbstractSetter, VectorisedModel
 
-__all__ = ["LatentProblem", "NoMapError"]
+__all__ = ["LatentProblem", "NoMapError", "failures"]
 
 _MOST_FAILED = 0.01
 
 
 class NoMapError(ValueError):
     """A prior is no map of normal noise, so that the model has no form in noise."""
+
+
+def failures(failed: int, calls: int) -> tuple[str, ...]:
+    """Return what is to be said of likelihoods that were NaN.
+
+    Raises:
+        EvidenceError: if they are more than one percent.
+    """
+    if not failed:
+        return ()
+    text = f"{failed:,} of {calls:,} likelihoods were NaN, and count as zero"
+    if failed > _MOST_FAILED * calls:
+        raise EvidenceError(f"{text}: posterior and evidence would be those of another model")
+    return (text,)
 
 
 class _FromNormal(AbstractSetter):
@@ -161,12 +175,7 @@ class LatentProblem:
         # Those by the generators, on the way, are of this evidence too.
         parts = [self] if self.generated is None else [self, self.generated]
         failed, calls = sum(part.failed for part in parts), sum(part.calls for part in parts)
-        if not failed:
-            return told
-        text = f"{failed:,} of {calls:,} likelihoods were NaN, and count as zero"
-        if failed > _MOST_FAILED * calls:
-            raise EvidenceError(f"{text}: the evidence would be that of another model")
-        return (*told, text)
+        return (*told, *failures(failed, calls))
 
     def network_calls(self, likelihoods: int) -> int | None:
         """Return the network calls, row by row, of so many likelihoods; None if they vary."""

@@ -55,7 +55,12 @@ def diagnose(draws: Tensor) -> Diagnosis:
     expected = _TIMES * 2 * draws.shape[1] / worth
     # NaN, of chains that never move, is no agreement.
     disagree = ~(ratio < _WORST_R_HAT) & ~(ratio.square() - 1 < expected)
-    return Diagnosis(ratio, _ess(draws), disagree)
+    # But a number that is the same in all of them is none that is drawn, as a zero of a factor.
+    still = draws.flatten(1).amax(1) == draws.flatten(1).amin(1)
+    count = float(draws[0].numel())
+    return Diagnosis(
+        ratio.masked_fill(still, 1.0), _ess(draws).masked_fill(still, count), disagree & ~still
+    )
 
 
 def _centred(draws: Tensor) -> Tensor:

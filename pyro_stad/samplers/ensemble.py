@@ -33,6 +33,7 @@ _ROUNDS = (20, 40, 80)
 _FADE = 0.6  # of what a step learns from one move, with their number
 _LEAST = 1e-3
 _FORMAT, _VERSION = "pyro_stad chains", 1
+_DRAWN = ("draws", "log_p")
 
 
 class Ensemble:
@@ -103,21 +104,28 @@ class Ensemble:
         self.counts[:2] += torch.stack([torch.ones_like(taken), taken])
 
     def save(
-        self, path: Path, draws: list[Tensor], identity: dict[str, Any], known: dict[str, Any]
+        self,
+        path: Path,
+        draws: list[Tensor],
+        log_p: list[Tensor],
+        identity: dict[str, Any],
+        known: dict[str, Any],
     ) -> None:
         """Write chains and their draws to ``path``, atomically.
 
         Arguments:
             path: the file.
-            draws: of all chains, one after the other.
+            draws, log_p: of all chains, one move after the other.
             identity: what chains are of; others are not gone on with.
             known: what else is to be read back, of JSON.
         """
         tensors = {
             "z": self.state.z, "mean": self.normal.mean, "tril": self.normal.tril,
-            "scale": self.scale, "counts": self.counts, "draws": torch.stack(draws),
-            "log_p": self.log_p, "generator": self.generator.get_state(),
+            "scale": self.scale, "counts": self.counts, "last": self.log_p,
+            "generator": self.generator.get_state(),
         }  # fmt: skip
+        if draws:
+            tensors |= {"draws": torch.stack(draws), "log_p": torch.stack(log_p)}
         document = {"format": _FORMAT, "version": _VERSION, "identity": identity, "known": known}
         write_tensors(path, tensors, document)
 
@@ -147,8 +155,8 @@ class Ensemble:
         log_density: LogDensity,
         kernel: AbstractKernel,
         generator: torch.Generator,
-    ) -> tuple[Ensemble, list[Tensor]]:
-        """Return chains that ``save`` wrote, and their draws.
+    ) -> tuple[Ensemble, list[Tensor], list[Tensor]]:
+        """Return chains that ``save`` wrote, their draws, and the log-densities there.
 
         Raises:
             CheckpointError: if the file is damaged, or of another density.
@@ -163,13 +171,16 @@ class Ensemble:
         with torch.no_grad():
             new.state = new._law(z)
         new.counts = tensors["counts"].to(device)
-        if not torch.allclose(new.log_p, tensors["log_p"].to(device), rtol=1e-4, atol=1e-3):
+        if not torch.allclose(new.log_p, tensors["last"].to(device), rtol=1e-4, atol=1e-3):
             raise CheckpointError(
                 f"{path} is of another model: densities of the same points differ. Delete the "
                 "file, or name another"
             )
         generator.set_state(tensors["generator"])
-        return new, list(tensors["draws"].to(device))
+        draws, log_p = (
+            list(tensors[name].to(device)) if name in tensors else [] for name in _DRAWN
+        )
+        return new, draws, log_p
 
     def _learn(self, x: Tensor) -> None:
         """Take the normal law of each half of ``(B, 2, C / 2, K)`` for the other one's moves."""

@@ -144,9 +144,9 @@ class Hamiltonian(AbstractKernel):
         p = torch.randn(state.z.shape, **options)  # type: ignore[call-overload]
         factor = 0.5 + torch.rand((), **options).item()  # type: ignore[call-overload]
         angle = 0.5 * math.pi * self.turns * factor
-        # All objects take as many steps as the one that needs the shortest.
-        count = min(math.ceil(angle / scale.min().item()), self.most_steps)
-        new, moved = self._carried(start, p, law, min(angle / count, scale.min().item()), count)
+        counts = (angle / scale.to(state.z)).ceil().clamp(max=self.most_steps)
+        steps = torch.minimum(angle / counts, scale.to(counts))
+        new, moved = self._carried(start, p, law, steps, counts)
         gained = new.log_density - start.log_density
         gained = gained + 0.5 * (_squares(p, start.z) - _squares(moved, new.z))
         chance = torch.rand(state.z.shape[:-1], **options)  # type: ignore[call-overload]
@@ -154,12 +154,14 @@ class Hamiltonian(AbstractKernel):
         return new.where(taken, start), taken
 
     def _carried(
-        self, state: State, p: Tensor, law: Law, step: float, count: int
+        self, state: State, p: Tensor, law: Law, steps: Tensor, counts: Tensor
     ) -> tuple[State, Tensor]:
-        cos, sin = math.cos(step), math.sin(step)
-        for _ in range(count):
+        """Move every object by as many steps as it takes; who has arrived steps by zero."""
+        shape = -1, *[1] * (p.ndim - 1)
+        for index in range(int(counts.max())):
+            step = torch.where(index < counts, steps, 0.0).reshape(shape)
             p = p + 0.5 * step * cast(Tensor, state.gradient)
-            z, p = cos * state.z + sin * p, cos * p - sin * state.z
+            z, p = step.cos() * state.z + step.sin() * p, step.cos() * p - step.sin() * state.z
             state = _with_gradient(law, z)
             p = p + 0.5 * step * cast(Tensor, state.gradient)
         return state, p

@@ -111,6 +111,15 @@ def test_a_killed_run_keeps_the_parts_that_were_done(tmp_path, monkeypatch):
     ):
         with pytest.raises(CheckpointError, match=message):
             sample_posteriors(model, *rows, store=tmp_path, **{**SMALL, **options})
+
+    def other(y, error):
+        x = pyro.sample("x", dist.Normal(torch.tensor(100.0), 1.0))
+        scale = pyro.sample("scale", dist.LogNormal(torch.tensor(0.0), 0.5))
+        pyro.sample("y", dist.Normal(x, error), obs=y)
+        pyro.sample("size", dist.Normal(scale.log(), 0.5), obs=y / 3)
+
+    with pytest.raises(CheckpointError, match="of another model"):
+        sample_posteriors(other, y, error, store=tmp_path, **SMALL)
     file = part_file(tmp_path, 4)
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(CheckpointError):

@@ -61,4 +61,12 @@ def test_short_chains_that_agree_are_not_blamed_for_being_short():
     draws[:, :4] += 3.0
     assert diagnose(draws[..., 100:]).disagree.all()
     # And chains that never move.
-    assert diagnose(torch.ones(1, 8, 50)).disagree.all()
+    never = torch.arange(8.0)[None, :, None].expand(1, 8, 50)
+    assert diagnose(never).disagree.all()
+
+
+def test_a_number_that_is_not_drawn_is_left_out():
+    found = diagnose(torch.zeros(1, 8, 50))
+    assert found.r_hat.item() == 1
+    assert found.ess.item() == 400
+    assert not found.disagree

@@ -8,6 +8,7 @@ import torch
 from pyro_stad.errors import CheckpointError
 from pyro_stad.registry import registered
 from pyro_stad.samplers import Ensemble
+from pyro_stad.samplers.diagnostics import diagnose
 
 KERNELS = registered("kernel")
 MEAN = torch.tensor([3.0, -1.0, 0.0])
@@ -36,7 +37,7 @@ def test_chains_find_their_law(name):
     for _ in range(400):
         chains.step()
         draws.append(chains.x[0])
-    assert abs(chains.acceptance.item() - chains.kernel.acceptance) < 0.2
+    assert chains.acceptance.item() > chains.kernel.acceptance - 0.15
     draws = torch.stack(draws, 1)
     covariance = TRIL @ TRIL.mT
     # Chains are independent, but for where they were warmed up: their means tell the error.
@@ -70,9 +71,9 @@ def test_chains_go_on_from_a_file_to_the_last_bit(name, tmp_path):
         whole.step()
         draws.append(whole.x)
         if index == 2:
-            whole.save(file, draws, identity, {"told": 1})
+            whole.save(file, draws, draws, identity, {"told": 1})
     assert Ensemble.known(file, identity) == {"told": 1}
-    again, kept = Ensemble.load(file, log_density, kernel, torch.Generator().manual_seed(7))
+    again, kept, _ = Ensemble.load(file, log_density, kernel, torch.Generator().manual_seed(7))
     assert torch.equal(torch.stack(kept), torch.stack(draws[:3]))
     for known in draws[3:]:
         again.step()
@@ -83,7 +84,7 @@ def test_chains_go_on_from_a_file_to_the_last_bit(name, tmp_path):
 def test_files_of_other_chains_are_refused(tmp_path):
     kernel, file = KERNELS["crank-nicolson"](), tmp_path / "chains"
     chains = made(kernel)
-    chains.save(file, [chains.x[0]], {"seed": 0}, {})
+    chains.save(file, [], [], {"seed": 0}, {})
     with pytest.raises(CheckpointError, match="has seed = 0, these chains have 1"):
         Ensemble.known(file, {"seed": 1})
     with pytest.raises(CheckpointError, match="of another model"):
@@ -91,26 +92,32 @@ def test_files_of_other_chains_are_refused(tmp_path):
 
 
 def test_objects_have_laws_and_steps_of_their_own():
-    """Of three, one is ten times as wide, and where each is no other has a say."""
+    """One law is ten times as wide; one is so bent that its steps are tiny, and no other's are."""
     scale = torch.tensor([1.0, 10.0, 1.0])
 
-    def widths(which, x):
-        return log_density(
-            which,
-            (x - 10 * which[:, None, None]) / scale[which, None, None] + 10 * which[:, None, None],
-        )
+    def laws(which, x):
+        where = 10 * which[:, None, None]
+        plain = log_density(which, (x - where) / scale[which, None, None] + where)
+        ring = -0.5 * ((x.norm(dim=-1) - 3.0) / 3e-3).square()
+        return torch.where(which[:, None] == 2, ring, plain)
 
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(3, 2, 64, 3, generator=generator)
-    chains = Ensemble(widths, start, KERNELS["hamiltonian"](), generator)
+    start[2] = 3 * torch.nn.functional.normalize(start[2], dim=-1)
+    chains = Ensemble(laws, start, KERNELS["hamiltonian"](), generator)
     chains.warm_up()
+    assert chains.scale[2] < 0.1 * chains.scale[:2].min()
     draws = []
-    for _ in range(200):
+    for _ in range(100):
         chains.step()
         draws.append(chains.x)
-    draws = torch.stack(draws).transpose(0, 1).flatten(1, 2)
-    for index, factor in enumerate(scale.tolist()):
+    draws = torch.stack(draws).transpose(0, 1)
+    for index, factor in enumerate((1.0, 10.0)):
         centre = 10 * index + factor * MEAN
         sd = factor * (TRIL @ TRIL.mT).diagonal().sqrt()
-        assert ((draws[index].mean(0) - centre) / sd).abs().max() < 0.1
-        assert (draws[index].std(0) / sd - 1).abs().max() < 0.1
+        flat = draws[index].flatten(0, 1)
+        assert ((flat.mean(0) - centre) / sd).abs().max() < 0.1
+        assert (flat.std(0) / sd - 1).abs().max() < 0.1
+        # As many draws are worth as they would be without the other beside.
+        known = diagnose(draws[index].permute(2, 1, 0))
+        assert known.ess.min() > 0.4 * draws[index, ..., 0].numel()
