@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_stad._progress import progress_bar
 from pyro_stad._random import generator
-from pyro_stad.infer.sampled import SampledPosterior, summed_up
+from pyro_stad.infer.sampled import SampledPosterior, summed_up, values_of
 from pyro_stad.model.forms import AbstractForm, NoiseForm, ParameterForm, has_parameters
 from pyro_stad.model.joint import JointDensity, checked_joint
 from pyro_stad.model.noise import LatentProblem, NoMapError, failures
@@ -79,6 +79,8 @@ class ChainsRun:
         # Where chains were, each (C, K), and the log-densities there, each (C,).
         self.draws: list[Tensor] = []
         self.log_p: list[Tensor] = []
+        self._values: list[dict[str, Tensor]] = []
+        self._carried = 0
         self.identity = {
             "seed": seed, "wanted": form, "kernel": repr(self.kernel), "chains": num_chains,
             "data": read.model.data, "dtype": str(like.dtype),
@@ -146,14 +148,22 @@ class ChainsRun:
                     self._keep()
 
     def result(self, count: int, seconds: float) -> SampledPosterior:
-        """Return what the first ``count`` draws of each chain are."""
+        """Return what the first ``count`` draws of each chain are; ``count`` never falls."""
+        # Blocks that were asked for before are not carried through a flow again.
+        if self._carried < count:
+            more = torch.stack(self.draws[self._carried : count], 1)
+            self._values.append(values_of(self.form, more))
+            self._carried = count
+        values = {
+            name: torch.cat([part[name] for part in self._values], 1) for name in self._values[0]
+        }
         known = {
             "lp": torch.stack(self.log_p[:count], 1), "pilot": self.pilot,
             "kernel": repr(self.kernel), "acceptance": self.chains.acceptance.item(),
             "evaluations": int(self.chains.counts[2].item()), "seconds": seconds,
             "warnings": self._warnings(),
         }  # fmt: skip
-        return summed_up(self.form, torch.stack(self.draws[:count], 1), known)
+        return summed_up(self.form.name, values, known)
 
     def _warnings(self) -> tuple[str, ...]:
         told = () if self.read.problem is None else self.read.problem.warnings()

@@ -12,7 +12,7 @@ from pyro_stad._arviz import from_dict
 from pyro_stad.model.forms import AbstractForm
 from pyro_stad.samplers.diagnostics import Diagnosis, diagnose
 
-__all__ = ["SampledPosterior", "summed_up"]
+__all__ = ["SampledPosterior", "summed_up", "values_of"]
 
 _ROWS = 4096
 
@@ -107,9 +107,8 @@ def values_of(form: AbstractForm, x: Tensor) -> dict[str, Tensor]:
     }
 
 
-def summed_up(form: AbstractForm, x: Tensor, known: dict[str, Any]) -> SampledPosterior:
-    """Return the posterior that chains ``(C, n, K)`` have drawn, with what is ``known`` of it."""
-    draws = values_of(form, x)
+def summed_up(form: str, draws: dict[str, Tensor], known: dict[str, Any]) -> SampledPosterior:
+    """Return what draws ``(C, n, ...)`` by site are worth, with what is ``known`` of them."""
     found = {name: by_number(value) for name, value in draws.items()}
     shapes = {name: value.shape[2:] for name, value in draws.items()}
     return SampledPosterior(
@@ -117,7 +116,7 @@ def summed_up(form: AbstractForm, x: Tensor, known: dict[str, Any]) -> SampledPo
         r_hat={name: of.r_hat.reshape(shapes[name]) for name, of in found.items()},
         ess={name: of.ess.reshape(shapes[name]) for name, of in found.items()},
         disagreeing=tuple(name for name, of in found.items() if of.disagree.any()),
-        form=form.name,
+        form=form,
         **known,
     )
 

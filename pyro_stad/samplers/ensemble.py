@@ -68,7 +68,7 @@ class Ensemble:
         self.which = torch.arange(len(start), device=start.device)
         self.scale = torch.full((len(start),), 0.5, **options)
         self.counts = torch.zeros(3, len(start), **options)
-        self._learn(start)
+        self._learn(start, start)
 
     @property
     def x(self) -> Tensor:
@@ -88,14 +88,16 @@ class Ensemble:
     def warm_up(self, rounds: tuple[int, ...] = _ROUNDS) -> None:
         """Let chains find the law, and learn from each other how to move in it."""
         for length in rounds:
-            steps = []
+            steps, places = [], []
             for index in range(length):
                 gain = (self._move() - self.kernel.acceptance) / (1 + index) ** _FADE
                 self.scale = (self.scale * gain.exp()).clamp(_LEAST, self.kernel.longest)
                 steps.append(self.scale.log())
+                places.append(self.state.kept[0])
             # The mean of the later half: one step alone follows chance.
             self.scale = torch.stack(steps[length // 2 :]).mean(0).exp()
-            self._learn(self.state.kept[0])
+            # Where chains have been in that time: of few chains one moment says little.
+            self._learn(torch.cat(places[length // 2 :], 2), self.state.kept[0])
         self.counts[:2] = 0
 
     def step(self) -> None:
@@ -182,10 +184,15 @@ class Ensemble:
         )
         return new, draws, log_p
 
-    def _learn(self, x: Tensor) -> None:
-        """Take the normal law of each half of ``(B, 2, C / 2, K)`` for the other one's moves."""
-        even = x.new_full(x.shape[:3], 1 / x.shape[2])
-        self.normal = Normal.of_others(x, even)
+    def _learn(self, seen: Tensor, x: Tensor) -> None:
+        """Take the normal law of where each half was seen for the moves of the other one.
+
+        Arguments:
+            seen: where chains have been, ``(B, 2, M, K)``.
+            x: where they are, ``(B, 2, C / 2, K)``.
+        """
+        even = seen.new_full(seen.shape[:3], 1 / seen.shape[2])
+        self.normal = Normal.of_others(seen, even)
         with torch.no_grad():
             self.state = self._law(self.normal.to_unit(x))
 
