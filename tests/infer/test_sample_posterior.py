@@ -191,7 +191,9 @@ def test_a_start_on_a_bound_is_left_out():
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AccuracyWarning)
-        found = sample_posterior(tiny, torch.tensor(0.5), form="parameters", **QUIET)
+        found = sample_posterior(
+            tiny, torch.tensor(0.5), form="parameters", num_samples=10, num_chains=16, **QUIET
+        )
     assert found.draws["rate"].isfinite().all()
 
 
