@@ -248,9 +248,7 @@ def test_likelihoods_that_are_no_numbers_are_counted():
     result = log_evidence(model, 3.0, method="smc", progress=False)
     assert "likelihoods were NaN, and count as zero" in result.warnings[0]
     assert abs(result.log_z + 0.5 * math.log(2)) < 0.1
-    with pytest.raises(
-        EvidenceError, match="were NaN, and count as zero: posterior and evidence would be"
-    ):
+    with pytest.raises(EvidenceError, match="count as zero: posterior and evidence would be"):
         log_evidence(model, 1.6, progress=False)
 
 
