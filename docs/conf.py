@@ -33,6 +33,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(torch|torchdiffeq|pyro|numpy|pandas|arviz|xarray)\..*"),
     ("py:.*", r"(pyro_stad\.(.+\.)?)?_\w+"),
     ("py:class", "Array"),  # of numpy, in double precision
+    ("py:class", r"concurrent\.futures\._base\.\w+"),  # where the class was written
 ]
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]

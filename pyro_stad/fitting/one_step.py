@@ -170,8 +170,8 @@ def _network_for(
     """Return a generator: the denoiser of a field, or a small network that knows nothing of it.
 
     EM starts from the denoiser. Regression does not need it: on mixtures in 8 and 16 dimensions a
-    network of 128 units has drawn as truly as a copy of the field's, in a third of the time. Far
-    out it has the field's gate, so that tails are left where the flow leaves them.
+    network of 128 units has drawn as truly as a copy of the field's, whose size may be any. Far out
+    it has the field's gate, so that tails are left where the flow leaves them.
     """
     field = law.field
     shows = isinstance(field, AbstractAngularField) and isinstance(field, AbstractTrunkField)
