@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from pyro_stad._checks import check_count
 from pyro_stad._progress import progress_bar
 from pyro_stad._random import generator
 from pyro_stad.infer.sampled import SampledPosterior, summed_up, values_of
@@ -17,13 +18,38 @@ from pyro_stad.model.joint import JointDensity, checked_joint
 from pyro_stad.model.noise import LatentProblem, NoMapError, failures
 from pyro_stad.model.predictive import prior_draws
 from pyro_stad.model.vectorised import VectorisedModel
-from pyro_stad.samplers import AbstractKernel, Ensemble, Hamiltonian, temper, temper_draws
+from pyro_stad.samplers import (
+    AbstractKernel,
+    Ensemble,
+    Hamiltonian,
+    Runs,
+    temper,
+    temper_draws,
+)
 
-__all__ = ["ChainsRun", "ModelForms", "read_forms", "some"]
+__all__ = ["STUCK", "ChainsRun", "ModelForms", "are_doubtful", "check_chains", "read_forms", "some"]
 
 _PILOTS, _PILOT, _LENGTH = 16, (15,), 15  # chains of each half, warm-up, moves
 _FEWEST_PARTICLES = 100
 _EVERY = 50  # draws between two states in a file
+
+
+STUCK = (
+    "the particles that chains start from were stuck, or their halves found different evidences: "
+    "weights of modes are in doubt, and whole modes may be missed; hold the posterior against "
+    "log_evidence with many particles"
+)
+_NAT, _ERRORS = 1.0, 5.0  # by which two evidences differ that are not of one posterior
+
+
+def check_chains(num_chains: Any, num_samples: Any, kernel: Any) -> None:
+    """Refuse options of chains that can't be used."""
+    check_count(num_chains, "num_chains", least=8)
+    if num_chains % 2:
+        raise ValueError(f"`num_chains` must be even, for chains learn in halves; got {num_chains}")
+    check_count(num_samples, "num_samples", least=10)
+    if kernel is not None and not isinstance(kernel, AbstractKernel):
+        raise TypeError(f"`kernel` must be a kernel, such as Hamiltonian(); got {kernel!r:.80}")
 
 
 class ModelForms(NamedTuple):
@@ -76,6 +102,7 @@ class ChainsRun:
             )
         self.wanted = form
         self.pilot: dict[str, float] = {}
+        self.stuck = False
         # Where chains were, each (C, K), and the log-densities there, each (C,).
         self.draws: list[Tensor] = []
         self.log_p: list[Tensor] = []
@@ -108,6 +135,7 @@ class ChainsRun:
         if self.read.problem is None:
             return self._from_prior(particles, half, progress=progress)
         runs = temper(self.read.problem, particles, 2, self.source, progress=progress)
+        self.stuck = bool(are_doubtful(runs).any())
         noise = some(runs.u, half, self.source)[0]
         with torch.no_grad():
             values = self.read.problem.values(noise.flatten(0, 1))
@@ -123,6 +151,7 @@ class ChainsRun:
         values = prior_draws(self.read.model, 2 * particles, self.seed)
         draws = form.from_values(values).reshape(2, particles, form.size)
         runs = temper_draws(form.density.parts, draws, self.source, progress=progress)
+        self.stuck = bool(are_doubtful(runs).any())
         return {form.name: some(runs.u, half, self.source)}
 
     def _halves(self, form: AbstractForm, values: dict[str, Tensor]) -> Tensor:
@@ -166,7 +195,9 @@ class ChainsRun:
         return summed_up(self.form.name, values, known)
 
     def _warnings(self) -> tuple[str, ...]:
-        told = () if self.read.problem is None else self.read.problem.warnings()
+        told: tuple[str, ...] = (STUCK,) if self.stuck else ()
+        if self.read.problem is not None:
+            told += self.read.problem.warnings()
         densities = [
             form.density for form in self.forms.values() if isinstance(form, ParameterForm)
         ]
@@ -199,12 +230,13 @@ class ChainsRun:
 
     def _keep(self) -> None:
         if self.file is not None:
-            known = {"form": self.form.name, "pilot": self.pilot}
+            known = {"form": self.form.name, "pilot": self.pilot, "stuck": self.stuck}
             self.chains.save(self.file, self.draws, self.log_p, self.identity, known)
 
     def _take_up(self, file: Path) -> None:
         known = Ensemble.known(file, self.identity)
         self.form, self.pilot = self.forms[known["form"]], known["pilot"]
+        self.stuck = known["stuck"]
         self.chains, self.draws, self.log_p = Ensemble.load(
             file, self.form.of_objects, self.kernel, self.source
         )
@@ -215,3 +247,13 @@ def some(particles: Tensor, count: int, source: torch.Generator) -> Tensor:
     lot = torch.rand(particles.shape[:3], generator=source, device=particles.device)
     chosen = lot.argsort(2)[..., :count, None].expand(-1, -1, -1, particles.shape[3])
     return particles.gather(2, chosen)
+
+
+def are_doubtful(runs: Runs) -> Tensor:
+    """Whether the two runs of each object have not come to the same posterior, ``(B,)``.
+
+    They were stuck, or their evidences are farther apart than a nat and five standard errors.
+    """
+    apart = (runs.log_z[:, 0] - runs.log_z[:, 1]).abs()
+    error = runs.variance.sum(1).sqrt()
+    return runs.stuck | (apart > (_ERRORS * error).clamp(min=_NAT))

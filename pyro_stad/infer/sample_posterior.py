@@ -1,10 +1,12 @@
 r"""``sample_posterior``: hundreds of chains of a Pyro model in one batch.
 
 Particles of tempered SMC are where chains start, so that they begin in the posterior, and in all of
-its modes. They move together, by :mod:`pyro_stad.samplers.ensemble`, in the noise of the priors or
-in unconstrained parameters: whichever moves farther, in a pilot, for the network calls that it
-takes. Moves are accepted or refused, so that what is drawn is exact for the density that is stated:
-in noise the flow's own, in parameters that of its distilled density, which ``correct`` carries on.
+its modes that these have seen; of one too narrow for that nothing tells. Chains move together, by
+:mod:`pyro_stad.samplers.ensemble`, in the noise of the priors or in unconstrained parameters:
+whichever moves farther, in a pilot, for the network calls that it takes. Moves are accepted or
+refused, so that what is drawn is exact for the density that is stated: in noise the flow's own, or
+that of a generator of one step; in parameters that of the distilled density, which ``correct``
+carries on.
 
 References:
     Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021), Rank-normalization, folding, and
@@ -20,10 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pyro_stad._checks import check_choice, check_count, check_positive, check_seed
+from pyro_stad._checks import check_choice, check_positive, check_seed
 from pyro_stad._context import own_context
 from pyro_stad.errors import AccuracyWarning
-from pyro_stad.infer.chains_run import ChainsRun, read_forms
+from pyro_stad.infer.chains_run import ChainsRun, check_chains, read_forms
 from pyro_stad.infer.sampled import SampledPosterior
 from pyro_stad.model.forms import NoiseForm, ParameterForm
 from pyro_stad.samplers import AbstractKernel
@@ -76,8 +78,8 @@ def sample_posterior(
 
     Warns:
         AccuracyWarning: if chains disagree (:mod:`pyro_stad.samplers.diagnostics`) or are too short
-            to tell, if there are fewer effective draws than ``min_ess``, if a prior is a generator
-            of one step, or likelihoods were NaN.
+            to tell, if there are fewer effective draws than ``min_ess``, if the particles that they
+            started from were stuck, a prior is a generator of one step, or likelihoods were NaN.
         UserWarning: if the model does not broadcast over draws.
 
     Example:
@@ -89,9 +91,10 @@ def sample_posterior(
         >>> found.draws["x"].shape, abs(found.draws["x"].mean().item() - 0.8) < 0.05
         (torch.Size([64, 250]), True)
     """
-    _check(num_chains, num_samples, min_ess, form)
-    if kernel is not None and not isinstance(kernel, AbstractKernel):
-        raise TypeError(f"`kernel` must be a kernel, such as Hamiltonian(); got {kernel!r:.80}")
+    check_chains(num_chains, num_samples, kernel)
+    check_choice(form, "form", ("auto", NoiseForm.name, ParameterForm.name))
+    if min_ess is not None:
+        check_positive(min_ess, "min_ess")
     started = time.perf_counter()
     read = read_forms(model, args, kwargs)
     run = ChainsRun(read, num_chains, form, kernel, check_seed(seed))
@@ -103,16 +106,6 @@ def sample_posterior(
             break
     _warn(result, min_ess)
     return result
-
-
-def _check(num_chains: Any, num_samples: Any, min_ess: Any, form: Any) -> None:
-    check_count(num_chains, "num_chains", least=8)
-    if num_chains % 2:
-        raise ValueError(f"`num_chains` must be even, for chains learn in halves; got {num_chains}")
-    check_count(num_samples, "num_samples", least=10)
-    check_choice(form, "form", ("auto", NoiseForm.name, ParameterForm.name))
-    if min_ess is not None:
-        check_positive(min_ess, "min_ess")
 
 
 def _warn(result: SampledPosterior, min_ess: float | None) -> None:

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from pyro_stad._context import own_context
 from pyro_stad._progress import progress_bar
 from pyro_stad._random import generator
 from pyro_stad.errors import AccuracyWarning, EvidenceError
-from pyro_stad.infer.chains_run import some
+from pyro_stad.infer.chains_run import are_doubtful, check_chains, some
 from pyro_stad.infer.sampled_objects import (
     Part,
     SampledPosteriors,
@@ -106,9 +106,10 @@ def sample_posteriors(
         >>> found.draws["x"].shape
         torch.Size([3, 32, 100])
     """
-    _check(num_chains, num_samples, form, part)
-    kernel = Hamiltonian() if kernel is None else kernel
+    check_chains(num_chains, num_samples, kernel)
     count = objects_in(args)
+    _check(args, form, part, store, executor)
+    kernel = Hamiltonian() if kernel is None else kernel
     first = LatentProblem(model, *(a[0] for a in args))
     if form == ParameterForm.name and not has_parameters(first.model):
         raise ValueError(
@@ -140,13 +141,23 @@ def sample_posteriors(
     return result
 
 
-def _check(num_chains: Any, num_samples: Any, form: Any, part: Any) -> None:
-    check_count(num_chains, "num_chains", least=8)
-    if num_chains % 2:
-        raise ValueError(f"`num_chains` must be even, for chains learn in halves; got {num_chains}")
-    check_count(num_samples, "num_samples", least=10)
+def _check(args: tuple[Tensor, ...], form: Any, part: Any, store: Any, executor: Any) -> None:
     check_choice(form, "form", (NoiseForm.name, ParameterForm.name))
     check_count(part, "part")
+    for place, a in enumerate(args):
+        bad = ~torch.isfinite(a).reshape(len(a), -1).all(1)
+        if bad.any():
+            raise ValueError(
+                f"argument {place} is nan or infinite for object {int(bad.nonzero()[0])}, and "
+                f"{int(bad.sum())} in all; leave them out"
+            )
+    if store is not None and Path(store).exists() and not Path(store).is_dir():
+        raise NotADirectoryError(f"`store` must be a folder, and {store} is a file")
+    if executor is not None and not isinstance(executor, Executor):
+        raise TypeError(
+            "`executor` must be a concurrent.futures.Executor, such as a ProcessPoolExecutor or "
+            f"dask.distributed.Client(...).get_executor(); got {executor!r:.80}"
+        )
 
 
 class _Options(NamedTuple):
@@ -194,10 +205,19 @@ def _worked(jobs: dict[int, Job], executor: Executor | None) -> Iterator[tuple[i
             elif tries[start] >= _TRIES or isinstance(error, _FINAL):
                 for other in running:
                     other.cancel()
-                raise error
+                _raise(error)
             else:
                 tries[start] += 1
                 running[executor.submit(_sampled, jobs[start])] = start
+
+
+def _raise(error: BaseException) -> NoReturn:
+    if "pickle" in str(error).lower():
+        raise TypeError(
+            f"`model` and its prior must be picklable for this executor ({error}): let the model "
+            "be a function of a module, or a functools.partial of one"
+        ) from error
+    raise error
 
 
 @own_context()
@@ -226,7 +246,7 @@ def _drawn(job: Job) -> Part:
         chains.step()
         draws.append(chains.x)
     problem.warnings()  # raises where too many likelihoods are NaN
-    return Part.of(form, torch.stack(draws, 2), chains.acceptance)
+    return Part.of(form, torch.stack(draws, 2), chains.acceptance, are_doubtful(runs))
 
 
 def _form(problem: LatentProblem, name: str) -> AbstractForm:

@@ -29,7 +29,8 @@ class Part:
     Attributes:
         draws: by site, each ``(b, chains, draws, ...)``.
         r_hat, ess: of the worst number of each object, ``(b,)``.
-        disagreeing: whether its chains disagree, ``(b,)``.
+        disagreeing: whether its chains disagree, or the particles that they started from were
+            stuck, ``(b,)``.
         acceptance: share of the moves of each that were taken, ``(b,)``.
     """
 
@@ -43,8 +44,8 @@ class Part:
         return len(self.r_hat)
 
     @classmethod
-    def of(cls, form: MappedForm, x: Tensor, acceptance: Tensor) -> Part:
-        """Return what chains ``(b, C, n, K)`` have drawn."""
+    def of(cls, form: MappedForm, x: Tensor, acceptance: Tensor, stuck: Tensor) -> Part:
+        """Return what chains ``(b, C, n, K)`` have drawn, and of which starts were stuck."""
         shape = x.shape[:3]
         flat = form.values(x.flatten(1, 2))
         draws = {name: value.reshape(*shape, *value.shape[2:]) for name, value in flat.items()}
@@ -55,7 +56,9 @@ class Part:
         )
         known = diagnose(numbers.movedim(3, 1).flatten(0, 1).cpu())
         ratio, effective, doubtful = (part.reshape(len(x), -1) for part in known)
-        return cls(draws, ratio.amax(1), effective.amin(1), doubtful.any(1), acceptance.cpu())
+        return cls(
+            draws, ratio.amax(1), effective.amin(1), doubtful.any(1) | stuck.cpu(), acceptance.cpu()
+        )
 
 
 @dataclass(frozen=True, eq=False)

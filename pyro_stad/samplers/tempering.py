@@ -172,11 +172,13 @@ class Runs:
 
     def check_resolution(self) -> None:
         """Refuse log-likelihoods so large that their own dtype does not know them to a tenth."""
-        largest = self.fit[torch.isfinite(self.fit)].abs().max().item()
+        size = torch.where(torch.isfinite(self.fit), self.fit, 0.0).abs().amax((1, 2))
+        largest, which = (part.item() for part in size.max(0))
         resolution = largest * torch.finfo(self.fit.dtype).eps
         if resolution > _RESOLUTION:
+            where = f" of object {which}" if len(size) > 1 else ""
             raise EvidenceError(
-                f"log-likelihoods of the posterior are of size {largest:.2g}, which "
+                f"log-likelihoods of the posterior{where} are of size {largest:.2g}, which "
                 f"{self.fit.dtype} knows to {resolution:.2g} nat only; give the model data and "
                 "priors in float64"
             )

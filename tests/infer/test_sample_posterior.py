@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from types import SimpleNamespace
 
 import pyro
 import pyro.distributions as dist
@@ -13,6 +14,7 @@ from pyro_stad import sample_posterior
 from pyro_stad.data import Periodic
 from pyro_stad.errors import AccuracyWarning, CheckpointError, EvidenceError
 from pyro_stad.evidence import SMC
+from pyro_stad.infer.chains_run import are_doubtful
 from pyro_stad.samplers import CrankNicolson
 
 QUIET = {"progress": False}
@@ -252,6 +254,16 @@ def test_chains_that_disagree_are_told():
     assert found.worst_r_hat > 1.1
     # They started in both.
     assert 0.2 < (found.draws["x"] > 0).double().mean() < 0.8
+
+
+def test_particles_that_did_not_come_to_one_posterior_are_in_doubt():
+    """Stuck, or apart by more than a nat and five standard errors."""
+    runs = SimpleNamespace(
+        stuck=torch.tensor([False, True, False, False, False]),
+        log_z=torch.tensor([[0.0, 0.5], [0.0, 0.0], [0.0, 2.0], [0.0, 2.0], [0.0, 0.9]]),
+        variance=torch.tensor([[0.1, 0.1], [0.1, 0.1], [0.01, 0.01], [0.1, 0.1], [0.0, 0.0]]),
+    )
+    assert are_doubtful(runs).tolist() == [False, True, True, False, False]
 
 
 def test_slips_have_messages(tiny_prior):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pyro_stad import sample_posterior, sample_posteriors
-from pyro_stad.errors import AccuracyWarning, CheckpointError
+from pyro_stad.errors import AccuracyWarning, CheckpointError, EvidenceError
 from pyro_stad.infer.sampled_objects import part_file
 
 QUIET = {"progress": False}
@@ -158,6 +158,11 @@ def test_objects_whose_chains_disagree_are_named():
     assert found.disagreeing.tolist() == [False, True]
 
 
+def sharp(y):
+    x = pyro.sample("x", dist.Normal(torch.tensor(0.0, dtype=torch.float32), 1.0))
+    pyro.sample("y", dist.Normal(x, 0.5), obs=y)
+
+
 def test_slips_have_messages():
     y, error = data(4)
     for options, message in (
@@ -167,6 +172,26 @@ def test_slips_have_messages():
     ):
         with pytest.raises(ValueError, match=message):
             sample_posteriors(model, y, error, **options, **QUIET)
+    bad = y.clone()
+    bad[2] = math.nan
+    with pytest.raises(
+        ValueError, match="argument 0 is nan or infinite for object 2, and 1 in all"
+    ):
+        sample_posteriors(model, bad, error, **QUIET)
+    with pytest.raises(TypeError, match=r"`executor` must be a concurrent.futures.Executor"):
+        sample_posteriors(model, y, error, executor="dask", **QUIET)
+    with pytest.raises(TypeError, match="`kernel` must be a kernel"):
+        sample_posteriors(model, y, error, kernel="nuts", **QUIET)
+    with pytest.raises(NotADirectoryError, match="`store` must be a folder"):
+        sample_posteriors(model, y, error, store=__file__, **QUIET)
+    spawned = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(1, spawned) as pool,
+        pytest.raises(TypeError, match="must be picklable for this executor"),
+    ):
+        sample_posteriors(lambda *rows: model(*rows), y, error, executor=pool, **QUIET)
+    with pytest.raises(EvidenceError, match="log-likelihoods of the posterior of object 2 are"):
+        sample_posteriors(sharp, torch.tensor([0.0, 0.0, 1e4], dtype=torch.float32), **QUIET)
     with pytest.raises(ValueError, match="as many rows as there are objects"):
         sample_posteriors(model, y, error[:2], **QUIET)
     with pytest.raises(TypeError, match="one row for each object"):
