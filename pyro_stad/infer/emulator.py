@@ -44,7 +44,7 @@ from pyro_stad._checks import check_count, check_seed
 from pyro_stad._context import own_context
 from pyro_stad._random import generator
 from pyro_stad.density import ConditionalFlow, ConditionalGenerator, find_generator
-from pyro_stad.errors import AccuracyWarning
+from pyro_stad.errors import AccuracyWarning, OutOfDistributionWarning
 from pyro_stad.evidence.correction import weighed
 from pyro_stad.fitting import FitSettings, distil_one_step, fit
 from pyro_stad.infer.correct import CorrectedPosterior
@@ -145,6 +145,19 @@ def _names(model: VectorisedModel) -> list[str]:
     return found
 
 
+def _warn_if_far(prior: Any) -> None:
+    """Warn of a datum that is farther from those of the training than they are from each other."""
+    share = prior.context_level().min().item()
+    if share < prior.alarm_level:
+        warnings.warn(
+            f"the datum is farther out than all but {share:.2%} of the simulations that the "
+            "emulator has learned from: it extrapolates. Weigh its draws by emulator.importance, or "
+            "use sample_posterior",
+            OutOfDistributionWarning,
+            stacklevel=3,
+        )
+
+
 class PosteriorEmulator:
     """The posterior of a model for any datum, by a generator of one step.
 
@@ -192,9 +205,14 @@ class PosteriorEmulator:
 
         Returns:
             Draws by site, each ``(num_samples, ...)``.
+
+        Warns:
+            OutOfDistributionWarning: if hardly any of the simulations was as far out as the datum.
         """
         check_count(num_samples, "num_samples")
-        z = self._drawn(self.generator(self.rows(*args)), (num_samples,), seed)[:, 0]
+        law = self.generator(self.rows(*args))
+        _warn_if_far(law.prior)
+        z = self._drawn(law, (num_samples,), seed)[:, 0]
         with torch.no_grad():
             return self.density.values(z, args)
 

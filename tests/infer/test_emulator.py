@@ -1,6 +1,7 @@
 """Emulated posteriors: against closed forms, by ranks, and by weights; and what has none."""
 
 import math
+import warnings
 
 import pyro
 import pyro.distributions as dist
@@ -9,7 +10,7 @@ import torch
 
 import pyro_stad
 from pyro_stad.data import Periodic
-from pyro_stad.errors import AccuracyWarning
+from pyro_stad.errors import AccuracyWarning, OutOfDistributionWarning
 from pyro_stad.fitting import one_step_run
 from pyro_stad.infer import PosteriorEmulator, Ranks
 from pyro_stad.learn import loop
@@ -249,6 +250,18 @@ def test_ranks_are_of_data_that_no_training_has_seen(emulator):
         predictive(read, 100, 0, purpose, progress=False)[1] for purpose in ("training", "ranks")
     ]
     assert not torch.isin(*drawn).any()
+
+
+def test_a_datum_far_from_the_simulations_is_told(emulator):
+    """Of a hundred data of the model hardly one is."""
+    with pytest.warns(OutOfDistributionWarning, match="it extrapolates"):
+        emulator.sample(torch.tensor([60.0, -60.0, 30.0]))
+    _, rows = predictive(emulator.density.model, 100, 0, "ranks", progress=False)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for row in rows:
+            emulator.sample(row, num_samples=1)
+    assert len(told) <= 3
 
 
 def test_slips_have_messages(emulator, tiny_prior):
