@@ -151,8 +151,8 @@ def _warn_if_far(prior: Any) -> None:
     if share < prior.alarm_level:
         warnings.warn(
             f"the datum is farther out than all but {share:.2%} of the simulations that the "
-            "emulator has learned from: it extrapolates. Weigh its draws by emulator.importance, or "
-            "use sample_posterior",
+            "emulator has learned from: it extrapolates. Weigh its draws by importance, or use "
+            "sample_posterior",
             OutOfDistributionWarning,
             stacklevel=3,
         )
