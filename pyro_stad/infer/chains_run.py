@@ -13,6 +13,7 @@ from pyro_stad._checks import check_count
 from pyro_stad._progress import progress_bar
 from pyro_stad._random import generator
 from pyro_stad.infer.sampled import SampledPosterior, summed_up, values_of
+from pyro_stad.infer.starts import STUCK, Doubts, some
 from pyro_stad.model.forms import AbstractForm, NoiseForm, ParameterForm, has_parameters
 from pyro_stad.model.joint import JointDensity, checked_joint
 from pyro_stad.model.noise import LatentProblem, NoMapError, failures
@@ -22,24 +23,15 @@ from pyro_stad.samplers import (
     AbstractKernel,
     Ensemble,
     Hamiltonian,
-    Runs,
     temper,
     temper_draws,
 )
 
-__all__ = ["STUCK", "ChainsRun", "ModelForms", "are_doubtful", "check_chains", "read_forms", "some"]
+__all__ = ["ChainsRun", "ModelForms", "check_chains", "read_forms"]
 
 _PILOTS, _PILOT, _LENGTH = 16, (15,), 15  # chains of each half, warm-up, moves
 _FEWEST_PARTICLES = 100
 _EVERY = 50  # draws between two states in a file
-
-
-STUCK = (
-    "the particles that chains start from were stuck, or their halves found different evidences: "
-    "weights of modes are in doubt, and whole modes may be missed; hold the posterior against "
-    "log_evidence with many particles"
-)
-_NAT, _ERRORS = 1.0, 5.0  # by which two evidences differ that are not of one posterior
 
 
 def check_chains(num_chains: Any, num_samples: Any, kernel: Any) -> None:
@@ -102,7 +94,6 @@ class ChainsRun:
             )
         self.wanted = form
         self.pilot: dict[str, float] = {}
-        self.stuck = False
         # Where chains were, each (C, K), and the log-densities there, each (C,).
         self.draws: list[Tensor] = []
         self.log_p: list[Tensor] = []
@@ -135,7 +126,7 @@ class ChainsRun:
         if self.read.problem is None:
             return self._from_prior(particles, half, progress=progress)
         runs = temper(self.read.problem, particles, 2, self.source, progress=progress)
-        self.stuck = bool(are_doubtful(runs).any())
+        self.doubts = Doubts.of(runs)
         noise = some(runs.u, half, self.source)[0]
         with torch.no_grad():
             values = self.read.problem.values(noise.flatten(0, 1))
@@ -151,7 +142,7 @@ class ChainsRun:
         values = prior_draws(self.read.model, 2 * particles, self.seed)
         draws = form.from_values(values).reshape(2, particles, form.size)
         runs = temper_draws(form.density.parts, draws, self.source, progress=progress)
-        self.stuck = bool(are_doubtful(runs).any())
+        self.doubts = Doubts.of(runs)
         return {form.name: some(runs.u, half, self.source)}
 
     def _halves(self, form: AbstractForm, values: dict[str, Tensor]) -> Tensor:
@@ -189,13 +180,14 @@ class ChainsRun:
         known = {
             "lp": torch.stack(self.log_p[:count], 1), "pilot": self.pilot,
             "kernel": repr(self.kernel), "acceptance": self.chains.acceptance.item(),
-            "evaluations": int(self.chains.counts[2].item()), "seconds": seconds,
+            "jumped": self.chains.jumped.item(),
+            "evaluations": int(self.chains.counts[4].item()), "seconds": seconds,
             "warnings": self._warnings(),
         }  # fmt: skip
         return summed_up(self.form.name, values, known)
 
     def _warnings(self) -> tuple[str, ...]:
-        told: tuple[str, ...] = (STUCK,) if self.stuck else ()
+        told: tuple[str, ...] = (STUCK,) if self.doubts.left(self.chains.jumped).any() else ()
         if self.read.problem is not None:
             told += self.read.problem.warnings()
         densities = [
@@ -215,13 +207,13 @@ class ChainsRun:
             few = starts[name][:, :, :_PILOTS]
             chains = self._ensemble(form, few)
             chains.warm_up(_PILOT)
-            before, jumps = chains.counts[2].item(), []
+            before, jumps = chains.counts[4].item(), []
             for _ in range(_LENGTH):
                 x = chains.x[0]
                 chains.step()
                 jumps.append((chains.x[0] - x).square().mean(0) / x.var(0))
             moved = torch.stack(jumps).sum(0).min().item()
-            calls = (chains.counts[2].item() - before) / few[..., 0].numel()
+            calls = (chains.counts[4].item() - before) / few[..., 0].numel()
             self.pilot[name] = moved / (calls * form.price)
         return self.forms[max(self.pilot, key=lambda name: self.pilot[name])]
 
@@ -230,30 +222,14 @@ class ChainsRun:
 
     def _keep(self) -> None:
         if self.file is not None:
-            known = {"form": self.form.name, "pilot": self.pilot, "stuck": self.stuck}
+            doubts = {name: part.item() for name, part in self.doubts._asdict().items()}
+            known = {"form": self.form.name, "pilot": self.pilot, "doubts": doubts}
             self.chains.save(self.file, self.draws, self.log_p, self.identity, known)
 
     def _take_up(self, file: Path) -> None:
         known = Ensemble.known(file, self.identity)
         self.form, self.pilot = self.forms[known["form"]], known["pilot"]
-        self.stuck = known["stuck"]
+        self.doubts = Doubts(**{k: torch.tensor([v]) for k, v in known["doubts"].items()})
         self.chains, self.draws, self.log_p = Ensemble.load(
             file, self.form.of_objects, self.kernel, self.source
         )
-
-
-def some(particles: Tensor, count: int, source: torch.Generator) -> Tensor:
-    """Return ``count`` of particles ``(B, 2, N, K)`` by lot: copies of one lie side by side."""
-    lot = torch.rand(particles.shape[:3], generator=source, device=particles.device)
-    chosen = lot.argsort(2)[..., :count, None].expand(-1, -1, -1, particles.shape[3])
-    return particles.gather(2, chosen)
-
-
-def are_doubtful(runs: Runs) -> Tensor:
-    """Whether the two runs of each object have not come to the same posterior, ``(B,)``.
-
-    They were stuck, or their evidences are farther apart than a nat and five standard errors.
-    """
-    apart = (runs.log_z[:, 0] - runs.log_z[:, 1]).abs()
-    error = runs.variance.sum(1).sqrt()
-    return runs.stuck | (apart > (_ERRORS * error).clamp(min=_NAT))

@@ -4,7 +4,8 @@ Particles of tempered SMC are where chains start, so that they begin in the post
 its modes that these have seen; of one too narrow for that nothing tells. Chains move together, by
 :mod:`pyro_stad.samplers.ensemble`, in the noise of the priors or in unconstrained parameters:
 whichever moves farther, in a pilot, for the network calls that it takes. Moves are accepted or
-refused, so that what is drawn is exact for the density that is stated: in noise the flow's own, or
+refused, and so are jumps between the modes that particles have seen (:mod:`samplers.jumps`), so
+that what is drawn is exact for the density that is stated: in noise the flow's own, or
 that of a generator of one step; in parameters that of the distilled density, which ``correct``
 carries on.
 
@@ -127,8 +128,8 @@ def _warn(result: SampledPosterior, min_ess: float | None) -> None:
         )
     if told:
         warnings.warn(
-            f"{'; '.join(told)}. Let chains go on (num_samples), or take more of them; modes that "
-            "are far apart keep the chains that started in them",
+            f"{'; '.join(told)}. Let chains go on (num_samples), or take more of them; many modes "
+            "that are far apart keep the chains that started in them",
             AccuracyWarning,
             stacklevel=4,
         )

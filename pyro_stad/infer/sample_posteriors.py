@@ -25,7 +25,7 @@ from pyro_stad._context import own_context
 from pyro_stad._progress import progress_bar
 from pyro_stad._random import generator
 from pyro_stad.errors import AccuracyWarning, EvidenceError
-from pyro_stad.infer.chains_run import are_doubtful, check_chains, some
+from pyro_stad.infer.chains_run import check_chains
 from pyro_stad.infer.sampled_objects import (
     Part,
     SampledPosteriors,
@@ -33,6 +33,7 @@ from pyro_stad.infer.sampled_objects import (
     read_part,
     write_part,
 )
+from pyro_stad.infer.starts import Doubts, some
 from pyro_stad.model.forms import AbstractForm, NoiseForm, ParameterForm, has_parameters
 from pyro_stad.model.joint import JointDensity
 from pyro_stad.model.mapped import MappedForm, MappedProblem, fingerprint, objects_in
@@ -246,7 +247,9 @@ def _drawn(job: Job) -> Part:
         chains.step()
         draws.append(chains.x)
     problem.warnings()  # raises where too many likelihoods are NaN
-    return Part.of(form, torch.stack(draws, 2), chains.acceptance, are_doubtful(runs))
+    return Part.of(
+        form, torch.stack(draws, 2), chains.acceptance, Doubts.of(runs).left(chains.jumped)
+    )
 
 
 def _form(problem: LatentProblem, name: str) -> AbstractForm:

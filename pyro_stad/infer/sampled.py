@@ -32,6 +32,7 @@ class SampledPosterior:
         pilot: what a pilot found of each form, squared jump for a network call; empty if none ran.
         kernel: how they moved.
         acceptance: share of the moves that were taken.
+        jumped: share of the jumps between any places that were taken; zero where there were none.
         evaluations: log-densities that were evaluated, point by point, after tempering.
         warnings: what may be wrong, beside chains.
         seconds: wall time, in all.
@@ -46,6 +47,7 @@ class SampledPosterior:
     pilot: dict[str, float]
     kernel: str
     acceptance: float
+    jumped: float
     evaluations: int
     warnings: tuple[str, ...]
     seconds: float = field(compare=False)
@@ -76,8 +78,8 @@ class SampledPosterior:
         chains, count = self.lp.shape
         lines = [
             f"{chains} chains of {count} draws in {self.form}, by {self.kernel}: "
-            f"{self.seconds:.1f} s, {self.acceptance:.0%} of the moves taken, "
-            f"{self.evaluations:,} densities",
+            f"{self.seconds:.1f} s, {self.acceptance:.0%} of the moves and "
+            f"{self.jumped:.0%} of the jumps taken, {self.evaluations:,} densities",
             f"  worst R-hat {self.worst_r_hat:.3f}, fewest effective draws {self.worst_ess:.0f}",
         ]
         for name, value in self.draws.items():

@@ -3,8 +3,9 @@ r"""Many chains of a law at a time, of many laws at once, that learn from each o
 The chains of an object are in two halves. Each half moves about the normal law of the *other* one,
 in coordinates in which that is N(0, I). While they warm up, chains learn that normal law anew, in
 rounds that grow, and the step of the kernel from how many moves all of them take; then both are
-fixed, and what follows is a Markov chain with the right law. Objects have normal laws and steps of
-their own, and share nothing but the batch.
+fixed, and what follows is a Markov chain with the right law. A move is one of the kernel and, where
+any are taken, a jump (:mod:`pyro_stad.samplers.jumps`), so that chains pass between modes. Objects
+have normal laws, steps and jumps of their own, and share nothing but the batch.
 
 References:
     Goodman and Weare (2010), Ensemble Samplers with Affine Invariance; Hoffman and Sountsov (2022),
@@ -22,7 +23,9 @@ from torch import Tensor
 
 from pyro_stad._files import read_tensors, write_tensors
 from pyro_stad.errors import CheckpointError
+from pyro_stad.samplers.jumps import Jumps
 from pyro_stad.samplers.kernels import AbstractKernel, State
+from pyro_stad.samplers.memory import memory
 from pyro_stad.samplers.normal import Normal
 
 __all__ = ["Ensemble"]
@@ -32,8 +35,14 @@ LogDensity = Callable[[Tensor, Tensor], Tensor]
 _ROUNDS = (20, 40, 80)
 _FADE = 0.6  # of what a step learns from one move, with their number
 _LEAST = 1e-3
+_FEW_JUMPS = 0.01  # of all; fewer are not worth the densities that they take
+# Of where it was, after one move: where more of the objects do than this, all of them jump at every
+# move, and else at every eighth.
+_REMEMBERS, _MANY, _SELDOM = 0.35, 0.25, 8
+_AT_FIRST = 4
 _FORMAT, _VERSION = "pyro_stad chains", 1
 _DRAWN = ("draws", "log_p")
+_JUMPS = "jumps."
 
 
 class Ensemble:
@@ -51,9 +60,12 @@ class Ensemble:
         state: where they are, about the normal laws, with ``(x, log_p)``, each ``(B, 2, C / 2,
             ...)``, kept in it.
         normal: the normal law of each half, for the other's moves.
+        jumps: what jumps of each half are drawn from; None where there are none.
+        every: how many moves there are to a jump.
         scale: how far moves go, ``(B,)``.
-        counts: of each object moves since the warm-up, how many of them were taken, on average, and
-            log-densities that were evaluated, point by point, ``(3, B)``.
+        counts: of each object moves since the warm-up, how many of them were taken, on average,
+            jumps, how many of them were taken, and log-densities that were evaluated, point by
+            point, ``(5, B)``.
     """
 
     def __init__(
@@ -67,7 +79,9 @@ class Ensemble:
         options: Any = {"dtype": torch.float64, "device": start.device}
         self.which = torch.arange(len(start), device=start.device)
         self.scale = torch.full((len(start),), 0.5, **options)
-        self.counts = torch.zeros(3, len(start), **options)
+        self.counts = torch.zeros(5, len(start), **options)
+        self.jumps: Jumps | None = None
+        self.every = 1
         self._learn(start, start)
 
     @property
@@ -85,24 +99,41 @@ class Ensemble:
         """Share of the moves that were taken since the warm-up, ``(B,)``."""
         return self.counts[1] / self.counts[0]
 
+    @property
+    def jumped(self) -> Tensor:
+        """Share of the jumps that were taken since the warm-up, ``(B,)``."""
+        return self.counts[3] / self.counts[2].clamp_min(1)
+
     def warm_up(self, rounds: tuple[int, ...] = _ROUNDS) -> None:
         """Let chains find the law, and learn from each other how to move in it."""
-        for length in rounds:
-            steps, places = [], []
+        self.every = _AT_FIRST
+        for place, length in enumerate(rounds):
+            self.counts[2:4] = 0
+            steps, places, memories = [], [], []
             for index in range(length):
-                gain = (self._move() - self.kernel.acceptance) / (1 + index) ** _FADE
+                taken, memory = self._move(index)
+                gain = (taken - self.kernel.acceptance) / (1 + index) ** _FADE
                 self.scale = (self.scale * gain.exp()).clamp(_LEAST, self.kernel.longest)
                 steps.append(self.scale.log())
                 places.append(self.state.kept[0])
+                memories.append(memory)
+            late = slice(length // 2, None)
             # The mean of the later half: one step alone follows chance.
-            self.scale = torch.stack(steps[length // 2 :]).mean(0).exp()
+            self.scale = torch.stack(steps[late]).mean(0).exp()
+            # Not before the last round but one: chains know too little, and it takes a while.
+            worth = place > len(rounds) - 3 and self._is_worth_jumping()
             # Where chains have been in that time: of few chains one moment says little.
-            self._learn(torch.cat(places[length // 2 :], 2), self.state.kept[0])
-        self.counts[:2] = 0
+            self._learn(torch.cat(places[late], 2), self.state.kept[0], jumps=worth)
+            remember = torch.stack(memories[late]).mean(0).amax((1, 2)) > _REMEMBERS
+        self.every = 1 if remember.double().mean() > _MANY else _SELDOM
+        self.counts[:4] = 0
+
+    def _is_worth_jumping(self) -> bool:
+        return self.jumps is None or bool(self.jumped.max() > _FEW_JUMPS)
 
     def step(self) -> None:
         """Move all chains once."""
-        taken = self._move()
+        taken, _ = self._move(int(self.counts[0].max()))
         self.counts[:2] += torch.stack([torch.ones_like(taken), taken])
 
     def save(
@@ -124,8 +155,11 @@ class Ensemble:
         tensors = {
             "z": self.state.z, "mean": self.normal.mean, "tril": self.normal.tril,
             "scale": self.scale, "counts": self.counts, "last": self.log_p,
+            "every": torch.tensor(self.every),
             "generator": self.generator.get_state(),
         }  # fmt: skip
+        if self.jumps is not None:
+            tensors |= {_JUMPS + name: part for name, part in self.jumps._asdict().items()}
         if draws:
             tensors |= {"draws": torch.stack(draws), "log_p": torch.stack(log_p)}
         document = {"format": _FORMAT, "version": _VERSION, "identity": identity, "known": known}
@@ -172,7 +206,9 @@ class Ensemble:
         new.normal, new.scale = normal, tensors["scale"].to(device)
         with torch.no_grad():
             new.state = new._law(z)
-        new.counts = tensors["counts"].to(device)
+        new.counts, new.every = tensors["counts"].to(device), int(tensors["every"])
+        if any(name.startswith(_JUMPS) for name in tensors):
+            new.jumps = Jumps(*(tensors[_JUMPS + name].to(device) for name in Jumps._fields))
         if not torch.allclose(new.log_p, tensors["last"].to(device), rtol=1e-4, atol=1e-3):
             raise CheckpointError(
                 f"{path} is of another model: densities of the same points differ. Delete the "
@@ -184,26 +220,36 @@ class Ensemble:
         )
         return new, draws, log_p
 
-    def _learn(self, seen: Tensor, x: Tensor) -> None:
-        """Take the normal law of where each half was seen for the moves of the other one.
+    def _learn(self, seen: Tensor, x: Tensor, *, jumps: bool = False) -> None:
+        """Take the laws of where each half was seen for the moves of the other one.
 
         Arguments:
             seen: where chains have been, ``(B, 2, M, K)``.
             x: where they are, ``(B, 2, C / 2, K)``.
+            jumps: whether chains are to jump from now on.
         """
         even = seen.new_full(seen.shape[:3], 1 / seen.shape[2])
         self.normal = Normal.of_others(seen, even)
         with torch.no_grad():
             self.state = self._law(self.normal.to_unit(x))
+            others = self.normal.to_unit(seen.flip(1))
+            self.jumps = Jumps.fitted(others, self.generator) if jumps else None
 
-    def _move(self) -> Tensor:
+    def _move(self, index: int) -> tuple[Tensor, Tensor]:
+        """Move, and jump if it is time to; return shares of moves taken, and what they remember."""
+        before = self.state.z
         with torch.no_grad():
             self.state, taken = self.kernel.step(self.state, self._law, self.scale, self.generator)
-        return taken.double().mean((1, 2))
+            known = memory(before, self.state.z)
+            if self.jumps is not None and index % self.every == 0:
+                self.state, jumped = self.jumps.step(self.state, self._law, self.generator)
+                self.counts[2] += 1
+                self.counts[3] += jumped.double().mean((1, 2))
+        return taken.double().mean((1, 2)), known
 
     def _law(self, z: Tensor) -> State:
         x = self.normal.from_unit(z)
         log_p = self._log_density(self.which, x.flatten(1, 2)).reshape(x.shape[:-1])
-        self.counts[2] += log_p[0].numel()
+        self.counts[4] += log_p[0].numel()
         # Relative to N(0, I), as kernels want it.
         return State(z, log_p + 0.5 * z.square().sum(-1), (x, log_p))

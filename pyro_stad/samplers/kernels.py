@@ -33,7 +33,7 @@ from torch import Tensor
 from pyro_stad._checks import check_count, check_positive
 from pyro_stad.registry import storable
 
-__all__ = ["AbstractKernel", "CrankNicolson", "Hamiltonian", "State"]
+__all__ = ["AbstractKernel", "CrankNicolson", "Hamiltonian", "Law", "State", "with_gradient"]
 
 
 class State(NamedTuple):
@@ -138,7 +138,7 @@ class Hamiltonian(AbstractKernel):
     def step(
         self, state: State, law: Law, scale: Tensor, generator: torch.Generator
     ) -> tuple[State, Tensor]:
-        start = state if state.gradient is not None else _with_gradient(law, state.z)
+        start = state if state.gradient is not None else with_gradient(law, state.z)
         start = start._replace(kept=state.kept)
         options = {"generator": generator, "dtype": state.z.dtype, "device": state.z.device}
         p = torch.randn(state.z.shape, **options)  # type: ignore[call-overload]
@@ -162,12 +162,12 @@ class Hamiltonian(AbstractKernel):
             step = torch.where(index < counts, steps, 0.0).reshape(shape)
             p = p + 0.5 * step * cast(Tensor, state.gradient)
             z, p = step.cos() * state.z + step.sin() * p, step.cos() * p - step.sin() * state.z
-            state = _with_gradient(law, z)
+            state = with_gradient(law, z)
             p = p + 0.5 * step * cast(Tensor, state.gradient)
         return state, p
 
 
-def _with_gradient(law: Law, z: Tensor) -> State:
+def with_gradient(law: Law, z: Tensor) -> State:
     """Return the state at ``z`` with its gradient, which is zero where there is none."""
     with torch.enable_grad():
         at = z.detach().requires_grad_()

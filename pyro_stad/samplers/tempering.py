@@ -44,6 +44,7 @@ from pyro_stad._progress import progress_bar
 from pyro_stad._weights import effective_size, log_mean_exp
 from pyro_stad.errors import EvidenceError
 from pyro_stad.samplers.kernels import AbstractKernel, CrankNicolson, State
+from pyro_stad.samplers.memory import memory
 from pyro_stad.samplers.normal import Normal
 from pyro_stad.samplers.problem import Problem
 from pyro_stad.samplers.resampling import next_steps, systematic
@@ -205,19 +206,19 @@ class Runs:
     def _move(self, at: Tensor, normal: Normal) -> None:
         """Move particles of objects ``at`` until they have forgotten their start."""
         z = normal.to_unit(self.u[at])
-        start = z - z.mean(2, keepdim=True)
+        start = z
         enough = max(_FORGOTTEN, 4 / math.sqrt(self.particles))
         self.stuck[at] = True
         known = torch.ones_like(self.beta[at])
         for move in range(1, _MOST_MOVES + 1):
             z = self._step(at, z, normal)
-            memory = _memory(start, z)
-            remembers = memory >= enough
+            kept = memory(start, z).abs().amax((1, 2))
+            remembers = kept >= enough
             self.stuck[at[~remembers]] = False
             if move % _PATIENCE == 0:
                 # What fades more slowly than this, as the memory of a mode, never would in time.
-                remembers &= memory < _FADES * known
-                known = memory
+                remembers &= kept < _FADES * known
+                known = kept
             if not remembers.any():
                 return
             at, z, start, known = at[remembers], z[remembers], start[remembers], known[remembers]
@@ -269,10 +270,3 @@ class Runs:
     def _normal(self, shape: torch.Size) -> Tensor:
         like = self.problem.like
         return torch.randn(shape, generator=self.generator, dtype=like.dtype, device=like.device)
-
-
-def _memory(start: Tensor, z: Tensor) -> Tensor:
-    """Return the largest correlation of a coordinate with its start, ``(B, R, N, D)``: ``(B,)``."""
-    now = z - z.mean(2, keepdim=True)
-    product = (start * now).sum(2) / start.square().sum(2).clamp_min(1e-30)
-    return product.abs().amax((1, 2))

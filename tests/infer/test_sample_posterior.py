@@ -14,7 +14,7 @@ from pyro_stad import sample_posterior
 from pyro_stad.data import Periodic
 from pyro_stad.errors import AccuracyWarning, CheckpointError, EvidenceError
 from pyro_stad.evidence import SMC
-from pyro_stad.infer.chains_run import are_doubtful
+from pyro_stad.infer.starts import Doubts
 from pyro_stad.samplers import CrankNicolson
 
 QUIET = {"progress": False}
@@ -242,15 +242,28 @@ def test_it_starts_in_the_mode_that_the_data_leave():
     assert abs(found.draws["x"].mean() - 50) < 0.2
 
 
+def apart(y):
+    """Observed is how far from zero a parameter is, so that every one of them has two modes."""
+    x = pyro.sample("x", dist.Normal(torch.full(y.shape, 0.5), 3.0).to_event(1))
+    pyro.sample("y", dist.Normal(x.abs(), 0.1).to_event(1), obs=y)
+
+
+@pytest.mark.parametrize("form", ["noise", "parameters"])
+def test_modes_that_nothing_leads_between_have_their_weights(form):
+    """That of the left is the prior's there over that of both, by jumps; to a tenth."""
+    found = sample_posterior(apart, torch.tensor([3.0]), form=form, num_samples=200, **QUIET)
+    width = dist.Normal(0.5, math.hypot(3.0, 0.1))
+    sides = torch.stack([width.log_prob(torch.tensor(side)).exp() for side in (-3.0, 3.0)])
+    wanted = (sides[0] / sides.sum()).item()
+    assert abs((found.draws["x"] < 0).double().mean() / wanted - 1) < 0.1
+    assert not found.disagreeing
+    assert found.jumped > 0.2
+
+
 def test_chains_that_disagree_are_told():
-    """Two modes that nothing leads between: chains stay where they started."""
-
-    def apart(y):
-        x = pyro.sample("x", dist.Normal(torch.tensor(0.0), 3.0))
-        pyro.sample("y", dist.Normal(x.abs(), 0.1), obs=y)
-
+    """More modes than anything can lead between: chains stay where they started."""
     with pytest.warns(AccuracyWarning, match=r"chains of \['x'\] disagree: the worst R-hat is"):
-        found = sample_posterior(apart, torch.tensor(3.0), num_samples=50, **QUIET)
+        found = sample_posterior(apart, torch.full((8,), 3.0), num_samples=50, **QUIET)
     assert found.worst_r_hat > 1.1
     # They started in both.
     assert 0.2 < (found.draws["x"] > 0).double().mean() < 0.8
@@ -263,7 +276,10 @@ def test_particles_that_did_not_come_to_one_posterior_are_in_doubt():
         log_z=torch.tensor([[0.0, 0.5], [0.0, 0.0], [0.0, 2.0], [0.0, 2.0], [0.0, 0.9]]),
         variance=torch.tensor([[0.1, 0.1], [0.1, 0.1], [0.01, 0.01], [0.1, 0.1], [0.0, 0.0]]),
     )
-    assert are_doubtful(runs).tolist() == [False, True, True, False, False]
+    doubts = Doubts.of(runs)
+    assert doubts.left(torch.zeros(5)).tolist() == [False, True, True, False, False]
+    # What held the particles does not hold chains that jump.
+    assert doubts.left(torch.full((5,), 0.5)).tolist() == [False, False, True, False, False]
 
 
 def test_slips_have_messages(tiny_prior):

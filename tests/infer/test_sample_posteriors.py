@@ -150,8 +150,9 @@ def test_a_part_that_fails_is_tried_again(monkeypatch):
 
 def test_objects_whose_chains_disagree_are_named():
     def apart(y):
-        x = pyro.sample("x", dist.Normal(torch.tensor(0.0), 3.0))
-        pyro.sample("y", dist.Normal(x.abs(), 0.1), obs=y)
+        """Eight numbers with two modes each, too many for jumps."""
+        x = pyro.sample("x", dist.Normal(torch.zeros(8), 3.0).to_event(1))
+        pyro.sample("y", dist.Normal(x.abs(), 0.1).to_event(1), obs=y.expand(8))
 
     with pytest.warns(AccuracyWarning, match=r"chains of 1 of 2 objects disagree \(1\)"):
         found = sample_posteriors(apart, torch.tensor([0.0, 3.0]), num_samples=50, **QUIET)
