@@ -26,6 +26,8 @@ from scipy import special
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_stad.model.quantiles_scipy import shaped_quantile
+
 __all__ = ["has_quantile", "quantile", "resolved_until"]
 
 
@@ -198,29 +200,15 @@ def _continuous_bernoulli(fn: Any, at: _Noise) -> Tensor:
 
 
 def _gamma(fn: Any, at: _Noise) -> Tensor:
-    return _scipy(special.gammaincinv, special.gammainccinv, at, fn.concentration) / fn.rate
+    return shaped_quantile("gamma", at.u, fn.concentration) / fn.rate
 
 
 def _beta(fn: Any, at: _Noise) -> Tensor:
-    return _scipy(special.betaincinv, special.betainccinv, at, fn.concentration1, fn.concentration0)
+    return shaped_quantile("beta", at.u, fn.concentration1, fn.concentration0)
 
 
 def _student(fn: Any, at: _Noise) -> Tensor:
-    # Symmetric: the lower tail is enough.
-    lower = _scipy(special.stdtrit, special.stdtrit, _Noise(-at.u.abs()), fn.df)
-    return fn.loc - fn.scale * torch.sign(at.u) * lower
-
-
-def _scipy(
-    lower: Callable[..., Any], upper: Callable[..., Any], at: _Noise, *shapes: Tensor
-) -> Tensor:
-    """Return quantiles that SciPy knows, from the nearer tail."""
-    # On the CPU, where SciPy is; nobody differentiates an evidence.
-    parts = (t.detach().double().cpu().numpy() for t in torch.broadcast_tensors(at.u, *shapes))
-    u, *numbers = parts
-    tail = special.ndtr(-abs(u))
-    below, above = (torch.as_tensor(tail_of(*numbers, tail)).to(at.u) for tail_of in (lower, upper))
-    return torch.where(at.below, below, above)
+    return fn.loc + fn.scale * shaped_quantile("student", at.u, fn.df)
 
 
 _QUANTILES: dict[type, Callable[[Any, _Noise], Tensor]] = {

@@ -51,6 +51,21 @@ def test_every_object_has_its_own_posterior(form):
     assert found.to_arviz(3)["posterior"]["x"].shape == (32, 100)
 
 
+@pytest.mark.parametrize("form", ["parameters", "noise"])
+def test_priors_whose_quantiles_are_not_torch_s_are_mapped(form):
+    """A rate with a Gamma prior, and one waiting time for each object: Gamma(3, 3 + y)."""
+
+    def waiting(y):
+        rate = pyro.sample("rate", dist.Gamma(torch.tensor(2.0), 3.0))
+        pyro.sample("y", dist.Exponential(rate), obs=y)
+
+    y = torch.linspace(0.1, 5.0, 8)
+    found = sample_posteriors(waiting, y, form=form, **QUIET)
+    mean, sd = 3 / (3 + y), math.sqrt(3) / (3 + y)
+    assert ((found.mean()["rate"] - mean) / sd * found.ess.sqrt()).abs().max() < 4
+    assert (found.sd()["rate"] / sd - 1).abs().max() < 0.12
+
+
 def test_a_learned_prior_serves_many_objects(tiny_prior):
     def of_one(y):
         theta = pyro.sample("theta", tiny_prior)

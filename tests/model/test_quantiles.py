@@ -12,6 +12,7 @@ from scipy import integrate, stats
 import pyro_stad
 from pyro_stad.model.maps import from_normal, noise_limit
 from pyro_stad.model.quantiles import has_quantile
+from pyro_stad.model.quantiles_scipy import SHAPED, shaped_quantile
 
 # The law, and the same law of SciPy, whose tails are right.
 LAWS = {
@@ -195,3 +196,43 @@ def test_a_law_of_its_own_is_right_until_one_minus_a_probability_has_no_digits(m
     assert found.unresolved > 0.5
     near = torch.tensor(1.0, dtype=torch.float32)
     assert not pyro_stad.log_evidence(model, near, particles=300, progress=False).unresolved
+
+
+SHAPES = {"gamma": (2.5,), "beta": (0.6, 3.0), "student": (4.0,)}
+
+
+def test_every_law_of_scipy_is_in_the_battery():
+    assert set(SHAPES) == set(SHAPED)
+
+
+@pytest.mark.parametrize("law", SHAPES)
+def test_quantiles_of_scipy_are_differentiated(law):
+    """By noise they grow as phi / p; by a shape, as the implicit function theorem has it."""
+    of_torch = {"gamma": lambda a: dist.Gamma(a, 1.0), "beta": dist.Beta, "student": dist.StudentT}
+    u = torch.linspace(-6, 6, 25, dtype=torch.float64, requires_grad=True)
+    shapes = [torch.tensor(s, dtype=torch.float64, requires_grad=True) for s in SHAPES[law]]
+    x = shaped_quantile(law, u, *shapes)
+    by_noise, *by_shape = torch.autograd.grad(x.sum(), [u, *shapes])
+    density = of_torch[law](*shapes).log_prob(x).exp()
+    wanted = torch.exp(-0.5 * u.square()) / math.sqrt(2 * math.pi) / density
+    torch.testing.assert_close(by_noise, wanted.detach(), rtol=1e-7, atol=0)
+    if law == "gamma":
+        known = torch._standard_gamma_grad(shapes[0].expand_as(x), x.detach()).sum()
+        torch.testing.assert_close(by_shape[0], known, rtol=1e-4, atol=0)
+    assert torch.autograd.gradcheck(lambda *s: shaped_quantile(law, u.detach(), *s), shapes)
+
+
+@pytest.mark.parametrize("law", SHAPES)
+def test_quantiles_of_scipy_are_mapped(law):
+    shapes = [torch.tensor(s, dtype=torch.float64) for s in SHAPES[law]]
+    u = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    scale = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+
+    def rows(u, scale):
+        return shaped_quantile(law, u, *(scale * s for s in shapes))
+
+    together = torch.vmap(rows)(u, scale)
+    alone = torch.stack([rows(u[i], scale[i]) for i in range(4)])
+    torch.testing.assert_close(together, alone, rtol=0, atol=0)
+    gradients = [torch.autograd.grad(x.sum(), u)[0] for x in (together, alone)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
