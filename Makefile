@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	# torch first: a plain request would pull the CUDA build.
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(INSTALL) '.[chains,cli,demo,dev,docs,evidence]'
+	$(INSTALL) '.[chains,cli,cluster,demo,dev,docs,evidence]'
 	touch $@
 
 # One thread for each of the two workers, and for what they start: more would fight for two cores.

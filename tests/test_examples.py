@@ -16,6 +16,7 @@ EXAMPLES = {
     "digits": ["--budget", "tiny", "--classes", "0", "1", "--images", "3", "--particles", "100"],
     "two_experiments": ["--budget", "tiny", "--simulations", "600", "--draws", "150"],
     "bounds_and_plates": ["--budget", "tiny", "--objects", "3", "--draws", "6"],
+    "cluster": ["--budget", "tiny", "--objects", "20", "--part", "10"],
 }
 sys.path.insert(0, str(ROOT / "benchmarks"))
 runner = import_module("run")

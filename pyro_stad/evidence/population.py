@@ -1,7 +1,9 @@
 """Many objects, one model: their evidences side by side.
 
 The model is written for one object. Its likelihood is mapped over the objects, so that particles of
-all of them are one batch, and :mod:`pyro_stad.samplers.tempering` gives each its own temperatures.
+hundreds of them are one batch, and :mod:`pyro_stad.samplers.tempering` gives each its own
+temperatures. Parts of some hundred objects know nothing of each other, and can be worked on by any
+executor (:mod:`pyro_stad._workers`).
 """
 
 from __future__ import annotations
@@ -10,14 +12,18 @@ import copy
 import os
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_count, check_seed
 from pyro_stad._context import own_context
+from pyro_stad._progress import progress_bar
+from pyro_stad._workers import check_executor, worked
 from pyro_stad.errors import EvidenceWarning
 from pyro_stad.evidence.importance import Estimate, held_against, of_particles
 from pyro_stad.evidence.job import asked, stream_of, tempered
@@ -38,7 +44,9 @@ def log_evidences(
     particles: int = 500,
     repeats: int = 4,
     correct: bool = True,
+    part: int = 256,
     checkpoint: str | os.PathLike[str] | None = None,
+    executor: Executor | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> list[EvidenceResult]:
@@ -50,7 +58,11 @@ def log_evidences(
         model: a model of one object, as ``log_evidence`` takes it, all of whose operations
             ``torch.func.vmap`` can map.
         args: what it is called with, tensors of which every object has one row, ``(B, ...)``.
-        particles, repeats, correct, checkpoint, seed, progress: as for ``log_evidence``.
+        particles, repeats, correct, seed, progress: as for ``log_evidence``.
+        part: objects that are worked on at a time.
+        checkpoint: file that is written as the objects go, and resumed from; parts after the first
+            have files of their own beside it, whose names go on with that of their first object.
+        executor: who works on the parts; as for ``sample_posteriors``.
 
     Returns:
         The estimates, in the order of the objects. The share that a flow prior extrapolates is in
@@ -79,17 +91,81 @@ def log_evidences(
     check_count(particles, "particles", least=100)
     check_count(repeats, "repeats", least=2)
     seed = check_seed(seed)
-    population = Population(model, args)
+    check_count(part, "part")
+    check_executor(executor)
+    count = objects_in(args)
     file = None if checkpoint is None else Path(checkpoint)
-    if correct:
+    # The bar of one part is that of its temperatures; of many, that of objects.
+    alone = count <= part and executor is None
+    shared = _Shared(model, particles, repeats, correct, seed, alone and progress)
+    jobs = {
+        start: _Job(tuple(a[start : start + part].clone() for a in args), start, _own(file, start))
+        for start in range(0, count, part)
+    }
+    found: dict[int, list[EvidenceResult]] = {}
+    with progress_bar("objects", count, shown=progress and not alone) as bar:
+        for start, results in worked(_of_part, shared, jobs, executor):
+            found[start] = results
+            bar.update(len(results))
+    results = [result for start in jobs for result in found[start]]
+    _warn(results)
+    return results
+
+
+class _Shared(NamedTuple):
+    """What all parts have in common; see ``log_evidences``."""
+
+    model: Callable[..., Any]
+    particles: int
+    repeats: int
+    correct: bool
+    seed: int
+    progress: bool
+
+
+class _Job(NamedTuple):
+    """A part: the rows of its objects, where it starts among all, and its file."""
+
+    rows: tuple[Tensor, ...]
+    start: int
+    file: Path | None
+
+
+def _own(file: Path | None, start: int) -> Path | None:
+    """Return the file of the part that starts with an object."""
+    return file if file is None or start == 0 else file.with_name(f"{file.name}.{start}")
+
+
+@own_context()
+def _of_part(shared: _Shared, job: _Job) -> list[EvidenceResult]:
+    """Return the evidences of a part: what a worker does."""
+    try:
+        return _estimated(shared, job)
+    except ValueError as error:
+        if job.start == 0:
+            raise
+        raise ValueError(
+            f"of the objects from {job.start} on, counted from there: {error}"
+        ) from error
+
+
+def _estimated(shared: _Shared, job: _Job) -> list[EvidenceResult]:
+    particles, repeats = shared.particles, shared.repeats
+    population = Population(shared.model, job.rows)
+    if shared.correct:
         population = population.exactly()
+
+    def stream(purpose: str) -> torch.Generator:
+        of_part = purpose if job.start == 0 else f"{purpose}, objects from {job.start}"
+        return stream_of(population.like, shared.seed, of_part)
+
     runs = tempered(
-        population, population.generated, particles, repeats,
-        stream_of(population.like, seed, "tempering"), progress=progress, checkpoint=file,
+        population, population.generated, particles, repeats, stream("tempering"),
+        progress=shared.progress, checkpoint=job.file,
     )  # fmt: skip
     common, found = population.problems[0].warnings(), []
-    confirmed = of_particles(population, runs, stream_of(population.like, seed, "confirmation"))
-    noise = SupportNoise.of(population.problems[0], seed, 4 * particles)
+    confirmed = of_particles(population, runs, stream("confirmation"))
+    noise = SupportNoise.of(population.problems[0], shared.seed, 4 * particles)
     for index, (problem, check) in enumerate(zip(population.problems, confirmed)):
         posterior = posterior_of(problem, runs.u[index].flatten(0, 1))
         result = EvidenceResult(
@@ -101,7 +177,6 @@ def log_evidences(
         )
         result = asked(_surer(result, check), problem, particles * repeats)
         found.append(with_support(result, problem, noise))
-    _warn(found)
     return found
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_stad._checks import check_count
 from pyro_stad._progress import progress_bar
 from pyro_stad._random import generator
+from pyro_stad.infer.chains_pilot import best, piloted
 from pyro_stad.infer.sampled import SampledPosterior, summed_up, values_of
 from pyro_stad.infer.starts import STUCK, Doubts, some
 from pyro_stad.model.forms import AbstractForm, NoiseForm, ParameterForm, has_parameters
@@ -29,7 +30,6 @@ from pyro_stad.samplers import (
 
 __all__ = ["ChainsRun", "ModelForms", "check_chains", "read_forms"]
 
-_PILOTS, _PILOT, _LENGTH = 16, (15,), 15  # chains of each half, warm-up, moves
 _FEWEST_PARTICLES = 100
 _EVERY = 50  # draws between two states in a file
 
@@ -203,19 +203,11 @@ class ChainsRun:
             return self.forms[self.wanted]
         if len(self.forms) == 1:
             return next(iter(self.forms.values()))
-        for name, form in self.forms.items():
-            few = starts[name][:, :, :_PILOTS]
-            chains = self._ensemble(form, few)
-            chains.warm_up(_PILOT)
-            before, jumps = chains.counts[4].item(), []
-            for _ in range(_LENGTH):
-                x = chains.x[0]
-                chains.step()
-                jumps.append((chains.x[0] - x).square().mean(0) / x.var(0))
-            moved = torch.stack(jumps).sum(0).min().item()
-            calls = (chains.counts[4].item() - before) / few[..., 0].numel()
-            self.pilot[name] = moved / (calls * form.price)
-        return self.forms[max(self.pilot, key=lambda name: self.pilot[name])]
+        self.pilot = {
+            name: piloted(form.of_objects, starts[name], form.price, self.kernel, self.source)
+            for name, form in self.forms.items()
+        }
+        return self.forms[best(self.pilot)]
 
     def _ensemble(self, form: AbstractForm, start: Tensor) -> Ensemble:
         return Ensemble(form.of_objects, start, self.kernel, self.source)

@@ -10,22 +10,24 @@ on its place, and on nobody who works beside it.
 from __future__ import annotations
 
 import os
-import threading
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from collections.abc import Callable
+from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_stad._checks import check_choice, check_count, check_seed
+from pyro_stad._checks import check_choice, check_count, check_positive, check_seed
 from pyro_stad._context import own_context
 from pyro_stad._progress import progress_bar
 from pyro_stad._random import generator
-from pyro_stad.errors import AccuracyWarning, EvidenceError
+from pyro_stad._workers import check_executor, worked
+from pyro_stad.errors import AccuracyWarning
+from pyro_stad.infer.chains_pilot import best, piloted
 from pyro_stad.infer.chains_run import check_chains
+from pyro_stad.infer.objects_run import Job, ObjectsOptions, Shared, form_of, part_of_objects
 from pyro_stad.infer.sampled_objects import (
     Part,
     SampledPosteriors,
@@ -33,20 +35,15 @@ from pyro_stad.infer.sampled_objects import (
     read_part,
     write_part,
 )
-from pyro_stad.infer.starts import Doubts, some
+from pyro_stad.infer.starts import some
 from pyro_stad.model.forms import AbstractForm, NoiseForm, ParameterForm, has_parameters
-from pyro_stad.model.joint import JointDensity
 from pyro_stad.model.mapped import MappedForm, MappedProblem, fingerprint, objects_in
 from pyro_stad.model.noise import LatentProblem
-from pyro_stad.samplers import AbstractKernel, Ensemble, Hamiltonian, temper
+from pyro_stad.samplers import AbstractKernel, Hamiltonian, temper
 
 __all__ = ["sample_posteriors"]
 
-_PARTICLES = 100
-_TRIES = 3
-_FINAL = (TypeError, ValueError, AttributeError, EvidenceError)  # that come again
-# Pyro's handlers belong to the process, and two models at once would see each other's.
-_ALONE = threading.Lock()
+_PILOTS, _PARTICLES = 8, 100
 
 
 @own_context()
@@ -55,7 +52,8 @@ def sample_posteriors(
     *args: Tensor,
     num_chains: int = 32,
     num_samples: int = 100,
-    form: str = "parameters",
+    min_ess: float | None = None,
+    form: str = "auto",
     kernel: AbstractKernel | None = None,
     part: int = 256,
     store: str | os.PathLike[str] | None = None,
@@ -72,7 +70,12 @@ def sample_posteriors(
         args: what it is called with, tensors of which every object has one row, ``(B, ...)``.
         num_chains: chains of each object, an even number.
         num_samples: draws of each chain, after a warm-up.
-        form: ``"parameters"`` or ``"noise"``; the latter where the former has no density.
+        min_ess: effective draws, of all chains together, that the worst number of every object is
+            to have. Objects without go on, when others have left the batch, for 64 times as many
+            moves at the most, and draws of which they keep as many as others. None for those of
+            ``num_samples`` moves.
+        form: ``"noise"``, ``"parameters"``, or ``"auto"`` for that which a pilot with the first of
+            the objects prefers.
         kernel: how chains move; None for Hamiltonian dynamics.
         part: objects that are worked on at a time.
         store: folder into which parts are written as they are done; those that are there already
@@ -80,8 +83,8 @@ def sample_posteriors(
         executor: who works on the parts, such as a ``ProcessPoolExecutor``, or
             ``dask.distributed.Client(...).get_executor()``; None for this thread. Pyro's handlers
             belong to a process, so that threads of one take turns; torch's default dtype does too,
-            and workers have to set it as it is here. A part that fails is tried
-            again, three times in all.
+            and workers have to set it as it is here. A part that fails is tried again, three times
+            in all; a worker is sent the model once.
         seed: of everything random; the global generator is not touched.
         progress: whether to show a bar.
 
@@ -96,7 +99,9 @@ def sample_posteriors(
             that can't be used.
 
     Warns:
-        AccuracyWarning: if chains of objects disagree; they are named.
+        AccuracyWarning: if chains of objects disagree, or have not as many effective draws as
+            ``min_ess``; they are named.
+        RuntimeWarning: if an executor broke, and the rest was done here.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -109,41 +114,63 @@ def sample_posteriors(
     """
     check_chains(num_chains, num_samples, kernel)
     count = objects_in(args)
-    _check(args, form, part, store, executor)
+    _check(args, form, part, store)
+    check_executor(executor)
+    _check_effective(min_ess, num_chains * num_samples)
     kernel = Hamiltonian() if kernel is None else kernel
-    first = LatentProblem(model, *(a[0] for a in args))
-    if form == ParameterForm.name and not has_parameters(first.model):
-        raise ValueError(
-            "`form` 'parameters' needs densities on the line, and the model has an angle, or a "
-            "generator of one step; use form='noise'"
-        )
-    options = _Options(num_chains, num_samples, form, kernel, check_seed(seed))
-    parts = [slice(at, min(at + part, count)) for at in range(0, count, part)]
-    folder = None if store is None else Path(store)
-    done: dict[int, Part] = {}
-    mark = _mark(_form(first, form))
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+    first, seed = LatentProblem(model, *(a[0] for a in args)), check_seed(seed)
+    form, pilot = _chosen(form, first, args, kernel, seed)
+    options = ObjectsOptions(num_chains, num_samples, min_ess, form, kernel, seed)
     # Copies: what is sent to a worker would else hold the data of all.
-    rows = {at.start: tuple(a[at].clone() for a in args) for at in parts}
-    jobs = {start: (model, own, options, start) for start, own in rows.items()}
-    for start, job in list(jobs.items()):
-        if folder is not None and part_file(folder, start).exists():
-            done[start] = read_part(folder, start, _identity(job), mark)
-            del jobs[start]
+    jobs = {
+        start: Job(tuple(a[start : start + part].clone() for a in args), start)
+        for start in range(0, count, part)
+    }
+    parts = _Parts(store, options, _mark(form_of(first, form)))
+    done = parts.stored(jobs)
+    left = {start: job for start, job in jobs.items() if start not in done}
     with progress_bar("objects", count, shown=progress, done=sum(map(len, done.values()))) as bar:
-        for start, found in _worked(jobs, executor):
-            if folder is not None:
-                write_part(folder, start, found, _identity(jobs[start]), mark)
-            done[start] = found
+        for start, found in worked(part_of_objects, Shared(model, options), left, executor):
+            done[start] = parts.kept(jobs[start], found)
             bar.update(len(found))
-    result = SampledPosteriors.of_parts([done[at.start] for at in parts], form)
-    _warn(result)
+    result = SampledPosteriors(tuple(done[start] for start in jobs), form, pilot)
+    _warn(result, min_ess)
     return result
 
 
-def _check(args: tuple[Tensor, ...], form: Any, part: Any, store: Any, executor: Any) -> None:
-    check_choice(form, "form", (NoiseForm.name, ParameterForm.name))
+class _Parts:
+    """The folder of a store, if there is one."""
+
+    def __init__(self, store: Any, options: ObjectsOptions, mark: Tensor) -> None:
+        self.folder = None if store is None else Path(store)
+        self.options, self.mark = options, mark
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    def stored(self, jobs: dict[int, Job]) -> dict[int, Part]:
+        """Return the parts that are there."""
+        if self.folder is None:
+            return {}
+        return {
+            start: read_part(self.folder, start, self._identity(job), self.mark)
+            for start, job in jobs.items()
+            if part_file(self.folder, start).exists()
+        }
+
+    def kept(self, job: Job, part: Part) -> Part:
+        """Return a part, written to the folder and held there, or as it is."""
+        if self.folder is None:
+            return part
+        return write_part(self.folder, job.start, part, self._identity(job), self.mark)
+
+    def _identity(self, job: Job) -> dict[str, Any]:
+        known = self.options._asdict() | {"kernel": repr(self.options.kernel)}
+        known |= {"objects": len(job.rows[0]), "start": job.start, "dtype": str(job.rows[0].dtype)}
+        return {**known, "data": fingerprint(job.rows)}
+
+
+def _check(args: tuple[Tensor, ...], form: Any, part: Any, store: Any) -> None:
+    check_choice(form, "form", ("auto", NoiseForm.name, ParameterForm.name))
     check_count(part, "part")
     for place, a in enumerate(args):
         bad = ~torch.isfinite(a).reshape(len(a), -1).all(1)
@@ -154,29 +181,48 @@ def _check(args: tuple[Tensor, ...], form: Any, part: Any, store: Any, executor:
             )
     if store is not None and Path(store).exists() and not Path(store).is_dir():
         raise NotADirectoryError(f"`store` must be a folder, and {store} is a file")
-    if executor is not None and not isinstance(executor, Executor):
-        raise TypeError(
-            "`executor` must be a concurrent.futures.Executor, such as a ProcessPoolExecutor or "
-            f"dask.distributed.Client(...).get_executor(); got {executor!r:.80}"
+
+
+def _check_effective(min_ess: Any, draws: int) -> None:
+    if min_ess is None:
+        return
+    check_positive(min_ess, "min_ess")
+    if min_ess > draws:
+        raise ValueError(
+            f"`min_ess` must be at most the number of draws that are kept of an object, num_chains "
+            f"times num_samples, {draws}; got {min_ess:g}"
         )
 
 
-class _Options(NamedTuple):
-    num_chains: int
-    num_samples: int
-    form: str
-    kernel: AbstractKernel
-    seed: int
+def _chosen(
+    form: str,
+    first: LatentProblem,
+    args: tuple[Tensor, ...],
+    kernel: AbstractKernel,
+    seed: int,
+) -> tuple[str, dict[str, float]]:
+    """Return the form that was asked for, or that a pilot prefers, with what it found."""
+    possible = has_parameters(first.model)
+    if form == ParameterForm.name and not possible:
+        raise ValueError(
+            "`form` 'parameters' needs densities on the line, and the model has an angle, or a "
+            "generator of one step; use form='noise'"
+        )
+    if form != "auto" or not possible:
+        return (NoiseForm.name if form == "auto" else form), {}
+    source, few = generator(seed, "pilot of objects", first.like.device), _few(args)
+    runs = temper(MappedProblem(first, few), _PARTICLES, 2, source, progress=False)
+    noise = some(runs.u, _PARTICLES // 4, source)
+    pilot = {}
+    for name in (NoiseForm.name, ParameterForm.name):
+        mapped = MappedForm(form_of(first, name), few)
+        start = mapped.starts(first, noise.flatten(1, 2)).reshape(*noise.shape[:3], -1)
+        pilot[name] = piloted(mapped.of_objects, start, mapped.form.price, kernel, source)
+    return best(pilot), pilot
 
 
-Job = tuple[Callable[..., Any], tuple[Tensor, ...], _Options, int]
-
-
-def _identity(job: Job) -> dict[str, Any]:
-    _, rows, options, start = job
-    known = options._asdict() | {"kernel": repr(options.kernel)}
-    known |= {"objects": len(rows[0]), "start": start, "dtype": str(rows[0].dtype)}
-    return {**known, "data": fingerprint(rows)}
+def _few(args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(a[:_PILOTS] for a in args)
 
 
 def _mark(form: AbstractForm) -> Tensor:
@@ -186,86 +232,28 @@ def _mark(form: AbstractForm) -> Tensor:
         return form.log_density(noise.to(form.like)).double().cpu()
 
 
-def _worked(jobs: dict[int, Job], executor: Executor | None) -> Iterator[tuple[int, Part]]:
-    """Yield parts as they are done, each with its place."""
-    if executor is None:
-        for start, job in jobs.items():
-            yield start, _sampled(job)
-        return
-    tries = dict.fromkeys(jobs, 1)
-    running: dict[Future[Part], int] = {
-        executor.submit(_sampled, job): start for start, job in jobs.items()
-    }
-    while running:
-        finished, _ = wait(running, return_when=FIRST_COMPLETED)
-        for future in finished:
-            start = running.pop(future)
-            error = future.exception()
-            if error is None:
-                yield start, future.result()
-            elif tries[start] >= _TRIES or isinstance(error, _FINAL):
-                for other in running:
-                    other.cancel()
-                _raise(error)
-            else:
-                tries[start] += 1
-                running[executor.submit(_sampled, jobs[start])] = start
-
-
-def _raise(error: BaseException) -> NoReturn:
-    if "pickle" in str(error).lower():
-        raise TypeError(
-            f"`model` and its prior must be picklable for this executor ({error}): let the model "
-            "be a function of a module, or a functools.partial of one"
-        ) from error
-    raise error
-
-
-@own_context()
-def _sampled(job: Job) -> Part:
-    """Return the draws of a part of the objects: what a worker does."""
-    with _ALONE:
-        return _drawn(job)
-
-
-def _drawn(job: Job) -> Part:
-    model, rows, options, start = job
-    problem = LatentProblem(model, *(a[0] for a in rows))
-    source = generator(options.seed, f"objects from {start}", problem.like.device)
-    many, form = MappedProblem(problem, rows), MappedForm(_form(problem, options.form), rows)
-    half = options.num_chains // 2
-    try:
-        runs = temper(many, max(_PARTICLES, 2 * half), 2, source, progress=False)
-    except ValueError as error:
-        raise ValueError(f"of the objects from {start} on, counted from there: {error}") from error
-    start_at = form.starts(problem, some(runs.u, half, source).flatten(1, 2))
-    shape = many.objects, 2, half, form.form.size
-    chains = Ensemble(form.of_objects, start_at.reshape(shape), options.kernel, source)
-    chains.warm_up()
-    draws = []
-    for _ in range(options.num_samples):
-        chains.step()
-        draws.append(chains.x)
-    problem.warnings()  # raises where too many likelihoods are NaN
-    return Part.of(
-        form, torch.stack(draws, 2), chains.acceptance, Doubts.of(runs).left(chains.jumped)
-    )
-
-
-def _form(problem: LatentProblem, name: str) -> AbstractForm:
-    if name == NoiseForm.name:
-        return NoiseForm(problem)
-    return ParameterForm(JointDensity(problem.model))
-
-
-def _warn(result: SampledPosteriors) -> None:
+def _warn(result: SampledPosteriors, min_ess: float | None) -> None:
+    told = []
     doubtful = result.disagreeing.nonzero()[:, 0].tolist()
     if doubtful:
-        shown = ", ".join(map(str, doubtful[:5])) + (", ..." if len(doubtful) > 5 else "")
+        told.append(
+            f"chains of {len(doubtful)} of {len(result)} objects disagree ({_named(doubtful)}), "
+            f"R-hat up to {result.r_hat.max():.3f}"
+        )
+    short = [] if min_ess is None else (result.ess < min_ess).nonzero()[:, 0].tolist()
+    if short:
+        told.append(
+            f"{len(short)} of {len(result)} objects have fewer effective draws than min_ess = "
+            f"{min_ess:g} ({_named(short)})"
+        )
+    if told:
         warnings.warn(
-            f"chains of {len(doubtful)} of {len(result.r_hat)} objects disagree ({shown}), R-hat "
-            f"up to {result.r_hat.max():.3f}: let them go on (num_samples), take more of them, or "
-            "look for several modes",
+            f"{'; '.join(told)}: let them go on (num_samples), take more chains, or look for "
+            "several modes",
             AccuracyWarning,
             stacklevel=4,
         )
+
+
+def _named(objects: list[int]) -> str:
+    return ", ".join(map(str, objects[:5])) + (", ..." if len(objects) > 5 else "")

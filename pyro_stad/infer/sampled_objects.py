@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,18 @@ from torch import Tensor
 from pyro_stad._arviz import from_dict
 from pyro_stad._files import read_tensors, write_tensors
 from pyro_stad.errors import CheckpointError
+from pyro_stad.infer.starts import Doubts
 from pyro_stad.model.mapped import MappedForm
+from pyro_stad.samplers import Ensemble
 from pyro_stad.samplers.diagnostics import diagnose
 
 __all__ = ["Part", "SampledPosteriors", "part_file", "read_part", "write_part"]
 
-_FORMAT, _VERSION = "pyro_stad posteriors", 1
-_DRAWS = "draws."
+_FORMAT, _VERSION = "pyro_stad posteriors", 2
+# Of what is known of each object there is one number, by site there are as many as it has.
+_NUMBERS = ("r_hat", "ess", "disagreeing", "acceptance", "moves")
+_BY_SITE = ("mean", "sd")
+_DRAWS = "draws"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,79 +33,170 @@ class Part:
     """Draws of some of the objects.
 
     Attributes:
-        draws: by site, each ``(b, chains, draws, ...)``.
+        held: the draws, by site, each ``(b, chains, draws, ...)``; or the file that holds them.
+        mean, sd: of each object, by site, ``(b, ...)``.
         r_hat, ess: of the worst number of each object, ``(b,)``.
         disagreeing: whether its chains disagree, or the particles that they started from were
             stuck, ``(b,)``.
         acceptance: share of the moves of each that were taken, ``(b,)``.
+        moves: how many moves lie between two of its draws, ``(b,)``.
     """
 
-    draws: dict[str, Tensor]
+    held: dict[str, Tensor] | Path
+    mean: dict[str, Tensor]
+    sd: dict[str, Tensor]
     r_hat: Tensor
     ess: Tensor
     disagreeing: Tensor
     acceptance: Tensor
+    moves: Tensor
 
     def __len__(self) -> int:
         return len(self.r_hat)
 
+    @property
+    def draws(self) -> dict[str, Tensor]:
+        """The draws by site, ``(b, chains, draws, ...)``; read where a file holds them."""
+        if isinstance(self.held, Path):
+            return _by_site(read_tensors(self.held)[0], _DRAWS)
+        return self.held
+
     @classmethod
-    def of(cls, form: MappedForm, x: Tensor, acceptance: Tensor, stuck: Tensor) -> Part:
-        """Return what chains ``(b, C, n, K)`` have drawn, and of which starts were stuck."""
+    def of(cls, form: MappedForm, chains: Ensemble, x: Tensor, doubts: Doubts, moves: int) -> Part:
+        """Return what chains have drawn, ``(b, C, n, K)``, of the objects that are still there."""
         shape = x.shape[:3]
-        flat = form.values(x.flatten(1, 2))
-        draws = {name: value.reshape(*shape, *value.shape[2:]) for name, value in flat.items()}
+        flat = form.values(chains.which, x.flatten(1, 2))
+        draws = {
+            name: value.reshape(*shape, *value.shape[2:]).cpu() for name, value in flat.items()
+        }
         # Numbers of all objects side by side, each with its chains.
-        numbers = torch.cat(
-            [value.flatten(3) if value.ndim > 3 else value[..., None] for value in draws.values()],
-            3,
-        )
-        known = diagnose(numbers.movedim(3, 1).flatten(0, 1).cpu())
-        ratio, effective, doubtful = (part.reshape(len(x), -1) for part in known)
+        numbers = torch.cat([value.reshape(*shape, -1) for value in draws.values()], 3)
+        known = diagnose(numbers.movedim(3, 1).flatten(0, 1))
+        ratio, effective, disagree = (part.reshape(len(x), -1) for part in known)
+        doubted = doubts.of_objects(chains.which).left(chains.jumped)
         return cls(
-            draws, ratio.amax(1), effective.amin(1), doubtful.any(1) | stuck.cpu(), acceptance.cpu()
+            held=draws,
+            mean={name: value.mean((1, 2)) for name, value in draws.items()},
+            sd={name: value.flatten(1, 2).std(1) for name, value in draws.items()},
+            r_hat=ratio.amax(1),
+            ess=effective.amin(1),
+            disagreeing=disagree.any(1) | doubted.cpu(),
+            acceptance=chains.acceptance.cpu(),
+            moves=torch.full((len(x),), moves),
         )
+
+    def take(self, which: Tensor, other: Part) -> None:
+        """Take over objects ``which``, ``(k,)``, from another part."""
+        for name in _NUMBERS:
+            getattr(self, name)[which] = getattr(other, name)
+        for ours, theirs in zip(
+            (self.draws, self.mean, self.sd), (other.draws, other.mean, other.sd)
+        ):
+            for name, value in theirs.items():
+                ours[name][which] = value
 
 
 @dataclass(frozen=True, eq=False)
-class SampledPosteriors(Part):
-    """Draws of the posteriors of many objects.
+class SampledPosteriors:
+    """Draws of the posteriors of many objects; what a store holds is read when it is asked for.
 
     Attributes:
+        parts: some hundred objects each, in their order.
         form: the coordinates that chains moved in.
+        pilot: what a pilot found of each form, squared jump for a network call; empty if none ran.
     """
 
-    form: str = ""
+    parts: tuple[Part, ...]
+    form: str
+    pilot: dict[str, float]
 
-    @classmethod
-    def of_parts(cls, parts: list[Part], form: str) -> SampledPosteriors:
-        """Return all objects of some parts, in their order."""
-        draws = {name: torch.cat([p.draws[name] for p in parts]) for name in parts[0].draws}
-        names = ("r_hat", "ess", "disagreeing", "acceptance")
-        rest = {name: torch.cat([getattr(p, name) for p in parts]) for name in names}
-        return cls(draws=draws, form=form, **rest)
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def _of_all(self, name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in self.parts])
+
+    @property
+    def r_hat(self) -> Tensor:
+        """R-hat of the worst number of each object, ``(B,)``."""
+        return self._of_all("r_hat")
+
+    @property
+    def ess(self) -> Tensor:
+        """Effective draws of the worst number of each object, of all its chains, ``(B,)``."""
+        return self._of_all("ess")
+
+    @property
+    def disagreeing(self) -> Tensor:
+        """Whether chains of an object disagree, or what they started from was stuck, ``(B,)``."""
+        return self._of_all("disagreeing")
+
+    @property
+    def acceptance(self) -> Tensor:
+        """Share of the moves of each object that were taken, ``(B,)``."""
+        return self._of_all("acceptance")
+
+    @property
+    def moves(self) -> Tensor:
+        """How many moves lie between two draws of each object, ``(B,)``."""
+        return self._of_all("moves")
+
+    @property
+    def draws(self) -> dict[str, Tensor]:
+        """All draws by site, each ``(B, chains, draws, ...)``: of a store, all of it is read."""
+        each = [part.draws for part in self.parts]
+        return {name: torch.cat([draws[name] for draws in each]) for name in each[0]}
 
     def mean(self) -> dict[str, Tensor]:
         """Return the posterior mean of every object, by site, ``(B, ...)``."""
-        return {name: value.mean((1, 2)) for name, value in self.draws.items()}
+        return {name: torch.cat([p.mean[name] for p in self.parts]) for name in self.parts[0].mean}
 
     def sd(self) -> dict[str, Tensor]:
         """Return the posterior standard deviation of every object, by site, ``(B, ...)``."""
-        return {name: value.flatten(1, 2).std(1) for name, value in self.draws.items()}
+        return {name: torch.cat([p.sd[name] for p in self.parts]) for name in self.parts[0].sd}
 
-    def to_arviz(self, index: int) -> Any:
-        """Return the draws of one object for ArviZ."""
-        return from_dict(
-            {"posterior": {name: value[index].cpu().numpy() for name, value in self.draws.items()}}
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Return the draws of one object by site, ``(chains, draws, ...)``.
+
+        Raises:
+            IndexError: if there is no such object.
+        """
+        place = index + len(self) if index < 0 else index
+        for part in self.parts:
+            if 0 <= place < len(part):
+                return {name: value[place] for name, value in part.draws.items()}
+            place -= len(part)
+        raise IndexError(f"there are {len(self)} objects, and none with index {index}")
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """Go through the draws of all objects, reading each part once."""
+        for part in self.parts:
+            draws = part.draws
+            for place in range(len(part)):
+                yield {name: value[place] for name, value in draws.items()}
+
+    def to_arviz(self, index: int | None = None) -> Any:
+        """Return the draws of one object for ArviZ, or of all, as a first dimension of each site.
+
+        What comes back has ``to_netcdf``; of a store, all of it is read.
+        """
+        draws = (
+            self[index]
+            if index is not None
+            else {name: value.movedim(0, 2) for name, value in self.draws.items()}
         )
+        return from_dict({"posterior": {name: v.cpu().numpy() for name, v in draws.items()}})
 
     def summary(self) -> str:
         """Return how many objects there are, and how well they were sampled, as text."""
-        _, chains, count = next(iter(self.draws.values())).shape[:3]
+        _, chains, count = next(iter(self.parts[0].draws.values())).shape[:3]
+        most = int(self.moves.max())
+        apart = "" if most == 1 else f", up to {most} moves apart"
         return (
-            f"{len(self)} objects, {chains} chains of {count} draws each in {self.form}: chains of "
-            f"{int(self.disagreeing.sum())} disagree; worst R-hat {self.r_hat.max():.3f}, "
-            f"effective draws {self.ess.median():.0f} (median), {self.ess.min():.0f} at worst"
+            f"{len(self)} objects, {chains} chains of {count} draws each in {self.form}{apart}: "
+            f"chains of {int(self.disagreeing.sum())} disagree; worst R-hat "
+            f"{self.r_hat.max():.3f}, effective draws {self.ess.median():.0f} (median), "
+            f"{self.ess.min():.0f} at worst"
         )
 
     def __repr__(self) -> str:
@@ -113,20 +210,21 @@ def part_file(folder: Path, start: int) -> Path:
 
 def write_part(
     folder: Path, start: int, part: Part, identity: dict[str, Any], mark: Tensor
-) -> None:
-    """Write a part, atomically, with log-densities that mark the model."""
-    tensors = {_DRAWS + name: value for name, value in part.draws.items()}
-    names = ("r_hat", "ess", "disagreeing", "acceptance")
-    tensors |= {name: getattr(part, name) for name in names}
-    tensors["mark"] = mark
+) -> Part:
+    """Write a part, atomically, with log-densities that mark the model; return it, held there."""
+    tensors = {name: getattr(part, name) for name in _NUMBERS} | {"mark": mark}
+    for group in (_DRAWS, *_BY_SITE):
+        tensors |= {f"{group}.{name}": v for name, v in getattr(part, group).items()}
     document = {"format": _FORMAT, "version": _VERSION, "identity": identity}
-    write_tensors(part_file(folder, start), tensors, document)
+    path = part_file(folder, start)
+    write_tensors(path, tensors, document)
+    return replace(part, held=path)
 
 
 def read_part(
     folder: str | os.PathLike[str], start: int, identity: dict[str, Any], mark: Tensor
 ) -> Part:
-    """Read a part.
+    """Return a part that stays in its file.
 
     Raises:
         CheckpointError: if it is damaged, or of other objects or options.
@@ -142,14 +240,15 @@ def read_part(
                 f"{path} has {name} = {found['identity'].get(name)!r}, these objects have "
                 f"{value!r}; delete the store, or name another"
             )
-    if not torch.allclose(tensors.pop("mark"), mark, rtol=1e-4, atol=1e-3, equal_nan=True):
+    if not torch.allclose(tensors["mark"], mark, rtol=1e-4, atol=1e-3, equal_nan=True):
         raise CheckpointError(
             f"{path} is of another model: densities of the same points differ. Delete the store, "
             "or name another"
         )
-    draws = {
-        name.removeprefix(_DRAWS): tensors.pop(name)
-        for name in list(tensors)
-        if name.startswith(_DRAWS)
-    }
-    return Part(draws=draws, **tensors)
+    mean, sd = (_by_site(tensors, group) for group in _BY_SITE)
+    return Part(path, mean, sd, *(tensors[name] for name in _NUMBERS))
+
+
+def _by_site(tensors: dict[str, Tensor], group: str) -> dict[str, Tensor]:
+    start = f"{group}."
+    return {n.removeprefix(start): v for n, v in tensors.items() if n.startswith(start)}

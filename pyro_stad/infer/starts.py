@@ -38,6 +38,10 @@ class Doubts(NamedTuple):
         error = runs.variance.sum(1).sqrt()
         return cls(runs.stuck, gap > (_ERRORS * error).clamp(min=_NAT))
 
+    def of_objects(self, which: Tensor) -> Doubts:
+        """Return those of some objects."""
+        return Doubts(self.stuck[which], self.apart[which])
+
     def left(self, jumped: Tensor) -> Tensor:
         """Whether there is doubt when so many of the jumps were taken, ``(B,)``.
 

@@ -101,9 +101,9 @@ class MappedForm:
         """Return the log-densities ``(b, N)`` of objects ``which``, ``(b,)``, at ``(b, N, K)``."""
         return mapped(self.form.mappable, x, [a[which] for a in self.args])
 
-    def values(self, x: Tensor) -> dict[str, Tensor]:
-        """Return the latent sites of all objects at ``(B, N, K)``, each ``(B, N, ...)``."""
-        return mapped(self.form.values, x, list(self.args))
+    def values(self, which: Tensor, x: Tensor) -> dict[str, Tensor]:
+        """Return the latent sites of objects ``which`` at ``(b, N, K)``, each ``(b, N, ...)``."""
+        return mapped(self.form.values, x, [a[which] for a in self.args])
 
     def starts(self, problem: LatentProblem, u: Tensor) -> Tensor:
         """Return rows ``(B, N, K)`` of noise ``(B, N, D)`` of all objects."""

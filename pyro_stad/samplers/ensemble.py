@@ -80,6 +80,8 @@ class Ensemble:
         self.which = torch.arange(len(start), device=start.device)
         self.scale = torch.full((len(start),), 0.5, **options)
         self.counts = torch.zeros(5, len(start), **options)
+        self.normal: Normal
+        self.state: State
         self.jumps: Jumps | None = None
         self.every = 1
         self._learn(start, start)
@@ -135,6 +137,14 @@ class Ensemble:
         """Move all chains once."""
         taken, _ = self._move(int(self.counts[0].max()))
         self.counts[:2] += torch.stack([torch.ones_like(taken), taken])
+
+    def keep(self, which: Tensor) -> None:
+        """Let only some of the objects go on, a mask ``(B,)``."""
+        self.which, self.state = self.which[which], self.state.of_objects(which)
+        self.normal, self.scale = self.normal.of_objects(which), self.scale[which]
+        self.counts = self.counts[:, which]
+        if self.jumps is not None:
+            self.jumps = self.jumps.of_objects(which)
 
     def save(
         self,

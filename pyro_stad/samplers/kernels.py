@@ -51,6 +51,12 @@ class State(NamedTuple):
     kept: tuple[Tensor, ...] = ()
     gradient: Tensor | None = None
 
+    def of_objects(self, which: Tensor) -> State:
+        """Return the chains of some objects."""
+        gradient = None if self.gradient is None else self.gradient[which]
+        kept = tuple(value[which] for value in self.kept)
+        return State(self.z[which], self.log_density[which], kept, gradient)
+
     def where(self, taken: Tensor, other: State) -> State:
         """Return this state where ``taken``, ``(objects, ...)``, and the other one elsewhere."""
 

@@ -1,6 +1,7 @@
 """Many objects at once: each with the evidence that it has alone."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pyro
 import pyro.distributions as dist
@@ -49,6 +50,29 @@ def test_a_file_holds_all_objects(tmp_path):
     assert [result.log_z for result in first] == [result.log_z for result in again]
     with pytest.raises(CheckpointError, match="has data"):
         log_evidences(model, -y, **options)
+
+
+def test_parts_are_estimated_apart(tmp_path):
+    """Here or in other threads the same; the first as if it were alone; each with its file."""
+    model, _, _ = known("normal, D = 2")
+    y, options = torch.linspace(0, 3, 5)[:, None] * torch.ones(2), {"particles": 200, **QUIET}
+    with ThreadPoolExecutor(2) as pool:
+        found = [
+            log_evidences(model, y, part=2, **more, **options)
+            for more in ({}, {"executor": pool}, {"checkpoint": tmp_path / "run"})
+        ]
+    assert len({tuple(result.log_z for result in each) for each in found}) == 1
+    alone = log_evidences(model, y[:2], **options)
+    assert [result.log_z for result in alone] == [result.log_z for result in found[0][:2]]
+    truth = dist.Normal(0.0, 1.25**0.5).log_prob(y).sum(-1)
+    for result, wanted in zip(found[0], truth):
+        assert abs(result.log_z - wanted) < 5 * result.log_z_err
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "run.2", "run.4"}
+    bad = torch.cat([y, torch.full((1, 2), math.nan)])
+    with pytest.raises(ValueError, match=r"of the objects from 4 on, counted from there: site"):
+        log_evidences(model, bad, part=2, **options)
+    with pytest.raises(TypeError, match="`executor` must be"):
+        log_evidences(model, y, executor=3, **options)
 
 
 def test_a_learned_prior_for_many(tiny_prior):

@@ -16,6 +16,8 @@ from pyro_stad.infer.sampled_objects import part_file
 
 QUIET = {"progress": False}
 package = sys.modules["pyro_stad.infer.sample_posteriors"]  # the function has its name
+run = sys.modules["pyro_stad.infer.objects_run"]
+workers = sys.modules["pyro_stad._workers"]
 SMALL = {"num_chains": 32, "num_samples": 50, "part": 4, **QUIET}
 
 
@@ -103,15 +105,15 @@ def test_draws_depend_on_nobody_who_works_beside(tmp_path):
 def test_a_killed_run_keeps_the_parts_that_were_done(tmp_path, monkeypatch):
     y, error = data(12)
     whole = sample_posteriors(model, y, error, **SMALL)
-    sampled, worked = package._sampled, []
+    sampled, worked = package.part_of_objects, []
 
-    def killed(job):
+    def killed(shared, job):
         if len(worked) == 2:
             raise KeyboardInterrupt
-        worked.append(job[-1])
-        return sampled(job)
+        worked.append(job.start)
+        return sampled(shared, job)
 
-    monkeypatch.setattr(package, "_sampled", killed)
+    monkeypatch.setattr(package, "part_of_objects", killed)
     with pytest.raises(KeyboardInterrupt):
         sample_posteriors(model, y, error, store=tmp_path, **SMALL)
     assert worked == [0, 4]
@@ -144,23 +146,88 @@ def test_a_killed_run_keeps_the_parts_that_were_done(tmp_path, monkeypatch):
 def test_a_part_that_fails_is_tried_again(monkeypatch):
     y, error = data(8)
     plain = sample_posteriors(model, y, error, **SMALL)
-    sampled, tries = package._sampled, []
+    sampled, tries = package.part_of_objects, []
 
-    def failing(job):
-        tries.append(job[-1])
-        if tries.count(4) < 3 and job[-1] == 4:
+    def failing(shared, job):
+        tries.append(job.start)
+        if tries.count(4) < 3 and job.start == 4:
             raise OSError("a worker was lost")
-        return sampled(job)
+        return sampled(shared, job)
 
-    monkeypatch.setattr(package, "_sampled", failing)
+    monkeypatch.setattr(package, "part_of_objects", failing)
     with ThreadPoolExecutor(1) as pool:
         found = sample_posteriors(model, y, error, executor=pool, **SMALL)
         assert tries.count(4) == 3
         assert torch.equal(found.draws["x"], plain.draws["x"])
         tries.clear()
-        monkeypatch.setattr(package, "_TRIES", 2)
+        monkeypatch.setattr(workers, "_TRIES", 2)
         with pytest.raises(OSError, match="a worker was lost"):
             sample_posteriors(model, y, error, executor=pool, **SMALL)
+
+
+def test_objects_go_on_until_they_have_their_effective_draws(monkeypatch):
+    """One is wide and bent, and goes on alone; of all as many draws are kept."""
+
+    def bent(y):
+        x = pyro.sample("x", dist.Normal(torch.tensor(0.0), 1.0))
+        z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+        # A narrow curve for the last object, and hardly anything for others.
+        pyro.sample("y", dist.Normal(z + x.square(), y), obs=torch.tensor(1.0))
+
+    y = torch.tensor([10.0, 10.0, 0.15])
+    options = {"num_samples": 50, "form": "parameters", **QUIET}
+    plain = sample_posteriors(bent, y, **options)
+    wanted = 0.6 * plain.ess[:2].min().item()
+    assert plain.ess[2] < wanted
+    found = sample_posteriors(bent, y, min_ess=wanted, **options)
+    assert (found.ess >= wanted).all()
+    assert found.draws["x"].shape == (3, 32, 50)
+    assert found.moves[:2].tolist() == [1, 1]
+    assert found.moves[2] > 1
+    assert "moves apart" in found.summary()
+    # Who has left the batch is as before.
+    assert torch.equal(found.draws["x"][:2], plain.draws["x"][:2])
+    for name, mean in found.mean().items():
+        torch.testing.assert_close(mean, found.draws[name].mean((1, 2)))
+    # The same symmetric law on both sides.
+    assert abs(found.mean()["x"][2]) < 5 * found.sd()["x"][2] / math.sqrt(wanted)
+    monkeypatch.setattr(run, "_MOST_DOUBLINGS", 1)
+    most = 0.99 * 32 * 50
+    with pytest.warns(AccuracyWarning, match=r"have fewer effective draws than min_ess = 1584 \("):
+        sample_posteriors(bent, y, min_ess=most, **options)
+
+
+def test_a_store_is_read_when_it_is_asked_for(tmp_path):
+    """Memory holds what is known of objects, and their draws are in files."""
+    y, error = data(10)
+    plain = sample_posteriors(model, y, error, **SMALL)
+    found = sample_posteriors(model, y, error, store=tmp_path, **SMALL)
+    assert [part.held for part in found.parts] == [part_file(tmp_path, at) for at in (0, 4, 8)]
+    for index in (0, 5, -1):
+        for name, draws in found[index].items():
+            assert torch.equal(draws, plain.draws[name][index])
+    assert sum(torch.equal(one["x"], plain.draws["x"][i]) for i, one in enumerate(found)) == 10
+    for name in ("r_hat", "ess", "acceptance", "moves"):
+        assert torch.equal(getattr(found, name), getattr(plain, name))
+    again = sample_posteriors(model, y, error, store=tmp_path, **SMALL)
+    for name in ("x", "scale"):
+        assert torch.equal(again.mean()[name], plain.mean()[name])
+        assert torch.equal(again.sd()[name], plain.sd()[name])
+    assert again.pilot == plain.pilot
+    with pytest.raises(IndexError, match="there are 10 objects, and none with index 10"):
+        found[10]
+    together = found.to_arviz()["posterior"]["x"]
+    assert together.shape == (32, 50, 10)
+    assert (together.values[:, :, 3] == found[3]["x"].numpy()).all()
+
+
+def test_a_pilot_chooses_the_form():
+    """In noise where a wide prior is cut by the data to a ridge that it does not know."""
+    y, error = data(6)
+    found = sample_posteriors(model, y, error, **SMALL)
+    assert set(found.pilot) == {"noise", "parameters"}
+    assert found.form == max(found.pilot, key=found.pilot.get)
+    assert not sample_posteriors(model, y, error, form="noise", **SMALL).pilot
 
 
 def test_objects_whose_chains_disagree_are_named():
@@ -183,7 +250,9 @@ def test_slips_have_messages():
     y, error = data(4)
     for options, message in (
         ({"num_chains": 9}, "`num_chains` must be even"),
-        ({"form": "auto"}, "`form` must be one of"),
+        ({"form": "both"}, "`form` must be one of"),
+        ({"min_ess": 0.0}, "`min_ess` must be"),
+        ({"min_ess": 1e6}, "`min_ess` must be at most the number of draws"),
         ({"part": 0}, "`part` must be an integer"),
     ):
         with pytest.raises(ValueError, match=message):
