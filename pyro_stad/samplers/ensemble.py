@@ -32,7 +32,7 @@ __all__ = ["Ensemble"]
 
 LogDensity = Callable[[Tensor, Tensor], Tensor]
 
-_ROUNDS = (20, 40, 80)
+_ROUNDS = (10, 20, 40)
 _FADE = 0.6  # of what a step learns from one move, with their number
 _LEAST = 1e-3
 _FEW_JUMPS = 0.01  # of all; fewer are not worth the densities that they take

@@ -174,7 +174,7 @@ def test_objects_go_on_until_they_have_their_effective_draws(monkeypatch):
         # A narrow curve for the last object, and hardly anything for others.
         pyro.sample("y", dist.Normal(z + x.square(), y), obs=torch.tensor(1.0))
 
-    y = torch.tensor([10.0, 10.0, 0.15])
+    y = torch.tensor([10.0, 10.0, 0.1])
     options = {"num_samples": 50, "form": "parameters", **QUIET}
     plain = sample_posteriors(bent, y, **options)
     wanted = 0.6 * plain.ess[:2].min().item()
