@@ -27,12 +27,12 @@ _MOST_DOUBLINGS = 6
 class ObjectsOptions(NamedTuple):
     """What is asked of all parts; see ``sample_posteriors``."""
 
+    seed: int
     num_chains: int
     num_samples: int
     min_ess: float | None
-    form: str
     kernel: AbstractKernel
-    seed: int
+    form: str
 
 
 class Shared(NamedTuple):

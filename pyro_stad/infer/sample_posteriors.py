@@ -120,7 +120,7 @@ def sample_posteriors(
     kernel = Hamiltonian() if kernel is None else kernel
     first, seed = LatentProblem(model, *(a[0] for a in args)), check_seed(seed)
     form, pilot = _chosen(form, first, args, kernel, seed)
-    options = ObjectsOptions(num_chains, num_samples, min_ess, form, kernel, seed)
+    options = ObjectsOptions(seed, num_chains, num_samples, min_ess, kernel, form)
     # Copies: what is sent to a worker would else hold the data of all.
     jobs = {
         start: Job(tuple(a[start : start + part].clone() for a in args), start)
@@ -166,7 +166,8 @@ class _Parts:
     def _identity(self, job: Job) -> dict[str, Any]:
         known = self.options._asdict() | {"kernel": repr(self.options.kernel)}
         known |= {"objects": len(job.rows[0]), "start": job.start, "dtype": str(job.rows[0].dtype)}
-        return {**known, "data": fingerprint(job.rows)}
+        # Last the form, which a pilot may choose otherwise where anything else is not the same.
+        return {"data": fingerprint(job.rows), **known}
 
 
 def _check(args: tuple[Tensor, ...], form: Any, part: Any, store: Any) -> None:

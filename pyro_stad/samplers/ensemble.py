@@ -257,9 +257,10 @@ class Ensemble:
                 self.counts[3] += jumped.double().mean((1, 2))
         return taken.double().mean((1, 2)), known
 
-    def _law(self, z: Tensor) -> State:
-        x = self.normal.from_unit(z)
-        log_p = self._log_density(self.which, x.flatten(1, 2)).reshape(x.shape[:-1])
-        self.counts[4] += log_p[0].numel()
+    def _law(self, z: Tensor, which: Tensor | None = None) -> State:
+        which = torch.ones_like(self.which, dtype=torch.bool) if which is None else which
+        x = self.normal.of_objects(which).from_unit(z)
+        log_p = self._log_density(self.which[which], x.flatten(1, 2)).reshape(x.shape[:-1])
+        self.counts[4, which] += log_p[0].numel()
         # Relative to N(0, I), as kernels want it.
         return State(z, log_p + 0.5 * z.square().sum(-1), (x, log_p))

@@ -23,9 +23,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -57,6 +56,21 @@ class State(NamedTuple):
         kept = tuple(value[which] for value in self.kept)
         return State(self.z[which], self.log_density[which], kept, gradient)
 
+    def with_objects(self, which: Tensor, other: State) -> State:
+        """Return this state, with the chains of some objects from another one."""
+
+        def placed(old: Tensor, new: Tensor) -> Tensor:
+            old = old.clone()
+            old[which] = new
+            return old
+
+        return State(
+            placed(self.z, other.z),
+            placed(self.log_density, other.log_density),
+            tuple(map(placed, self.kept, other.kept)),
+            placed(cast(Tensor, self.gradient), cast(Tensor, other.gradient)),
+        )
+
     def where(self, taken: Tensor, other: State) -> State:
         """Return this state where ``taken``, ``(objects, ...)``, and the other one elsewhere."""
 
@@ -74,7 +88,15 @@ class State(NamedTuple):
         )
 
 
-Law = Callable[[Tensor], State]
+class Law(Protocol):
+    """A law: the state at new coordinates.
+
+    Arguments:
+        z: coordinates, ``(b, ..., D)``.
+        which: whose they are, a mask of all objects; None for all of them.
+    """
+
+    def __call__(self, z: Tensor, which: Tensor | None = None) -> State: ...
 
 
 class AbstractKernel(ABC):
@@ -162,22 +184,34 @@ class Hamiltonian(AbstractKernel):
     def _carried(
         self, state: State, p: Tensor, law: Law, steps: Tensor, counts: Tensor
     ) -> tuple[State, Tensor]:
-        """Move every object by as many steps as it takes; who has arrived steps by zero."""
-        shape = -1, *[1] * (p.ndim - 1)
+        """Move every object by as many steps as it takes; who has arrived is not asked again."""
         for index in range(int(counts.max())):
-            step = torch.where(index < counts, steps, 0.0).reshape(shape)
-            p = p + 0.5 * step * cast(Tensor, state.gradient)
-            z, p = step.cos() * state.z + step.sin() * p, step.cos() * p - step.sin() * state.z
-            state = with_gradient(law, z)
-            p = p + 0.5 * step * cast(Tensor, state.gradient)
+            on = index < counts
+            if on.all():
+                state, p = _stepped(state, p, law, steps, None)
+                continue
+            part, momenta = _stepped(state.of_objects(on), p[on], law, steps[on], on)
+            state, p = state.with_objects(on, part), p.clone()
+            p[on] = momenta
         return state, p
 
 
-def with_gradient(law: Law, z: Tensor) -> State:
+def _stepped(
+    state: State, p: Tensor, law: Law, steps: Tensor, which: Tensor | None
+) -> tuple[State, Tensor]:
+    """Return the state and momenta of objects ``which`` after a step of each."""
+    step = steps.reshape(-1, *[1] * (p.ndim - 1))
+    p = p + 0.5 * step * cast(Tensor, state.gradient)
+    z, p = step.cos() * state.z + step.sin() * p, step.cos() * p - step.sin() * state.z
+    state = with_gradient(law, z, which)
+    return state, p + 0.5 * step * cast(Tensor, state.gradient)
+
+
+def with_gradient(law: Law, z: Tensor, which: Tensor | None = None) -> State:
     """Return the state at ``z`` with its gradient, which is zero where there is none."""
     with torch.enable_grad():
         at = z.detach().requires_grad_()
-        state = law(at)
+        state = law(at, which)
         (gradient,) = torch.autograd.grad(state.log_density.sum(), at)
     kept = tuple(value.detach() for value in state.kept)
     gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)

@@ -226,18 +226,19 @@ class Runs:
 
     def _step(self, at: Tensor, z: Tensor, normal: Normal) -> Tensor:
         """Move particles once, and adapt the step; return where they are about ``normal``."""
-        beta = self.beta[at, None, None].to(z)
 
-        def state(z: Tensor, u: Tensor, known: tuple[Tensor, ...]) -> State:
+        def state(of: Tensor, z: Tensor, u: Tensor, known: tuple[Tensor, ...]) -> State:
             # The law at this temperature, over the normal law about which z is standard.
             change = 0.5 * (z.square().sum(-1) - u.square().sum(-1))
+            beta = self.beta[of, None, None].to(z)
             return State(z, self._tempered(beta, *known) + change, (u, *known))
 
-        def law(z: Tensor) -> State:
-            u = normal.from_unit(z)
-            return state(z, u, self._evaluated(at, u))
+        def law(z: Tensor, which: Tensor | None = None) -> State:
+            which = torch.ones_like(at, dtype=torch.bool) if which is None else which
+            u = normal.of_objects(which).from_unit(z)
+            return state(at[which], z, u, self._evaluated(at[which], u))
 
-        now = state(z, self.u[at], self._known(at))
+        now = state(at, z, self.u[at], self._known(at))
         moved, taken = self.kernel.step(now, law, self.scale[at], self.generator)
         self.u[at] = moved.kept[0]
         self._know(at, moved.kept[1:])

@@ -136,7 +136,7 @@ def test_a_killed_run_keeps_the_parts_that_were_done(tmp_path, monkeypatch):
         pyro.sample("size", dist.Normal(scale.log(), 0.5), obs=y / 3)
 
     with pytest.raises(CheckpointError, match="of another model"):
-        sample_posteriors(other, y, error, store=tmp_path, **SMALL)
+        sample_posteriors(other, y, error, store=tmp_path, form=whole.form, **SMALL)
     file = part_file(tmp_path, 4)
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(CheckpointError):

@@ -10,7 +10,7 @@ from pyro_stad.samplers.jumps import Jumps
 SIZE, APART, SHARE = 3, 4.0, 0.3
 
 
-def law(z):
+def law(z, which=None):
     """Return 0.3 N(-4, I / 4) + 0.7 N(4, I) in every coordinate, relative to N(0, I)."""
     left = math.log(SHARE) - 2.0 * (z + APART).square().sum(-1) + SIZE * math.log(2.0)
     right = math.log(1 - SHARE) - 0.5 * (z - APART).square().sum(-1)

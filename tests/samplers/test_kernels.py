@@ -10,7 +10,7 @@ KERNELS = registered("kernel")
 SIZE, PRECISION, SHIFT = 3, 4.0, 0.5
 
 
-def law(z):
+def law(z, which=None):
     """Return N(shift, 1 / precision), relative to N(0, I); and z itself, as what is kept."""
     density = 0.5 * z.square().sum(-1) - 0.5 * PRECISION * (z - SHIFT).square().sum(-1)
     return State(z, density, (z.clone(), density.clone()))
@@ -47,7 +47,7 @@ def test_a_kernel_finds_its_law(name):
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_what_is_impossible_is_never_entered(name):
-    def half(z):
+    def half(z, which=None):
         inside = (z > 0).all(-1)
         return State(z, torch.where(inside, law(z).log_density, -torch.inf))
 
