@@ -1,7 +1,8 @@
 """The evidence by tempered sequential Monte Carlo (:mod:`pyro_stad.samplers.tempering`).
 
 The error is that of the mean of the runs, by their spread or by the single-run formula, whichever
-is larger: four runs know their own spread badly.
+is larger: four runs know their own spread badly. The formula counts ancestors where particles were
+stuck (:mod:`pyro_stad.samplers.lineage`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from pyro_stad.samplers import AbstractKernel, BridgedRuns, Runs
 __all__ = ["SMC", "STUCK", "of_runs"]
 
 STUCK = (
-    "particles still remembered where they were resampled when their moves ended; take more of them"
+    "particles still remembered where they were resampled when their moves ended; take more of "
+    "them, or moves by gradients, method=SMC(kernel=Hamiltonian())"
 )
 
 

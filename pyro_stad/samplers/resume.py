@@ -69,7 +69,8 @@ def restore(path: Path, runs: Resumable) -> bool:
             f"{path} is of another model: likelihoods of the same noise differ. Delete the file, "
             "or name another"
         )
-    for name in runs.STATE:
+    # Of before they were known, files say nothing of ancestors: as if particles had forgotten.
+    for name in [name for name in runs.STATE if name in tensors]:
         setattr(runs, name, tensors[name].to(runs.u.device))
     runs.generator.set_state(tensors["generator"])
     return True

@@ -44,6 +44,7 @@ from pyro_stad._progress import progress_bar
 from pyro_stad._weights import effective_size, log_mean_exp
 from pyro_stad.errors import EvidenceError
 from pyro_stad.samplers.kernels import AbstractKernel, CrankNicolson, State
+from pyro_stad.samplers.lineage import ancestors, relative_variance
 from pyro_stad.samplers.memory import memory
 from pyro_stad.samplers.normal import Normal
 from pyro_stad.samplers.problem import Problem
@@ -117,12 +118,15 @@ class Runs:
         beta, scale: inverse temperature and step s of every object, ``(B,)``.
         stuck: whether particles still remembered their start when their moves ended, ``(B,)``.
         log_z, variance: log Z so far, and its variance by the single-run formula, ``(B, R)``.
+        ancestor, open: whom particles descend from since they last forgot where they were,
+            ``(B, R, N)``, and what of the variance is theirs, ``(B, R)``.
         effective: effective sample size of the last weights, ``(B,)``.
         calls: likelihoods that these runs took, ``(B,)``.
     """
 
     STATE: tuple[str, ...] = (
         "u", "fit", "beta", "scale", "stuck", "log_z", "variance", "effective", "calls",
+        "ancestor", "open",
     )  # fmt: skip
     # What is known of every particle beside where it is, (B, R, N) each.
     KNOWN: tuple[str, ...] = ("fit",)
@@ -148,6 +152,7 @@ class Runs:
         self.calls = torch.zeros_like(self.beta, dtype=torch.int64)
         self.log_z = torch.zeros(objects, repeats, **double)  # type: ignore[call-overload]
         self.variance = torch.zeros_like(self.log_z)
+        self.open, self.ancestor = torch.zeros_like(self.log_z), ancestors(self.fit)
 
     @cached_property
     def probe(self) -> Tensor:
@@ -193,14 +198,19 @@ class Runs:
         self.log_z[at] += log_mean_exp(weights)
         share = torch.softmax(weights, -1)
         effective = effective_size(share)
-        self.variance[at] += 1 / effective - 1 / self.particles
+        variance = relative_variance(share, self.ancestor[at])
+        self.variance[at] += variance - self.open[at]
+        self.open[at] = variance
         self.effective[at] = effective.sum(-1)
         self.beta[at] = torch.where(step >= left, 1.0, self.beta[at] + step)
         normal = Normal.of_others(self.u[at], share).widened(self.u.shape[-1])
         chosen = systematic(share, self.generator)
         self.u[at] = self.u[at].gather(2, chosen[..., None].expand_as(self.u[at]))
+        self.ancestor[at] = self.ancestor[at].gather(2, chosen)
         self._know(at, tuple(known.gather(2, chosen) for known in self._known(at)))
         self._move(at, normal)
+        settled = at[~self.stuck[at]]
+        self.open[settled], self.ancestor[settled] = 0.0, ancestors(self.fit[settled])
         return step.sum().item()
 
     def _move(self, at: Tensor, normal: Normal) -> None:

@@ -8,10 +8,16 @@ r"""The oracle: models whose evidence is known, in closed form or by quadrature 
 - *shells*: two Gaussian shells of radius 2 and width 0.1, centred at -3.5 and 3.5 on the first
   axis, in the box (-6, 6)^D.
 - *proportion*: 3 successes of 10 with a uniform probability; 1/11 for any number of them.
+- *narrow and wide*: two normal modes of equal mass in the box (-8, 8)^D, one of width 1 at -2, one
+  of width 1/20 at 2.
+- *Rosenbrock*: :math:`\sum_i 100 (x_{i+1} - x_i^2)^2 + (1 - x_i)^2`, a valley in the box (-5, 5)^D,
+  whose evidence is a product of integrals over one coordinate after the other.
 - *spike*: :math:`1 / \max(|x|, 10^{-8})` in (-1, 1), whose evidence is :math:`1 - \log 10^{-8}`.
 
 References:
-    Neal (2003), Slice Sampling (funnel); Feroz, Hobson and Bridges (2009), MultiNest (shells).
+    Neal (2003), Slice Sampling (funnel); Feroz, Hobson and Bridges (2009), MultiNest (shells);
+    Lange (2023), nautilus: boosting Bayesian importance nested sampling with deep learning
+    (Rosenbrock).
 """
 
 from __future__ import annotations
@@ -127,6 +133,37 @@ def shells(size: int) -> KnownEvidence:
     return KnownEvidence(model, (), math.log(2) + surface + radial - size * math.log(12.0))
 
 
+def narrow_and_wide(size: int) -> KnownEvidence:
+    def model() -> None:
+        x = pyro.sample("x", dist.Uniform(-8.0, 8.0).expand([size]).to_event(1))
+        modes = [
+            dist.Normal(centre, width).log_prob(x).sum(-1)
+            for centre, width in ((-2.0, 1.0), (2.0, 0.05))
+        ]
+        pyro.factor("modes", torch.logaddexp(*modes) - math.log(2.0))
+
+    return KnownEvidence(model, (), -size * math.log(16.0))
+
+
+def rosenbrock(size: int) -> KnownEvidence:
+    def model() -> None:
+        x = pyro.sample("x", dist.Uniform(-5.0, 5.0).expand([size]).to_event(1))
+        left, right = x[..., :-1], x[..., 1:]
+        valley = 100 * (right - left.square()).square() + (1 - left).square()
+        pyro.factor("valley", -valley.sum(-1))
+
+    # From the last coordinate to the first: what is left to integrate depends on one number.
+    x = torch.linspace(-5, 5, 2001, dtype=torch.float64)
+    step = x[1] - x[0]
+    kernel = step * torch.exp(-100 * (x - x[:, None].square()).square() - (1 - x[:, None]).square())
+    rest, log_z = torch.ones_like(x), -size * math.log(10.0)
+    for _ in range(size - 1):
+        rest = kernel @ rest
+        log_z += rest.max().log().item()
+        rest = rest / rest.max()
+    return KnownEvidence(model, (), log_z + (step * rest.sum()).log().item())
+
+
 def proportion(size: int = 1) -> KnownEvidence:
     def model(successes: Tensor) -> None:
         share = pyro.sample("share", dist.Uniform(torch.tensor(0.0), 1.0))
@@ -148,6 +185,8 @@ PROBLEMS: dict[str, tuple[Callable[[int], KnownEvidence], int]] = {
     **{f"mixture flow, D = {d}": (mixture, d) for d in (2, 5, 10)},
     **{f"shells, D = {d}": (shells, d) for d in (2, 5, 10, 20)},
     **{f"funnel, D = {d}": (funnel, d) for d in (2, 10)},
+    **{f"narrow and wide, D = {d}": (narrow_and_wide, d) for d in (2, 5)},
+    **{f"Rosenbrock, D = {d}": (rosenbrock, d) for d in (10, 20)},
     "mean and precision": (mean_and_precision, 2),
     "proportion": (proportion, 1),
     "spike": (spike, 1),
