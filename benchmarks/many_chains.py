@@ -1,12 +1,14 @@
 """Claim: many chains at once give ten thousand effective draws many times sooner than NUTS.
 
-The posteriors of nuts.py with a learned prior (of 10,000 samples, the standard budget), the eight
-schools, non-centred, and the enzyme kinetics of the demo. *Time*: seconds to 10,000 effective draws
-of the worst coordinate, everything included: tempering, pilot and warm-up of ours, compilation and
-warm-up of Pyro's compiled NUTS, whose draws go on at their own rate. *Price*: seconds for an
-effective draw with the learned prior over those with the law itself, in the same kernel. *Truth*:
-the law itself, 20 seeds, against two million draws of the law weighed by the likelihood: means and
-sds, and z-scores of means by their own error.
+The posteriors of nuts.py with a learned prior (of 10,000 samples, the standard budget), one of the
+mixture with several modes, the eight schools, non-centred, and the enzyme kinetics of the demo.
+*Time*: seconds to 10,000 effective draws of the worst coordinate, everything included: tempering,
+pilot and warm-up of ours, compilation and warm-up of Pyro's compiled NUTS, whose draws go on at
+their own rate; on the eight schools BlackJAX's MEADS and ChEES beside them, compilation included,
+and without. *Price*: seconds for an effective draw with the learned prior over those with the law
+itself, in the same kernel. *Truth*: the law itself, 20 seeds, against closed forms, or millions of
+draws weighed to the posterior: means and sds, z-scores of means by their own error, and weights of
+modes.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,11 +24,11 @@ import pyro
 import pyro.distributions as dist
 import torch
 from common import arguments, provenance, write
+from known_posteriors import NormalMixture, known_posterior, most_even
 from nuts import NOISES, laws, model_of
 from page import read, section, source, table
 from pyro.infer import MCMC, NUTS
 from pyro.infer.autoguide.initialization import init_to_sample
-from torch import Tensor
 
 import pyro_stad
 from pyro_stad.data.effective import ess
@@ -39,6 +42,8 @@ RUNS = {
     ),
 }  # fmt: skip
 _SCHOOLS = "eight schools"
+_MODES = "mixture, D = 8, several modes"
+_WEIGHTY = 0.05  # a mode of which the weight is asked for
 _KINETICS = "enzyme kinetics"
 _WORST_R_HAT = 1.01
 _EFFECTS = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
@@ -78,13 +83,14 @@ def problem(name: str, options: Any) -> Problem:
         return Problem(eight_schools)
     if name == _KINETICS:
         return Problem(of_enzyme(options))
-    law, noise = laws(options.seed)[name], NOISES[name]
+    law = laws(options.seed)[name.removesuffix(", several modes")]
+    noise = 1.0 if name == _MODES else NOISES[name]
     pyro.set_rng_seed(options.seed)
     samples = law.sample((10_000,))
     prior = pyro_stad.fit(
         samples, budget=options.budget, members=0, seed=options.seed, progress=False
     )
-    seen = samples[0]
+    seen = most_even(law, samples, noise) if name == _MODES else samples[0]
     learned, exact = (model_of(each, seen, noise) for each in (prior, law))
     return Problem(learned, exact, law, seen, noise)
 
@@ -122,19 +128,12 @@ def theirs(model: Any, options: Any) -> dict[str, float]:
     }  # fmt: skip
 
 
-def weighed(law: Any, seen: Tensor, noise: float, count: int) -> tuple[Tensor, Tensor]:
-    """Return mean and sd of the posterior, by draws of the law, weighed by the likelihood."""
-    pyro.set_rng_seed(7)
-    x = torch.cat([law.sample((count // 20,)) for _ in range(20)]).double()
-    weights = dist.Normal(x, noise).to_event(1).log_prob(seen.double()).softmax(0)
-    mean = weights @ x
-    return mean, (weights @ (x - mean).square()).sqrt()
-
-
 def truth(found: Problem, options: Any) -> dict[str, float]:
     """Return how far posteriors of the law itself are from the known one, over seeds."""
-    mean, sd = weighed(found.law, found.seen, found.noise, options.known)
-    off, spread, scores = [], [], []
+    mean, sd = known_posterior(found.law, found.seen, found.noise, options.known)
+    near = NormalMixture.near(found.law)
+    modes = None if near is None else near.seen(found.seen, found.noise)
+    off, spread, scores, weights = [], [], [], [0.0]
     for seed in range(options.seeds):
         result = pyro_stad.sample_posterior(
             found.exact, num_samples=options.draws, seed=seed, progress=False
@@ -144,9 +143,25 @@ def truth(found: Problem, options: Any) -> dict[str, float]:
         off.append(apart.abs().max().item())
         spread.append((draws.std(0) / sd - 1).abs().max().item())
         scores.append((apart * result.ess["theta"].sqrt()).tolist())
+        if modes is not None and len(modes.weights) > 1:
+            share = modes.joint(draws).softmax(1).mean(0)
+            weighty = modes.weights > _WEIGHTY
+            weights.append((share / modes.weights - 1)[weighty].abs().max().item())
     return {
-        "mean": float(np.mean(off)), "sd": float(np.mean(spread)), "scores": float(np.std(scores))
+        "mean": float(np.mean(off)), "sd": float(np.mean(spread)), "scores": float(np.std(scores)),
+        "weights": float(np.mean(weights[1:])) if len(weights) > 1 else None,
+        "modes": 1 if modes is None else int((modes.weights > _WEIGHTY).sum()),
     }  # fmt: skip
+
+
+def blackjax_schools(options: Any) -> list[dict[str, Any]]:
+    """Return what BlackJAX's samplers of many chains take on the eight schools, one thread."""
+    import schools_blackjax
+
+    return [
+        schools_blackjax.run(kind, _EFFECTS.tolist(), _ERRORS.tolist(), options.ess)
+        for kind in ("chees", "meads")
+    ]
 
 
 def measured(name: str, options: Any) -> dict[str, Any]:
@@ -168,12 +183,14 @@ def measured(name: str, options: Any) -> dict[str, Any]:
         row["learned"] = ours(found.learned, options, form=form, num_chains=count)
         row["law"] = ours(found.exact, options, form="parameters", num_chains=count)
         row["truth"] = truth(found, options)
+    if name == _SCHOOLS:
+        row["blackjax"] = blackjax_schools(options)
     return row
 
 
 def main() -> None:
     parser = arguments(__doc__, "many_chains")
-    parser.add_argument("--problems", nargs="+", default=[*NOISES, _SCHOOLS, _KINETICS])
+    parser.add_argument("--problems", nargs="+", default=[*NOISES, _MODES, _SCHOOLS, _KINETICS])
     parser.add_argument("--budget", default="standard")
     parser.add_argument("--ess", type=float, default=10_000.0)
     parser.add_argument("--draws", type=int, default=100)
@@ -189,7 +206,24 @@ def main() -> None:
     for name in options.problems:
         rows.append(measured(name, options))
         print(rows[-1], flush=True)
-    write(options.name, {"provenance": made, "ess": options.ess, "rows": rows})
+    peers = {name: version(name) for name in ("blackjax", "jax")}
+    write(options.name, {"provenance": made, "peers": peers, "ess": options.ess, "rows": rows})
+
+
+def _beside(result: dict[str, Any]) -> str:
+    """Say what BlackJAX takes, in our seconds."""
+    (row,) = (row for row in result["rows"] if "blackjax" in row)
+    ours_at = row["ours"]["seconds"] * result["ess"] / row["ours"]["effective"]
+    parts = [
+        f"{each['kind']} {each['seconds'] / ours_at:.1f} times ours with its compilation, "
+        f"{each['compiled'] / ours_at:.2f} without"
+        for each in row["blackjax"]
+    ]
+    versions = ", ".join(f"{k} {v}" for k, v in result["peers"].items())
+    return (
+        f"BlackJAX ({versions}), 128 chains on the same thread, warm-up included, takes on the "
+        f"eight schools: {'; '.join(parts)}."
+    )
 
 
 @section(91)
@@ -203,8 +237,10 @@ def page() -> str:
             each = [row[key]["seconds"] / row[key]["effective"] for key in ("learned", "law")]
             price = f"{each[0] / each[1]:.1f}"
             at = row["truth"]
+            weights = "-" if at["weights"] is None else f"{at['weights']:.1%} of {at['modes']}"
             known.append([
                 row["posterior"], f"{at['mean']:.3f}", f"{at['sd']:.1%}", f"{at['scores']:.2f}",
+                weights,
             ])  # fmt: skip
         ours_at = mine["seconds"] * result["ess"] / mine["effective"]
         cells.append([
@@ -212,15 +248,17 @@ def page() -> str:
             f"{nuts['seconds'] / ours_at:.0f}", f"{nuts['seconds'] / mine['seconds']:.0f}", price,
         ])  # fmt: skip
     header = ["posterior", "form", "chains", "R-hat", "faster, a draw", "faster, in all", "price"]
-    heads = ["posterior", "means off (sd)", "sds off", "sd of z-scores"]
+    heads = ["posterior", "means off (sd)", "sds off", "sd of z-scores", "weights of modes off"]
     return (
         "## Many chains at once\n\n"
         f"Seconds to {result['ess']:,.0f} effective draws of the worst coordinate, everything "
         "included, of Pyro's compiled NUTS over `sample_posterior`'s, with 64, 128 or 256 chains, "
         "for the draws that there were (it stops in blocks) and in all; the price of an effective "
         f"draw with the learned prior over one with the law itself.\n\n{table(header, cells)}\n\n"
-        "With the law itself, 64 chains of 100 draws, against the law's own draws weighed by the "
-        f"likelihood; means over 20 seeds.\n\n{table(heads, known)}\n\n"
+        f"{_beside(result)}\n\n"
+        "With the law itself, 64 chains of 100 draws, against closed forms or draws weighed to the "
+        "posterior; means over 20 seeds; modes are those with a weight of more than "
+        f"{_WEIGHTY:.0%}.\n\n{table(heads, known)}\n\n"
         f"{source('many_chains', result)}\n"
     )
 
