@@ -133,7 +133,8 @@ def sample_posteriors(
         for start, found in worked(part_of_objects, Shared(model, options), left, executor):
             done[start] = parts.kept(jobs[start], found)
             bar.update(len(found))
-    result = SampledPosteriors(tuple(done[start] for start in jobs), form, pilot)
+    in_order = tuple(done[start] for start in jobs)
+    result = SampledPosteriors(in_order, num_chains, num_samples, form, pilot)
     _warn(result, min_ess)
     return result
 

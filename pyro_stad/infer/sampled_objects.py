@@ -102,11 +102,14 @@ class SampledPosteriors:
 
     Attributes:
         parts: some hundred objects each, in their order.
+        num_chains, num_samples: chains of each object, and draws of each chain.
         form: the coordinates that chains moved in.
         pilot: what a pilot found of each form, squared jump for a network call; empty if none ran.
     """
 
     parts: tuple[Part, ...]
+    num_chains: int
+    num_samples: int
     form: str
     pilot: dict[str, float]
 
@@ -189,12 +192,11 @@ class SampledPosteriors:
 
     def summary(self) -> str:
         """Return how many objects there are, and how well they were sampled, as text."""
-        _, chains, count = next(iter(self.parts[0].draws.values())).shape[:3]
         most = int(self.moves.max())
         apart = "" if most == 1 else f", up to {most} moves apart"
         return (
-            f"{len(self)} objects, {chains} chains of {count} draws each in {self.form}{apart}: "
-            f"chains of {int(self.disagreeing.sum())} disagree; worst R-hat "
+            f"{len(self)} objects, {self.num_chains} chains of {self.num_samples} draws each in "
+            f"{self.form}{apart}: chains of {int(self.disagreeing.sum())} disagree; worst R-hat "
             f"{self.r_hat.max():.3f}, effective draws {self.ess.median():.0f} (median), "
             f"{self.ess.min():.0f} at worst"
         )
