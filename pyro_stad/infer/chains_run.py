@@ -32,6 +32,7 @@ __all__ = ["ChainsRun", "ModelForms", "check_chains", "read_forms"]
 
 _FEWEST_PARTICLES = 100
 _EVERY = 50  # draws between two states in a file
+_KEPT = ("x", "log_p", "energy", "diverging")
 
 
 def check_chains(num_chains: Any, num_samples: Any, kernel: Any) -> None:
@@ -94,9 +95,8 @@ class ChainsRun:
             )
         self.wanted = form
         self.pilot: dict[str, float] = {}
-        # Where chains were, each (C, K), and the log-densities there, each (C,).
-        self.draws: list[Tensor] = []
-        self.log_p: list[Tensor] = []
+        # Of every move where chains were, each (C, K), and what is known of them, each (C,).
+        self.drawn: dict[str, list[Tensor]] = {name: [] for name in _KEPT}
         self._values: list[dict[str, Tensor]] = []
         self._carried = 0
         self.identity = {
@@ -158,27 +158,28 @@ class ChainsRun:
 
     def draw(self, count: int, *, progress: bool) -> None:
         """Let chains go on until there are ``count`` draws of each."""
-        with progress_bar("draws", count, shown=progress, done=len(self.draws)) as bar:
-            while len(self.draws) < count:
+        with progress_bar("draws", count, shown=progress, done=len(self.drawn["x"])) as bar:
+            while (done := len(self.drawn["x"])) < count:
                 self.chains.step()
-                self.draws.append(self.chains.x[0])
-                self.log_p.append(self.chains.log_p[0])
+                for name, kept in self.drawn.items():
+                    kept.append(getattr(self.chains, name)[0])
                 bar.update()
-                if len(self.draws) % _EVERY == 0 or len(self.draws) == count:
+                if (done + 1) % _EVERY == 0 or done + 1 == count:
                     self._keep()
 
     def result(self, count: int, seconds: float) -> SampledPosterior:
         """Return what the first ``count`` draws of each chain are; ``count`` never falls."""
         # Blocks that were asked for before are not carried through a flow again.
         if self._carried < count:
-            more = torch.stack(self.draws[self._carried : count], 1)
+            more = torch.stack(self.drawn["x"][self._carried : count], 1)
             self._values.append(values_of(self.form, more))
             self._carried = count
         values = {
             name: torch.cat([part[name] for part in self._values], 1) for name in self._values[0]
         }
+        lp, energy, diverging = (torch.stack(self.drawn[name][:count], 1) for name in _KEPT[1:])
         known = {
-            "lp": torch.stack(self.log_p[:count], 1), "pilot": self.pilot,
+            "lp": lp, "energy": energy, "diverging": diverging, "pilot": self.pilot,
             "kernel": repr(self.kernel), "acceptance": self.chains.acceptance.item(),
             "jumped": self.chains.jumped.item(),
             "evaluations": int(self.chains.counts[4].item()), "seconds": seconds,
@@ -216,12 +217,11 @@ class ChainsRun:
         if self.file is not None:
             doubts = {name: part.item() for name, part in self.doubts._asdict().items()}
             known = {"form": self.form.name, "pilot": self.pilot, "doubts": doubts}
-            self.chains.save(self.file, self.draws, self.log_p, self.identity, known)
+            self.chains.save(self.file, self.drawn, self.identity, known)
 
     def _take_up(self, file: Path) -> None:
         known = Ensemble.known(file, self.identity)
         self.form, self.pilot = self.forms[known["form"]], known["pilot"]
         self.doubts = Doubts(**{k: torch.tensor([v]) for k, v in known["doubts"].items()})
-        self.chains, self.draws, self.log_p = Ensemble.load(
-            file, self.form.of_objects, self.kernel, self.source
-        )
+        self.chains, drawn = Ensemble.load(file, self.form.of_objects, self.kernel, self.source)
+        self.drawn |= drawn

@@ -34,6 +34,7 @@ from pyro_stad.samplers import AbstractKernel
 __all__ = ["sample_posterior"]
 
 _MOST_BLOCKS = 40
+_MANY_DIVERGENCES = 0.01
 _FEW = 4  # effective draws of a chain
 
 
@@ -79,8 +80,9 @@ def sample_posterior(
 
     Warns:
         AccuracyWarning: if chains disagree (:mod:`pyro_stad.samplers.diagnostics`) or are too short
-            to tell, if there are fewer effective draws than ``min_ess``, if the particles that they
-            started from were stuck, a prior is a generator of one step, or likelihoods were NaN.
+            to tell, more than a hundredth of the moves diverged, effective draws are fewer than
+            ``min_ess``, the particles that they started from were stuck, a prior is a generator of
+            one step, or likelihoods were NaN.
         UserWarning: if the model does not broadcast over draws.
 
     Example:
@@ -120,6 +122,12 @@ def _warn(result: SampledPosterior, min_ess: float | None) -> None:
         told.append(
             f"chains are too short to tell whether they agree: {result.worst_ess:.0f} effective "
             f"draws of the worst coordinate, in {len(result.lp)} chains"
+        )
+    share = result.diverging.double().mean().item()
+    if share > _MANY_DIVERGENCES:
+        told.append(
+            f"{share:.1%} of the moves diverged: where the posterior is narrowest it may not be "
+            "reached; write the model in other parameters, or form='noise'"
         )
     if min_ess is not None and result.worst_ess < min_ess:
         told.append(

@@ -25,6 +25,9 @@ class SampledPosterior:
         draws: by site, each ``(chains, draws, ...)``.
         lp: log-density of the draws in the coordinates of the chains, up to a constant, ``(chains,
             draws)``.
+        energy: of each draw before the move that led to it, in the coordinates of the kernel,
+            ``(chains, draws)``.
+        diverging: whether the energy grew by a thousand and more in that move, ``(chains, draws)``.
         r_hat, ess: rank-normalised split R-hat, and effective draws (bulk) of all chains together,
             of each number of each site.
         disagreeing: sites of which chains disagree.
@@ -40,6 +43,8 @@ class SampledPosterior:
 
     draws: dict[str, Tensor]
     lp: Tensor
+    energy: Tensor
+    diverging: Tensor
     r_hat: dict[str, Tensor]
     ess: dict[str, Tensor]
     disagreeing: tuple[str, ...]
@@ -71,7 +76,8 @@ class SampledPosterior:
     def to_arviz(self) -> Any:
         """Return the draws for ArviZ: ``InferenceData`` (0.x) or ``DataTree`` (1.x)."""
         numbers = {name: value.cpu().numpy() for name, value in self.draws.items()}
-        return from_dict({"posterior": numbers, "sample_stats": {"lp": self.lp.cpu().numpy()}})
+        stats = {name: getattr(self, name).cpu().numpy() for name in ("lp", "energy", "diverging")}
+        return from_dict({"posterior": numbers, "sample_stats": stats})
 
     def summary(self) -> str:
         """Return means, sds, R-hat and effective draws, as text."""
@@ -80,7 +86,8 @@ class SampledPosterior:
             f"{chains} chains of {count} draws in {self.form}, by {self.kernel}: "
             f"{self.seconds:.1f} s, {self.acceptance:.0%} of the moves and "
             f"{self.jumped:.0%} of the jumps taken, {self.evaluations:,} densities",
-            f"  worst R-hat {self.worst_r_hat:.3f}, fewest effective draws {self.worst_ess:.0f}",
+            f"  worst R-hat {self.worst_r_hat:.3f}, fewest effective draws {self.worst_ess:.0f}, "
+            f"{int(self.diverging.sum())} divergences",
         ]
         for name, value in self.draws.items():
             flat = value.reshape(chains * count, -1)

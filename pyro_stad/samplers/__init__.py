@@ -3,7 +3,7 @@
 from pyro_stad.samplers.bridged import BridgedRuns, bridge
 from pyro_stad.samplers.ensemble import Ensemble
 from pyro_stad.samplers.from_prior import PriorRuns, temper_draws
-from pyro_stad.samplers.kernels import AbstractKernel, CrankNicolson, Hamiltonian, State
+from pyro_stad.samplers.kernels import AbstractKernel, CrankNicolson, Hamiltonian, Move, State
 from pyro_stad.samplers.problem import Problem
 from pyro_stad.samplers.tempering import Runs, temper
 
@@ -13,6 +13,7 @@ __all__ = [
     "CrankNicolson",
     "Ensemble",
     "Hamiltonian",
+    "Move",
     "PriorRuns",
     "Problem",
     "Runs",

@@ -35,14 +35,14 @@ LogDensity = Callable[[Tensor, Tensor], Tensor]
 _ROUNDS = (10, 20, 40)
 _FADE = 0.6  # of what a step learns from one move, with their number
 _LEAST = 1e-3
+_DIVERGENT = 1000.0
 _FEW_JUMPS = 0.01  # of all; fewer are not worth the densities that they take
 # Of where it was, after one move: where more of the objects do than this, all of them jump at every
 # move, and else at every eighth.
 _REMEMBERS, _MANY, _SELDOM = 0.35, 0.25, 8
 _AT_FIRST = 4
-_FORMAT, _VERSION = "pyro_stad chains", 1
-_DRAWN = ("draws", "log_p")
-_JUMPS = "jumps."
+_FORMAT, _VERSION = "pyro_stad chains", 2
+_DRAWN, _JUMPS = "drawn.", "jumps."
 
 
 class Ensemble:
@@ -97,6 +97,20 @@ class Ensemble:
         return self.state.kept[1].flatten(1, 2)
 
     @property
+    def energy(self) -> Tensor:
+        """The energy at which the last move began, ``(B, C)``."""
+        return self._last.energy.flatten(1)
+
+    @property
+    def diverging(self) -> Tensor:
+        """Whether the energy grew by a thousand and more in the last move, ``(B, C)``.
+
+        A wall behind which there is no density at all is none.
+        """
+        gained = self._last.gained.flatten(1)
+        return torch.isnan(gained) | ((gained < -_DIVERGENT) & torch.isfinite(gained))
+
+    @property
     def acceptance(self) -> Tensor:
         """Share of the moves that were taken since the warm-up, ``(B,)``."""
         return self.counts[1] / self.counts[0]
@@ -149,8 +163,7 @@ class Ensemble:
     def save(
         self,
         path: Path,
-        draws: list[Tensor],
-        log_p: list[Tensor],
+        drawn: dict[str, list[Tensor]],
         identity: dict[str, Any],
         known: dict[str, Any],
     ) -> None:
@@ -158,7 +171,7 @@ class Ensemble:
 
         Arguments:
             path: the file.
-            draws, log_p: of all chains, one move after the other.
+            drawn: what is kept of each move, by name, one after the other.
             identity: what chains are of; others are not gone on with.
             known: what else is to be read back, of JSON.
         """
@@ -170,8 +183,7 @@ class Ensemble:
         }  # fmt: skip
         if self.jumps is not None:
             tensors |= {_JUMPS + name: part for name, part in self.jumps._asdict().items()}
-        if draws:
-            tensors |= {"draws": torch.stack(draws), "log_p": torch.stack(log_p)}
+        tensors |= {_DRAWN + name: torch.stack(each) for name, each in drawn.items() if each}
         document = {"format": _FORMAT, "version": _VERSION, "identity": identity, "known": known}
         write_tensors(path, tensors, document)
 
@@ -201,8 +213,8 @@ class Ensemble:
         log_density: LogDensity,
         kernel: AbstractKernel,
         generator: torch.Generator,
-    ) -> tuple[Ensemble, list[Tensor], list[Tensor]]:
-        """Return chains that ``save`` wrote, their draws, and the log-densities there.
+    ) -> tuple[Ensemble, dict[str, list[Tensor]]]:
+        """Return chains that ``save`` wrote, and what was kept of their moves.
 
         Raises:
             CheckpointError: if the file is damaged, or of another density.
@@ -225,10 +237,12 @@ class Ensemble:
                 "file, or name another"
             )
         generator.set_state(tensors["generator"])
-        draws, log_p = (
-            list(tensors[name].to(device)) if name in tensors else [] for name in _DRAWN
-        )
-        return new, draws, log_p
+        drawn = {
+            name.removeprefix(_DRAWN): list(value.to(device))
+            for name, value in tensors.items()
+            if name.startswith(_DRAWN)
+        }
+        return new, drawn
 
     def _learn(self, seen: Tensor, x: Tensor, *, jumps: bool = False) -> None:
         """Take the laws of where each half was seen for the moves of the other one.
@@ -249,13 +263,14 @@ class Ensemble:
         """Move, and jump if it is time to; return shares of moves taken, and what they remember."""
         before = self.state.z
         with torch.no_grad():
-            self.state, taken = self.kernel.step(self.state, self._law, self.scale, self.generator)
+            move = self.kernel.step(self.state, self._law, self.scale, self.generator)
+            self.state, self._last = move.state, move
             known = memory(before, self.state.z)
             if self.jumps is not None and index % self.every == 0:
                 self.state, jumped = self.jumps.step(self.state, self._law, self.generator)
                 self.counts[2] += 1
                 self.counts[3] += jumped.double().mean((1, 2))
-        return taken.double().mean((1, 2)), known
+        return move.taken.double().mean((1, 2)), known
 
     def _law(self, z: Tensor, which: Tensor | None = None) -> State:
         which = torch.ones_like(self.which, dtype=torch.bool) if which is None else which

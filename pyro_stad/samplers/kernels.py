@@ -32,7 +32,15 @@ from torch import Tensor
 from pyro_stad._checks import check_count, check_positive
 from pyro_stad.registry import storable
 
-__all__ = ["AbstractKernel", "CrankNicolson", "Hamiltonian", "Law", "State", "with_gradient"]
+__all__ = [
+    "AbstractKernel",
+    "CrankNicolson",
+    "Hamiltonian",
+    "Law",
+    "Move",
+    "State",
+    "with_gradient",
+]
 
 
 class State(NamedTuple):
@@ -99,6 +107,23 @@ class Law(Protocol):
     def __call__(self, z: Tensor, which: Tensor | None = None) -> State: ...
 
 
+class Move(NamedTuple):
+    """What a move has done.
+
+    Attributes:
+        state: where chains are.
+        taken: which of them have moved, ``(objects, ...)``.
+        energy: of each before it, in its coordinates: minus the logarithm of the density, and the
+            kinetic energy, if there are momenta.
+        gained: the logarithm of the chance with which it was taken, or more.
+    """
+
+    state: State
+    taken: Tensor
+    energy: Tensor
+    gained: Tensor
+
+
 class AbstractKernel(ABC):
     """A move of all chains.
 
@@ -111,10 +136,8 @@ class AbstractKernel(ABC):
     longest: float = 1.0
 
     @abstractmethod
-    def step(
-        self, state: State, law: Law, scale: Tensor, generator: torch.Generator
-    ) -> tuple[State, Tensor]:
-        """Move once; return where chains are, and which of them have moved, ``(objects, ...)``.
+    def step(self, state: State, law: Law, scale: Tensor, generator: torch.Generator) -> Move:
+        """Move once.
 
         Arguments:
             state: where they are.
@@ -131,17 +154,17 @@ class CrankNicolson(AbstractKernel):
 
     acceptance = 0.35
 
-    def step(
-        self, state: State, law: Law, scale: Tensor, generator: torch.Generator
-    ) -> tuple[State, Tensor]:
+    def step(self, state: State, law: Law, scale: Tensor, generator: torch.Generator) -> Move:
         z = state.z
         options = {"generator": generator, "dtype": z.dtype, "device": z.device}
         s = scale.to(z).reshape(-1, *[1] * (z.ndim - 1))
         noise = torch.randn(z.shape, **options)  # type: ignore[call-overload]
         new = law((1 - s.square()).sqrt() * z + s * noise)
         chance = torch.rand(z.shape[:-1], **options)  # type: ignore[call-overload]
-        taken = chance.log() < new.log_density - state.log_density
-        return new.where(taken, state), taken
+        gained = new.log_density - state.log_density
+        taken = chance.log() < gained
+        energy = 0.5 * z.square().sum(-1) - state.log_density
+        return Move(new.where(taken, state), taken, energy, gained)
 
 
 @storable("kernel", "hamiltonian")
@@ -163,9 +186,7 @@ class Hamiltonian(AbstractKernel):
         check_positive(self.turns, "turns")
         check_count(self.most_steps, "most_steps")
 
-    def step(
-        self, state: State, law: Law, scale: Tensor, generator: torch.Generator
-    ) -> tuple[State, Tensor]:
+    def step(self, state: State, law: Law, scale: Tensor, generator: torch.Generator) -> Move:
         start = state if state.gradient is not None else with_gradient(law, state.z)
         start = start._replace(kept=state.kept)
         options = {"generator": generator, "dtype": state.z.dtype, "device": state.z.device}
@@ -175,11 +196,11 @@ class Hamiltonian(AbstractKernel):
         counts = (angle / scale.to(state.z)).ceil().clamp(max=self.most_steps)
         steps = torch.minimum(angle / counts, scale.to(counts))
         new, moved = self._carried(start, p, law, steps, counts)
-        gained = new.log_density - start.log_density
-        gained = gained + 0.5 * (_squares(p, start.z) - _squares(moved, new.z))
+        energy = 0.5 * _squares(p, start.z) - start.log_density
+        gained = new.log_density - 0.5 * _squares(moved, new.z) + energy
         chance = torch.rand(state.z.shape[:-1], **options)  # type: ignore[call-overload]
         taken = chance.log() < gained
-        return new.where(taken, start), taken
+        return Move(new.where(taken, start), taken, energy, gained)
 
     def _carried(
         self, state: State, p: Tensor, law: Law, steps: Tensor, counts: Tensor

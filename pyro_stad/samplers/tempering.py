@@ -249,7 +249,7 @@ class Runs:
             return state(at[which], z, u, self._evaluated(at[which], u))
 
         now = state(at, z, self.u[at], self._known(at))
-        moved, taken = self.kernel.step(now, law, self.scale[at], self.generator)
+        moved, taken, *_ = self.kernel.step(now, law, self.scale[at], self.generator)
         self.u[at] = moved.kept[0]
         self._know(at, moved.kept[1:])
         rate = taken.double().mean((1, 2))

@@ -53,6 +53,10 @@ def test_moments_are_those_of_the_closed_form(form, kernel):
         assert abs(draws.std() / sd - 1) < 0.08
     assert not found.disagreeing
     assert "worst R-hat" in found.summary()
+    stats = found.to_arviz()["sample_stats"]
+    assert stats["diverging"].dtype == bool
+    assert not stats["diverging"].any()
+    assert stats["energy"].shape == (64, count)
 
 
 def test_it_stops_at_the_effective_draws_that_were_asked_for():

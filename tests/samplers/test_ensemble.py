@@ -71,10 +71,10 @@ def test_chains_go_on_from_a_file_to_the_last_bit(name, tmp_path):
         whole.step()
         draws.append(whole.x)
         if index == 2:
-            whole.save(file, draws, draws, identity, {"told": 1})
+            whole.save(file, {"x": draws}, identity, {"told": 1})
     assert Ensemble.known(file, identity) == {"told": 1}
-    again, kept, _ = Ensemble.load(file, log_density, kernel, torch.Generator().manual_seed(7))
-    assert torch.equal(torch.stack(kept), torch.stack(draws[:3]))
+    again, kept = Ensemble.load(file, log_density, kernel, torch.Generator().manual_seed(7))
+    assert torch.equal(torch.stack(kept["x"]), torch.stack(draws[:3]))
     for known in draws[3:]:
         again.step()
         assert torch.equal(again.x, known)
@@ -84,7 +84,7 @@ def test_chains_go_on_from_a_file_to_the_last_bit(name, tmp_path):
 def test_files_of_other_chains_are_refused(tmp_path):
     kernel, file = KERNELS["crank-nicolson"](), tmp_path / "chains"
     chains = made(kernel)
-    chains.save(file, [], [], {"seed": 0}, {})
+    chains.save(file, {}, {"seed": 0}, {})
     with pytest.raises(CheckpointError, match="has seed = 0, these chains have 1"):
         Ensemble.known(file, {"seed": 1})
     with pytest.raises(CheckpointError, match="of another model"):
@@ -121,3 +121,33 @@ def test_objects_have_laws_and_steps_of_their_own():
         # As many draws are worth as they would be without the other beside.
         known = diagnose(draws[index].permute(2, 1, 0))
         assert known.ess.min() > 0.4 * draws[index, ..., 0].numel()
+
+
+def test_energies_and_divergences_are_known():
+    """Of a normal law energies have mean D, with momenta; a cliff diverges, and a wall does not."""
+    chains = made(KERNELS["hamiltonian"](), chains=512)
+    chains.warm_up()
+    energies = []
+    for _ in range(40):
+        chains.step()
+        energies.append(chains.energy[0])
+        assert not chains.diverging.any()
+    found = torch.stack(energies)
+    # Of three normal coordinates and three momenta, where the highest log-density is zero.
+    torch.testing.assert_close(found.mean(), torch.tensor(3.0), rtol=0.05, atol=0)
+    torch.testing.assert_close(found.var(), torch.tensor(3.0), rtol=0.1, atol=0)
+
+    def steep(behind):
+        return lambda which, x: log_density(which, x) + torch.where(x[..., 2] > 3.0, behind, 0.0)
+
+    for behind, diverges in ((-1e5, True), (-math.inf, False)):
+        generator = torch.Generator().manual_seed(0)
+        start = torch.randn(1, 2, 64, 3, generator=generator).clamp(max=2.0)
+        chains = Ensemble(steep(behind), start, KERNELS["hamiltonian"](), generator)
+        chains.warm_up()
+        seen = []
+        for _ in range(40):
+            chains.step()
+            seen.append(chains.diverging)
+        assert torch.stack(seen).any() == diverges
+        assert (chains.x[..., 2] <= 3.0).all()
