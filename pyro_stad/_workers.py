@@ -13,12 +13,13 @@ then what is left is done here, and a warning says so.
 from __future__ import annotations
 
 import os
+import pickle
 import platform
 import secrets
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -26,7 +27,10 @@ from concurrent.futures import (
     Future,
     wait,
 )
+from contextlib import contextmanager
 from typing import Any, NamedTuple, NoReturn
+
+import torch
 
 from pyro_stad.errors import EvidenceError
 
@@ -40,6 +44,7 @@ _MOST_KNOWN = 4
 _ALONE = threading.Lock()
 # What this process has been sent, by the key of a run, the latest last.
 _KNOWN: dict[str, Any] = {}
+_PROCESS = os.getpid()
 
 Work = Callable[[Any, Any], Any]
 
@@ -63,7 +68,7 @@ def check_executor(executor: Any) -> None:
 
 def worked(
     work: Work, shared: Any, jobs: dict[int, Any], executor: Executor | None
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any], None, None]:
     """Yield ``work(shared, job)`` of all jobs as they are done, each with its place.
 
     Arguments:
@@ -94,6 +99,9 @@ def worked(
         _KNOWN.pop(key, None)
         for future in run.running:
             future.cancel()
+        # A thread of this process may be in the middle of a model: the next one has to wait for it.
+        with _ALONE:
+            pass
 
 
 class _Run:
@@ -136,7 +144,8 @@ class _Run:
         while self._waiting and len(self.running) < most:
             place, sent = self._waiting[0]
             job = self.key, self._tries[place], sent, self.jobs[place]
-            self.running[self.executor.submit(_answer, self.work, *job)] = place
+            call = self.executor.submit(_answer, self.work, torch.get_default_dtype(), *job)
+            self.running[call] = place
             self._waiting.popleft()
 
     def _answer(self, place: int, future: Future[_Answer]) -> _Answer | None:
@@ -177,7 +186,10 @@ def _has_failed(future: Future[_Answer]) -> bool:
 
 
 def _raise(error: BaseException) -> NoReturn:
-    if "pickle" in str(error).lower():
+    unpicklable = isinstance(error, pickle.PicklingError) or (
+        isinstance(error, (TypeError, AttributeError)) and "pickle" in str(error).lower()
+    )
+    if unpicklable:
         raise TypeError(
             f"`model` and its prior must be picklable for this executor ({error}): let the model "
             "be a function of a module, or a functools.partial of one"
@@ -185,16 +197,35 @@ def _raise(error: BaseException) -> NoReturn:
     raise error
 
 
-def _answer(work: Work, key: str, attempt: int, sent: tuple[Any] | None, job: Any) -> _Answer:
+def _answer(
+    work: Work, dtype: torch.dtype, key: str, attempt: int, sent: tuple[Any] | None, job: Any
+) -> _Answer:
     """Do a job: what a worker runs. An attempt makes a new call of it for those who keep them."""
     worker = f"{platform.node()} {os.getpid()}"
+    if os.getpid() != _PROCESS:
+        # Forked: the threads that torch had are not there any more, and would be waited for.
+        torch.set_num_threads(1)
     if sent is not None:
         _remember(key, sent[0])
-    if key not in _KNOWN:
-        return _Answer(worker, lacks=True)
-    shared = _KNOWN[key]
-    with _ALONE:
-        return _Answer(worker, work(shared, job))
+    with _ALONE, _default(dtype):
+        # Asked for here, not before: a run that has ended while this one waited has taken it away.
+        if key not in _KNOWN:
+            return _Answer(worker, lacks=True)
+        return _Answer(worker, work(_KNOWN[key], job))
+
+
+@contextmanager
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    """Let torch's default dtype be that of the process that has asked."""
+    before = torch.get_default_dtype()
+    if before == dtype:
+        yield
+        return
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _remember(key: str, shared: Any) -> None:

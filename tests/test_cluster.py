@@ -20,12 +20,6 @@ def model(y):
     pyro.sample("y", dist.Normal(x, 0.5), obs=y)
 
 
-def process():
-    torch.set_default_dtype(torch.float64)
-    torch.set_num_threads(1)
-    return os.getpid()
-
-
 @pytest.fixture(scope="module")
 def client():
     """A client of two workers, processes of one thread each."""
@@ -47,8 +41,6 @@ def test_a_worker_that_is_killed_loses_nothing(client, tmp_path):
     y = torch.linspace(-2, 2, 60)
     options = {"num_chains": 16, "num_samples": 30, "part": 5, "form": "noise", "progress": False}
     here = sample_posteriors(model, y, **options)
-    client.run(process)
-    client.register_plugin(_Doubles())
     killed = []
     killer = threading.Thread(target=kill_in_the_middle, args=(client, tmp_path, killed))
     killer.start()
@@ -59,19 +51,9 @@ def test_a_worker_that_is_killed_loses_nothing(client, tmp_path):
     assert len(list(tmp_path.glob("objects_*"))) == 12
 
 
-class _Doubles(distributed.WorkerPlugin):
-    """Workers that are started again compute in double precision too."""
-
-    idempotent = True
-
-    def setup(self, worker):
-        process()
-
-
 def test_evidences_come_from_a_cluster(client):
     y = torch.linspace(-2, 2, 6)
     options = {"particles": 200, "part": 2, "progress": False}
-    client.register_plugin(_Doubles())
     there = log_evidences(model, y, executor=client.get_executor(), **options)
     here = log_evidences(model, y, **options)
     assert [found.log_z for found in there] == [found.log_z for found in here]

@@ -3,12 +3,15 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 
 from pyro_stad import _workers
 from pyro_stad._workers import worked
+from pyro_stad.errors import CheckpointError
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -31,7 +34,7 @@ class Counting(Executor):
         self.pool, self.sent, self.running, self.most = pool, 0, 0, 0
 
     def submit(self, function, /, *args, **kwargs):
-        self.sent += args[3] is not None
+        self.sent += args[4] is not None
         self.running += 1
         self.most = max(self.most, self.running)
         future = self.pool.submit(function, *args, **kwargs)
@@ -108,3 +111,40 @@ def test_a_job_that_is_cancelled_comes_again():
     with Cancelling(1) as pool:
         found = dict(worked(times, 2, {0: 1, 1: 2}, pool))
     assert found == {0: 2, 1: 4}
+
+
+class Spoiled(Executor):
+    """An executor whose jobs fail with an error of their own."""
+
+    def submit(self, function, /, *args, **kwargs):
+        future = Future()
+        future.set_exception(CheckpointError("the file looks like a pickle"))
+        return future
+
+
+def test_errors_of_jobs_come_as_they_are():
+    with pytest.raises(CheckpointError, match="looks like a pickle"):
+        dict(worked(times, 3, {0: 0}, Spoiled()))
+
+
+FORKED = """
+import multiprocessing, sys, torch
+from concurrent.futures import ProcessPoolExecutor
+from pyro_stad import _workers
+torch.rand(500, 500) @ torch.rand(500, 500)  # starts the threads of this process
+
+def product(shared, job):
+    return float((torch.ones(500, 500) @ torch.ones(500, 500)).mean())
+
+with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
+    print(sorted(_workers.worked(product, None, dict.fromkeys(range(4), 0), pool)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_forked_workers_do_not_wait_for_threads_that_are_not_there():
+    command = [sys.executable, "-W", "ignore", "-c", FORKED]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str([(place, 500.0) for place in range(4)])

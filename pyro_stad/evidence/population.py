@@ -13,6 +13,7 @@ import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,6 +63,7 @@ def log_evidences(
         part: objects that are worked on at a time.
         checkpoint: file that is written as the objects go, and resumed from; parts after the first
             have files of their own beside it, whose names go on with that of their first object.
+            Workers write them, and have to see the same disk.
         executor: who works on the parts; as for ``sample_posteriors``.
 
     Returns:
@@ -94,7 +96,8 @@ def log_evidences(
     check_count(part, "part")
     check_executor(executor)
     count = objects_in(args)
-    file = None if checkpoint is None else Path(checkpoint)
+    # Of workers in other folders too, if they see the same disk.
+    file = None if checkpoint is None else Path(checkpoint).resolve()
     # The bar of one part is that of its temperatures; of many, that of objects.
     alone = count <= part and executor is None
     shared = _Shared(model, particles, repeats, correct, seed, alone and progress)
@@ -104,9 +107,10 @@ def log_evidences(
     }
     found: dict[int, list[EvidenceResult]] = {}
     with progress_bar("objects", count, shown=progress and not alone) as bar:
-        for start, results in worked(_of_part, shared, jobs, executor):
-            found[start] = results
-            bar.update(len(results))
+        with closing(worked(_of_part, shared, jobs, executor)) as work:
+            for start, results in work:
+                found[start] = results
+                bar.update(len(results))
     results = [result for start in jobs for result in found[start]]
     _warn(results)
     return results

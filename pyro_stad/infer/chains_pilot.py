@@ -41,7 +41,8 @@ def piloted(
         x = chains.x
         chains.step()
         jumps.append((chains.x - x).square().mean(1) / x.var(1))
-    moved = torch.stack(jumps).sum(0).amin(1).mean().item()
+    # Where nothing moves, or there is no variance, it is not far.
+    moved = torch.stack(jumps).sum(0).nan_to_num(nan=0.0, posinf=0.0).amin(1).mean().item()
     calls = (chains.counts[4].sum() - before).item() / few[..., 0].numel()
     return moved / (calls * price)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -79,8 +80,7 @@ def part_of_objects(shared: Shared, job: Job) -> Part:
     chains = Ensemble(form.of_objects, start.reshape(shape), options.kernel, source)
     chains.warm_up()
     part = _drawn(chains, form, options, Doubts.of(runs))
-    problem.warnings()  # raises where too many likelihoods are NaN
-    return part
+    return replace(part, warnings=problem.warnings())  # raises where too many likelihoods are NaN
 
 
 def _drawn(chains: Ensemble, form: MappedForm, options: ObjectsOptions, doubts: Doubts) -> Part:

@@ -100,7 +100,7 @@ def sample_posterior(
         check_positive(min_ess, "min_ess")
     started = time.perf_counter()
     read = read_forms(model, args, kwargs)
-    run = ChainsRun(read, num_chains, form, kernel, check_seed(seed))
+    run = ChainsRun(read, int(num_chains), form, kernel, check_seed(seed))
     run.start(None if checkpoint is None else Path(checkpoint), progress=progress)
     for block in range(1, _MOST_BLOCKS + 1):
         run.draw(block * num_samples, progress=progress)

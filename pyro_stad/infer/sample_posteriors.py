@@ -13,6 +13,7 @@ import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +83,8 @@ def sample_posteriors(
             are not sampled again.
         executor: who works on the parts, such as a ``ProcessPoolExecutor``, or
             ``dask.distributed.Client(...).get_executor()``; None for this thread. Pyro's handlers
-            belong to a process, so that threads of one take turns; torch's default dtype does too,
-            and workers have to set it as it is here. A part that fails is tried again, three times
-            in all; a worker is sent the model once.
+            belong to a process, so that threads of one take turns. A part that fails is tried
+            again, three times in all; a worker is sent the model once.
         seed: of everything random; the global generator is not touched.
         progress: whether to show a bar.
 
@@ -100,7 +100,8 @@ def sample_posteriors(
 
     Warns:
         AccuracyWarning: if chains of objects disagree, or have not as many effective draws as
-            ``min_ess``; they are named.
+            ``min_ess``; they are named. If a prior is a generator of one step, or likelihoods were
+            NaN.
         RuntimeWarning: if an executor broke, and the rest was done here.
 
     Example:
@@ -120,7 +121,8 @@ def sample_posteriors(
     kernel = Hamiltonian() if kernel is None else kernel
     first, seed = LatentProblem(model, *(a[0] for a in args)), check_seed(seed)
     form, pilot = _chosen(form, first, args, kernel, seed)
-    options = ObjectsOptions(seed, num_chains, num_samples, min_ess, kernel, form)
+    effective = None if min_ess is None else float(min_ess)
+    options = ObjectsOptions(seed, int(num_chains), int(num_samples), effective, kernel, form)
     # Copies: what is sent to a worker would else hold the data of all.
     jobs = {
         start: Job(tuple(a[start : start + part].clone() for a in args), start)
@@ -130,9 +132,10 @@ def sample_posteriors(
     done = parts.stored(jobs)
     left = {start: job for start, job in jobs.items() if start not in done}
     with progress_bar("objects", count, shown=progress, done=sum(map(len, done.values()))) as bar:
-        for start, found in worked(part_of_objects, Shared(model, options), left, executor):
-            done[start] = parts.kept(jobs[start], found)
-            bar.update(len(found))
+        with closing(worked(part_of_objects, Shared(model, options), left, executor)) as work:
+            for start, found in work:
+                done[start] = parts.kept(jobs[start], found)
+                bar.update(len(found))
     in_order = tuple(done[start] for start in jobs)
     result = SampledPosteriors(in_order, num_chains, num_samples, form, pilot)
     _warn(result, min_ess)
@@ -167,6 +170,7 @@ class _Parts:
     def _identity(self, job: Job) -> dict[str, Any]:
         known = self.options._asdict() | {"kernel": repr(self.options.kernel)}
         known |= {"objects": len(job.rows[0]), "start": job.start, "dtype": str(job.rows[0].dtype)}
+        known["default dtype"] = str(torch.get_default_dtype())
         # Last the form, which a pilot may choose otherwise where anything else is not the same.
         return {"data": fingerprint(job.rows), **known}
 
@@ -235,7 +239,7 @@ def _mark(form: AbstractForm) -> Tensor:
 
 
 def _warn(result: SampledPosteriors, min_ess: float | None) -> None:
-    told = []
+    told = list(result.warnings)
     doubtful = result.disagreeing.nonzero()[:, 0].tolist()
     if doubtful:
         told.append(

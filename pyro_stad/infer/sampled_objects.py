@@ -40,6 +40,7 @@ class Part:
             stuck, ``(b,)``.
         acceptance: share of the moves of each that were taken, ``(b,)``.
         moves: how many moves lie between two of its draws, ``(b,)``.
+        warnings: what may be wrong, beside chains.
     """
 
     held: dict[str, Tensor] | Path
@@ -50,6 +51,7 @@ class Part:
     disagreeing: Tensor
     acceptance: Tensor
     moves: Tensor
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.r_hat)
@@ -145,6 +147,11 @@ class SampledPosteriors:
         return self._of_all("moves")
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What may be wrong, beside chains, of any part."""
+        return tuple(dict.fromkeys(text for part in self.parts for text in part.warnings))
+
+    @property
     def draws(self) -> dict[str, Tensor]:
         """All draws by site, each ``(B, chains, draws, ...)``: of a store, all of it is read."""
         each = [part.draws for part in self.parts]
@@ -218,6 +225,7 @@ def write_part(
     for group in (_DRAWS, *_BY_SITE):
         tensors |= {f"{group}.{name}": v for name, v in getattr(part, group).items()}
     document = {"format": _FORMAT, "version": _VERSION, "identity": identity}
+    document["warnings"] = part.warnings
     path = part_file(folder, start)
     write_tensors(path, tensors, document)
     return replace(part, held=path)
@@ -248,7 +256,8 @@ def read_part(
             "or name another"
         )
     mean, sd = (_by_site(tensors, group) for group in _BY_SITE)
-    return Part(path, mean, sd, *(tensors[name] for name in _NUMBERS))
+    numbers = {name: tensors[name] for name in _NUMBERS}
+    return Part(held=path, mean=mean, sd=sd, warnings=tuple(found["warnings"]), **numbers)
 
 
 def _by_site(tensors: dict[str, Tensor], group: str) -> dict[str, Tensor]:

@@ -74,7 +74,7 @@ class NoiseForm(AbstractForm):
 
     def mappable(self, x: Tensor, args: tuple[Any, ...]) -> Tensor:
         fit = torch.nan_to_num(
-            self.problem.unchecked(x, args), nan=-math.inf, posinf=math.inf, neginf=-math.inf
+            self.problem.unchecked(x, args), nan=-math.inf, posinf=-math.inf, neginf=-math.inf
         )
         return fit - 0.5 * x.square().sum(-1)
 

@@ -151,7 +151,7 @@ class JointDensity:
     def log_joint(self, z: Tensor, args: tuple[Any, ...] | None = None) -> Tensor:
         """Return the log joint density of rows ``z``, shape ``(N, K)``: ``(N,)``.
 
-        NaN is minus infinity. ``args`` take the place of the model's.
+        What is not finite is minus infinity. ``args`` take the place of the model's.
         """
         prior, fit = self.parts(z, args)
         return _finite(prior + fit)
@@ -159,7 +159,7 @@ class JointDensity:
     def parts(self, z: Tensor, args: tuple[Any, ...] | None = None) -> tuple[Tensor, Tensor]:
         """Return log-densities of the priors at rows ``z``, and log-likelihoods, each ``(N,)``.
 
-        NaN is minus infinity.
+        What is not finite is minus infinity.
         """
         self.calls += len(z)
         setter = _FromReals(z)
@@ -174,7 +174,9 @@ class JointDensity:
 
 
 def _finite(log_density: Tensor) -> Tensor:
-    return torch.nan_to_num(log_density, nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+    # Infinite is a density at a bound to which a parameter was rounded, as that of a Gamma law at
+    # zero: its logarithm and that of the Jacobian are opposite, and what they add up to is lost.
+    return torch.nan_to_num(log_density, nan=-math.inf, posinf=-math.inf, neginf=-math.inf)
 
 
 def checked_joint(model: VectorisedModel, *, by_flow: bool = False) -> JointDensity:

@@ -115,7 +115,29 @@ class MappedForm:
         def carried(rows: Tensor, own: tuple[Tensor, ...]) -> Tensor:
             return form.from_values(problem.values(rows, own), own)
 
-        return mapped(carried, u, list(self.args))
+        return _finite_rows(mapped(carried, u, list(self.args)))
+
+
+def _finite_rows(x: Tensor) -> Tensor:
+    """Return rows ``(B, N, K)`` in which others of the same object take the place of infinite ones.
+
+    A draw may be rounded to a bound, which is at infinity on the line.
+
+    Raises:
+        ValueError: if an object has no finite row.
+    """
+    good = torch.isfinite(x).all(-1)
+    dead = ~good.any(1)
+    if dead.any():
+        raise ValueError(
+            f"all draws that object {int(dead.nonzero()[0])} is to start from are on the bounds of "
+            "their priors; use form='noise', or float64"
+        )
+    # Of the finite rows, one after the other.
+    order = (~good).to(torch.int8).argsort(dim=1, stable=True)
+    place = torch.arange(x.shape[1], device=x.device) % good.sum(1, keepdim=True)
+    other = x.gather(1, order.gather(1, place)[..., None].expand_as(x))
+    return torch.where(good[..., None], x, other)
 
 
 def fingerprint(rows: Sequence[Tensor]) -> str:

@@ -102,6 +102,8 @@ def resolved_until(dtype: torch.dtype) -> float:
 
 def _inside(kind: type, fn: Any, x: Tensor) -> Tensor:
     """Move quantiles that were rounded to an end of the support back to its inside."""
+    if kind in _POSITIVE:
+        return x.clamp_min(torch.finfo(x.dtype).tiny)
     if kind not in _BOUNDED:
         return x
     low, high = (torch.as_tensor(end).to(x) for end in _BOUNDED[kind](fn))
@@ -233,6 +235,13 @@ _QUANTILES: dict[type, Callable[[Any, _Noise], Tensor]] = {
 }
 if "GeneralizedPareto" in torch.distributions.__all__:  # since torch 2.9
     _QUANTILES[torch.distributions.GeneralizedPareto] = _generalised_pareto
+_POSITIVE = (
+    torch.distributions.Exponential,
+    torch.distributions.Gamma,
+    torch.distributions.HalfCauchy,
+    torch.distributions.HalfNormal,
+    torch.distributions.Weibull,
+)
 _BOUNDED: dict[type, Callable[[Any], tuple[Any, Any]]] = {
     torch.distributions.Beta: lambda fn: (0.0, 1.0),
     torch.distributions.ContinuousBernoulli: lambda fn: (0.0, 1.0),

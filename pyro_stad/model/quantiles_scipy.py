@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from scipy import special
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = ["SHAPED", "shaped_quantile"]
 
@@ -50,6 +51,7 @@ class _Quantile(torch.autograd.Function):
         ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (gradient,) = gradients
         numbers = [t.detach().cpu().numpy() for t in ctx.saved_tensors]

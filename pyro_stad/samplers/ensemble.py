@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pyro_stad._files import read_tensors, write_tensors
-from pyro_stad.errors import CheckpointError
+from pyro_stad.errors import CheckpointError, EvidenceError
 from pyro_stad.samplers.jumps import Jumps
 from pyro_stad.samplers.kernels import AbstractKernel, State
 from pyro_stad.samplers.memory import memory
@@ -252,6 +252,13 @@ class Ensemble:
             x: where they are, ``(B, 2, C / 2, K)``.
             jumps: whether chains are to jump from now on.
         """
+        lost = ~torch.isfinite(x).flatten(1).all(1)
+        if lost.any():
+            where = f" of object {int(self.which[lost][0])}" if len(lost) > 1 else ""
+            raise EvidenceError(
+                f"chains{where} have come to infinite coordinates: the posterior has no end there, "
+                "or numbers are too large for their dtype; use proper priors, or float64"
+            )
         even = seen.new_full(seen.shape[:3], 1 / seen.shape[2])
         self.normal = Normal.of_others(seen, even)
         with torch.no_grad():

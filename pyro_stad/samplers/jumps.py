@@ -29,7 +29,7 @@ from pyro_stad.samplers.kernels import Law, State, with_gradient
 __all__ = ["Jumps"]
 
 _COMPONENTS, _ROUNDS = 6, 8
-_POINTS = 400
+_POINTS, _FEWEST, _NUMBERS = 400, 60, 10_000_000
 # Tails of q are to be above those of what it was fitted to: its laws are wider, and one of them is
 # the law of all points, wider still. From where q is too small chains do not jump away again.
 _WIDER, _WIDEST, _SHARE = 1.1, 1.4, 0.1
@@ -42,16 +42,21 @@ class Jumps(NamedTuple):
         log_weights: ``(B, 2, J)``.
         mean: ``(B, 2, J, K)``.
         tril: lower factors of the covariances, ``(B, 2, J, K, K)``.
+        inverse: their inverses: of thousands of small laws, to solve them again takes longest.
     """
 
     log_weights: Tensor
     mean: Tensor
     tril: Tensor
+    inverse: Tensor
 
     @staticmethod
     def fitted(z: Tensor, generator: torch.Generator) -> Jumps:
         """Return mixtures that fit points ``(B, 2, M, K)``."""
-        places = torch.linspace(0, z.shape[2] - 1, min(z.shape[2], _POINTS), device=z.device)
+        # Of many objects with many numbers each, fewer: memory is that of all of them.
+        most = _NUMBERS // (_COMPONENTS * z[:, :, 0].numel())
+        count = min(z.shape[2], max(_FEWEST, min(_POINTS, most)))
+        places = torch.linspace(0, z.shape[2] - 1, count, device=z.device)
         points = z[:, :, places.long()].double()
         centres = _spread_out(points, min(_COMPONENTS, points.shape[2]), generator)
         nearest = torch.cdist(points, centres).argmin(-1, keepdim=True)
@@ -65,6 +70,7 @@ class Jumps(NamedTuple):
             (law.log_weights + math.log(1 - _SHARE), whole.log_weights + math.log(_SHARE)),
             (law.mean, whole.mean),
             (_WIDER * law.tril, _WIDEST * whole.tril),
+            (law.inverse / _WIDER, whole.inverse / _WIDEST),
         )
         return Jumps(*(torch.cat(pair, 2).to(z) for pair in parts))
 
@@ -101,8 +107,7 @@ class Jumps(NamedTuple):
     def _joint(self, z: Tensor) -> Tensor:
         """Return the log-densities of the weighted laws at ``(B, 2, M, K)``: ``(B, 2, M, J)``."""
         apart = (z[:, :, None] - self.mean[..., None, :]).mT
-        # Not solved: of thousands of small laws, one by one, that would take longest.
-        unit = torch.linalg.inv(self.tril) @ apart
+        unit = self.inverse @ apart
         size = self.tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         each = self.log_weights - size - 0.5 * z.shape[-1] * math.log(2 * math.pi)
         return (each[..., None] - 0.5 * unit.square().sum(-2)).mT
@@ -135,4 +140,4 @@ def _of_shares(points: Tensor, share: Tensor) -> Jumps:
     eye = torch.eye(size, dtype=points.dtype, device=points.device)
     tril = torch.linalg.cholesky((1 - shrink) * covariance + (shrink * level + 1e-6) * eye)
     weights = (total + 1e-3) / (total + 1e-3).sum(-1, keepdim=True)
-    return Jumps(weights.log(), mean, tril)
+    return Jumps(weights.log(), mean, tril, torch.linalg.inv(tril))

@@ -246,6 +246,25 @@ def test_it_starts_in_the_mode_that_the_data_leave():
     assert abs(found.draws["x"].mean() - 50) < 0.2
 
 
+@pytest.mark.parametrize("form", ["noise", "parameters"])
+def test_a_density_that_is_infinite_at_a_bound_holds_nobody(form):
+    """Gamma(1/2): at zero, to which a parameter may be rounded. By quadrature of its root."""
+
+    def model(y):
+        rate = pyro.sample("rate", dist.Gamma(torch.tensor(0.5), 1.0))
+        pyro.sample("y", dist.Normal(rate, 1.0), obs=y)
+
+    root = torch.linspace(0, 4, 40_001)
+    weights = (-root.square() - 0.5 * (0.3 - root.square()).square()).softmax(0)
+    mean = (weights * root.square()).sum()
+    sd = (weights * (root.square() - mean).square()).sum().sqrt()
+    for seed in range(3):
+        found = sample_posterior(model, torch.tensor(0.3), form=form, seed=seed, **QUIET)
+        error = sd / math.sqrt(found.worst_ess)
+        assert abs(found.draws["rate"].mean() - mean) < 5 * error
+        assert torch.isfinite(found.lp).all()
+
+
 def apart(y):
     """Observed is how far from zero a parameter is, so that every one of them has two modes."""
     x = pyro.sample("x", dist.Normal(torch.full(y.shape, 0.5), 3.0).to_event(1))

@@ -5,6 +5,7 @@ import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -88,7 +89,7 @@ def test_draws_depend_on_nobody_who_works_beside(tmp_path):
     spawned = multiprocessing.get_context("spawn")
     pools = [
         ThreadPoolExecutor(2),
-        ProcessPoolExecutor(2, spawned, torch.set_default_dtype, (torch.float64,)),
+        ProcessPoolExecutor(2, spawned),  # whose default dtype is another
     ]
     for pool in pools:
         with pool:
@@ -100,6 +101,44 @@ def test_draws_depend_on_nobody_who_works_beside(tmp_path):
     for name, draws in plain.draws.items():
         assert torch.equal(stored.draws[name], draws)
         assert torch.equal(again.draws[name], draws)
+
+
+def test_numbers_of_numpy_go_into_a_store(tmp_path):
+    y, error = data(4)
+    options = {**SMALL, "num_chains": np.int64(8), "num_samples": np.int64(20)}
+    found = sample_posteriors(model, y, error, min_ess=np.float32(50), store=tmp_path, **options)
+    again = sample_posteriors(model, y, error, min_ess=50, store=tmp_path, **options)
+    assert torch.equal(found.draws["x"], again.draws["x"])
+
+
+def test_what_is_wrong_with_likelihoods_is_told(tmp_path):
+    """A few that are NaN, by a part that comes from a store too."""
+
+    def hurt(y):
+        x = pyro.sample("x", dist.Normal(torch.tensor(0.0), 1.0))
+        pyro.sample("y", dist.Normal(x, torch.where(x > 2.9, torch.nan, 1.0)), obs=y)
+
+    for _ in range(2):
+        with pytest.warns(AccuracyWarning, match=r"likelihoods were NaN, and count as zero"):
+            sample_posteriors(hurt, torch.zeros(5), form="noise", store=tmp_path, **SMALL)
+
+
+def test_threads_of_a_call_that_failed_are_waited_for():
+    """What they still have to do is done before the next call reads its model."""
+
+    def bad(y, error):
+        model(y, error)
+        pyro.factor("possible", torch.where(y < 0, -math.inf, 0.0))
+
+    y, error = data(16)
+    y = y.abs()
+    y[4] = -1.0
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            with pytest.raises(ValueError, match="from 4 on, .*the likelihood of object 0 is zero"):
+                sample_posteriors(bad, y, error, executor=pool, form="noise", **SMALL)
+            found = sample_posteriors(model, y[:4], error[:4], executor=pool, **SMALL)
+    assert found.draws["x"].shape == (4, 32, 50)
 
 
 def test_a_killed_run_keeps_the_parts_that_were_done(tmp_path, monkeypatch):

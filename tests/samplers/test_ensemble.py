@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pyro_stad.errors import CheckpointError
+from pyro_stad.errors import CheckpointError, EvidenceError
 from pyro_stad.registry import registered
 from pyro_stad.samplers import Ensemble
 from pyro_stad.samplers.diagnostics import diagnose
@@ -121,6 +121,14 @@ def test_objects_have_laws_and_steps_of_their_own():
         # As many draws are worth as they would be without the other beside.
         known = diagnose(draws[index].permute(2, 1, 0))
         assert known.ess.min() > 0.4 * draws[index, ..., 0].numel()
+
+
+def test_chains_that_went_to_infinity_are_named():
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(2, 2, 8, 3, generator=generator)
+    start[1, 0, 3, 2] = -math.inf
+    with pytest.raises(EvidenceError, match="chains of object 1 have come to infinite coordinates"):
+        Ensemble(log_density, start, KERNELS["hamiltonian"](), generator)
 
 
 def test_energies_and_divergences_are_known():
