@@ -8,7 +8,7 @@
 """
 
 from pyro_stad import divergence, drawing, likelihood, paths
-from pyro_stad.data import Chain, read_chain
+from pyro_stad.data import Chain, bits_per_dimension, read_chain
 from pyro_stad.density import (
     ConditionalFlow,
     ConditionalGenerator,
@@ -98,6 +98,7 @@ __all__ = [
     "TrainingSettings",
     "TrainingWarning",
     "TruncatedPrior",
+    "bits_per_dimension",
     "choose_form",
     "choose_sampler",
     "combine",

@@ -15,6 +15,7 @@ from pyro_stad.data.bounds import (
 )
 from pyro_stad.data.chain import Chain
 from pyro_stad.data.effective import correlation_time
+from pyro_stad.data.images import bits_per_dimension
 from pyro_stad.data.intake import Intake, take_in
 from pyro_stad.data.layout import Layout
 from pyro_stad.data.margin_fit import fit_margins
@@ -54,6 +55,7 @@ __all__ = [
     "as_samples",
     "balanced_noise",
     "between",
+    "bits_per_dimension",
     "box",
     "check_inside",
     "check_margins",

@@ -2,6 +2,7 @@
 
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.divergence.exact import Exact
+from pyro_stad.divergence.image_head import ImageHead
 from pyro_stad.divergence.projected import Projected
 from pyro_stad.divergence.stein import (
     AbstractDivergenceNetwork,
@@ -17,6 +18,7 @@ __all__ = [
     "Exact",
     "HutchPlusPlus",
     "Hutchinson",
+    "ImageHead",
     "Projected",
     "SeparateNetwork",
     "Stein",

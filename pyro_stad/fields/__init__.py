@@ -12,6 +12,7 @@ from pyro_stad.fields.foreign import (
 )
 from pyro_stad.fields.free_form import FreeFormField
 from pyro_stad.fields.gate import Gate
+from pyro_stad.fields.image import ImageField
 from pyro_stad.fields.learned import PathField
 from pyro_stad.fields.mixture import GaussianMixtureField
 from pyro_stad.fields.networks.perceptron import Trunk
@@ -27,6 +28,7 @@ __all__ = [
     "FreeFormField",
     "Gate",
     "GaussianMixtureField",
+    "ImageField",
     "PathField",
     "PhaseField",
     "Trunk",

@@ -12,7 +12,7 @@ from typing import Any, TypedDict, Unpack, overload
 
 import torch
 
-from pyro_stad._checks import check_count, check_device, check_seed
+from pyro_stad._checks import check_choice, check_count, check_device, check_seed
 from pyro_stad._context import own_context
 from pyro_stad.data import (
     Bounds,
@@ -25,6 +25,7 @@ from pyro_stad.data.pairs import Pairs
 from pyro_stad.density.conditional import ConditionalFlow
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.fitting.conditional import fit_conditional
+from pyro_stad.fitting.images import fit_images
 from pyro_stad.fitting.prior import fit_prior
 from pyro_stad.fitting.settings import BUDGETS, FitSettings
 from pyro_stad.fitting.stages import FitStages
@@ -46,6 +47,7 @@ class _Options(TypedDict, total=False):
     bounds: Any
     context_names: Sequence[str] | None
     context_bounds: Any
+    network: str
     path: str | AbstractPath
     budget: str | FitSettings
     members: int
@@ -72,6 +74,7 @@ def fit(
     bounds: Any = None,
     context_names: Sequence[str] | None = None,
     context_bounds: Any = None,
+    network: str = "perceptron",
     path: str | AbstractPath = "ot",
     budget: str | FitSettings = "standard",
     members: int = 5,
@@ -102,6 +105,10 @@ def fit(
             none at all. For a cut that is no box, see ``FlowPrior.truncate``.
         context_names: names of the columns of a context that is a tensor or array.
         context_bounds: bounds of the context, as ``bounds``; no angles.
+        network: ``"perceptron"``, or ``"unet"`` for images, ``(N, H, W)`` or ``(N, C, H, W)``: grey
+            values of dtype uint8, which are made continuous in the unit interval, or floating-point
+            numbers. The prior's events are then ``(C, H, W)``. It has no members, bounds, names or
+            weights, and is not calibrated: an exact trace takes a product for each pixel.
         path: a name in ``pyro_stad.paths.PATHS``, a path object, or ``"cnf"`` for a free-form
             continuous normalising flow trained by maximum likelihood.
         budget: a name in ``pyro_stad.BUDGETS`` or a ``FitSettings``.
@@ -131,9 +138,18 @@ def fit(
     References:
         Jagwani, Thorp, Deger and Peiris (2026), StAD (arXiv 2605.16486).
     """
+    check_choice(network, "network", ("perceptron", "unet"))
     settings = _settings(budget)
     seed = _check_options(path, members, seed, dtype)
     device = check_device(device)
+    if network == "unet":
+        given = dict(
+            context=context, names=names, weights=weights, log_weights=log_weights, bounds=bounds,
+            var_names=var_names, context_names=context_names, context_bounds=context_bounds,
+        )  # fmt: skip
+        _check_images(path, given)
+        stages = FitStages(settings, seed, _resume_folder(resume), progress=progress)
+        return fit_images(samples, path, stages, device, dtype)
     if context is not None:
         pairs = Pairs.of(
             samples, context, names=names, weights=weights, log_weights=log_weights,
@@ -184,6 +200,15 @@ def _check_options(path: Any, members: Any, seed: Any, dtype: Any) -> int:
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"`dtype` must be torch.float32 or torch.float64; got {dtype}")
     return check_seed(seed)
+
+
+def _check_images(path: Any, given: dict[str, Any]) -> None:
+    """Refuse what images can't have."""
+    if path == "cnf":
+        raise ValueError("`path` of images must be a Gaussian path; got 'cnf'")
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"`{name}` is not for images (network='unet'); leave it out")
 
 
 def _resume_folder(resume: str | os.PathLike[str] | None) -> Path | None:

@@ -38,6 +38,9 @@ class FitSettings:
         spread_width: units of its hidden layers.
         location: training of the whitening that depends on a context, of a conditional flow.
         location_width: units of its hidden layers.
+        image_width, image_levels: channels at full resolution, and resolutions, of the network of
+            images.
+        image_teacher, image_stein: training of the field and of the divergence of images.
         tolerance: largest error of the density against the exact trace, in nats (standard
             deviation); the cheapest way to the density that meets it is taken. None for a tenth of
             a nat up to eight dimensions, and as much for every eight beyond.
@@ -66,6 +69,14 @@ class FitSettings:
     spread_width: int = 64
     location: TrainingSettings = TrainingSettings(1500, learning_rate=5e-3, validate_every=100)
     location_width: int = 64
+    image_width: int = 24
+    image_levels: int = 3
+    image_teacher: TrainingSettings = TrainingSettings(
+        3000, batch_size=64, learning_rate=2e-3, validate_every=500
+    )
+    image_stein: TrainingSettings = TrainingSettings(
+        1500, batch_size=64, learning_rate=2e-3, clip_norm=100.0, patience=0, validate_every=500
+    )
     grid_tolerance: float = 0.02
     tolerance: float | None = None
     reference: str = "data"
@@ -81,7 +92,8 @@ class FitSettings:
         if self.tolerance is not None:
             check_positive(self.tolerance, "tolerance", " of nats")
         check_choice(self.reference, "reference", REFERENCES)
-        for name in ("teacher", "stein", "member", "spread", "location"):
+        kinds = ("teacher", "stein", "member", "spread", "location", "image_teacher", "image_stein")
+        for name in kinds:
             if not isinstance(getattr(self, name), TrainingSettings):
                 raise TypeError(
                     f"`{name}` must be TrainingSettings; got {getattr(self, name)!r}"
@@ -98,6 +110,8 @@ class FitSettings:
             "density_depth",
             "polish_products",
             "location_width",
+            "image_width",
+            "image_levels",
         ):
             check_count(getattr(self, name), name)
         if self.density_width % COLUMNS:
@@ -134,6 +148,10 @@ BUDGETS: dict[str, FitSettings] = {
         member=replace(_TINY, steps=30),
         spread=_TINY,
         spread_width=16,
+        image_width=4,
+        image_levels=2,
+        image_teacher=replace(_TINY, batch_size=32),
+        image_stein=replace(_TINY, batch_size=32),
         audit_points=64,
     ),
     "quick": FitSettings(
@@ -145,6 +163,9 @@ BUDGETS: dict[str, FitSettings] = {
         density=replace(_DENSITY, steps=1500),
         member=replace(_QUICK, steps=250, learning_rate=1e-3, validate_every=50),
         spread=replace(_QUICK, steps=1000, learning_rate=5e-3),
+        image_width=12,
+        image_teacher=replace(_QUICK, batch_size=64, learning_rate=2e-3),
+        image_stein=replace(_QUICK, batch_size=64, learning_rate=2e-3, clip_norm=100.0, patience=0),
     ),
     "standard": FitSettings(),
     "thorough": FitSettings(

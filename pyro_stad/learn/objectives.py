@@ -121,15 +121,16 @@ class HutchinsonLabels(AbstractObjective):
         generator: torch.Generator,
     ) -> Tensor:
         t, x, *_ = points
-        features = x.shape[1]
+        features, event = field.features, x.shape[1:]
         if self.probes >= features:
             return ExactLabels()(network, field, points, generator)
         options: dict[str, Any] = {"generator": generator, "device": x.device}
         share = torch.randperm(features, **options) % self.probes
         mine = share == torch.arange(self.probes, device=x.device)[:, None, None]
-        probes = mine * signs(x.shape, generator, x)
+        probes = mine * signs(x.flatten(1).shape, generator, x)
+        probes = probes.unflatten(2, event)
         with torch.no_grad():
             _, products = field.jacobian_products(t, x, probes)
-            label = (probes * products).sum((0, -1)) / math.sqrt(features)
+            label = (probes * products).flatten(2).sum((0, -1)) / math.sqrt(features)
         residual = network.velocity_and_residual(field, t, x)[1]
         return 0.5 * (residual - label) ** 2

@@ -1,0 +1,114 @@
+r"""Images as samples: whole numbers made continuous, and bits per dimension.
+
+Grey values are whole numbers from 0 to :math:`L - 1`, and have no density. With noise u, uniform
+in (0, 1), they have: :math:`x = (n + u) / L`, in the unit interval. By Jensen's inequality
+
+.. math:: \log P(n) = \log \int_{[0, 1)^D} p\big((n + u)/L\big)\, L^{-D}\, du
+    \;\ge\; E_u\, \log p(x) - D \log L ,
+
+so that a density of dequantised images says, in bits for each number,
+:math:`\log_2 L - \log_2 p(x) / D`, what a code for the whole numbers needs at the most.
+
+References:
+    Theis, van den Oord and Bethge (2016), A note on the evaluation of generative models.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_stad.data.standardise import Rescale
+
+__all__ = ["as_images", "bits_per_dimension", "dequantise", "image_whitening"]
+
+_LEAST = 100
+_LEVELS = 256
+
+
+def as_images(images: Any) -> Tensor:
+    """Return images with shape ``(N, C, H, W)``; whole numbers stay whole.
+
+    Arguments:
+        images: a tensor or numpy array with shape ``(N, H, W)`` or ``(N, C, H, W)``: grey values of
+            eight bits, or floating-point numbers, which are taken as they are.
+
+    Raises:
+        TypeError: for what is neither.
+        ValueError: for another shape, fewer than 100 images, or numbers that are not finite.
+    """
+    found = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+    if not isinstance(found, Tensor) or not (
+        found.is_floating_point() or found.dtype == torch.uint8
+    ):
+        kind = getattr(found, "dtype", type(found).__name__)
+        raise TypeError(
+            f"`samples` must be images of dtype uint8 or of floating-point numbers; got {kind}"
+        )
+    if found.ndim == 3:
+        found = found[:, None]
+    if found.ndim != 4 or 0 in found.shape:
+        raise ValueError(
+            f"`samples` must be images of shape (N, H, W) or (N, C, H, W); got {tuple(found.shape)}"
+        )
+    if len(found) < _LEAST:
+        raise ValueError(f"`samples` must be at least {_LEAST} images; got {len(found)}")
+    if found.is_floating_point() and not bool(torch.isfinite(found).all()):
+        raise ValueError("`samples` must be finite; drop the images that are not")
+    return found
+
+
+def dequantise(images: Tensor, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """Return whole numbers in the unit interval, with noise between them; others as they are."""
+    if images.is_floating_point():
+        return images.to(dtype)
+    noise = torch.rand(images.shape, generator=generator, dtype=torch.float64)
+    # In single precision the largest may be rounded to one, which is no matter.
+    return ((images.double() + noise) / _LEVELS).to(dtype)
+
+
+def image_whitening(values: Tensor) -> Rescale:
+    """Return the whitening of images, number by number.
+
+    Raises:
+        ValueError: if a pixel is the same in all images; it has no density.
+    """
+    scale = values.double().std(0, correction=0)
+    if not bool((scale > 0).all()):
+        place = tuple((scale <= 0).nonzero()[0].tolist())
+        raise ValueError(
+            f"pixel {place} (channel, row, column) is the same in all images, and has no density; "
+            "pass whole numbers, dtype uint8, which are made continuous"
+        )
+    return Rescale(values.double().mean(0).to(values), scale.to(values))
+
+
+def bits_per_dimension(prior: Any, images: Any, *, seed: int = 0, chunk: int = 100) -> Tensor:
+    """Return the bits that each image takes, for each of its numbers, under a prior.
+
+    Arguments:
+        prior: a prior of dequantised images, as ``fit`` makes it of whole numbers.
+        images: whole numbers with the shape of its events, ``(N, *event_shape)`` or ``(N, H, W)``,
+            of dtype uint8.
+        seed: of the noise between whole numbers.
+        chunk: images at a time.
+
+    Returns:
+        An upper bound on the length of a code, in bits per number, ``(N,)``.
+
+    Raises:
+        TypeError: for images that are no whole numbers.
+    """
+    whole = torch.as_tensor(images)
+    if whole.dtype != torch.uint8:
+        raise TypeError(f"`images` must be whole numbers of dtype uint8; got {whole.dtype}")
+    whole = whole.reshape(-1, *prior.event_shape)
+    like = prior.like
+    x = dequantise(whole, torch.Generator().manual_seed(seed), like.dtype).to(like.device)
+    with torch.no_grad():
+        log_p = torch.cat([prior.log_prob(rows) for rows in x.split(chunk)]).double()
+    return math.log2(_LEVELS) - log_p / (math.log(2) * x[0].numel())

@@ -1,0 +1,111 @@
+r"""``fit`` of images: the chain from images to a prior over events ``(C, H, W)``.
+
+images -> dequantisation -> whitening, number by number -> U-Net on a path -> distilled divergence
+on its maps -> time grid -> :class:`~pyro_stad.density.prior.FlowPrior`.
+
+An exact trace takes as many products as there are pixels, so that no calibration is made here: the
+prior says that it is not calibrated, and ``prior.exact()`` is there for a few images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from importlib.metadata import version
+
+import torch
+from torch import Tensor
+
+from pyro_stad.calibrate import choose_steps
+from pyro_stad.data import Batches, split
+from pyro_stad.data.images import as_images, dequantise, image_whitening
+from pyro_stad.density.prior import FlowPrior
+from pyro_stad.divergence import ImageHead, Stein
+from pyro_stad.fields import ImageField
+from pyro_stad.fitting.stages import FitStages
+from pyro_stad.learn.clouds import ConditionalCloud
+from pyro_stad.learn.distil import distil
+from pyro_stad.learn.matching import match
+from pyro_stad.learn.objectives import SteinObjective
+from pyro_stad.likelihood import FlowODE
+from pyro_stad.ode import RK4
+from pyro_stad.paths import AbstractPath
+from pyro_stad.registry import build, describe
+from pyro_stad.report.fit import FitReport
+
+__all__ = ["fit_images"]
+
+_STEPS = (4, 8, 16, 32)
+_FEW = 64  # images on which the time grid is chosen
+
+
+def fit_images(
+    images: object,
+    path: str | AbstractPath,
+    stages: FitStages,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> FlowPrior:
+    """Learn the law of images.
+
+    Arguments:
+        images: as of ``as_images``.
+        path: a name in ``pyro_stad.paths.PATHS``, or a path object.
+        stages: the training runs, with their settings.
+        device: where to train and where the prior will live.
+        dtype: floating-point type of the prior.
+    """
+    whole = as_images(images)
+    values = dequantise(whole, stages.generator("dequantisation", torch.zeros(0)), dtype)
+    whiten = image_whitening(values)
+    chosen = build(path, "path") if isinstance(path, str) else path
+    stages.identity = _identity(stages, whole, chosen, dtype)
+    white = whiten.inv(values).to(device)
+    kept, held = split(
+        white, None, stages.settings.validation_fraction, stages.generator("split", white)
+    )
+    field = _field(stages, chosen, kept, held)
+    flow = _with_divergence(stages, field, kept, held)
+    few = held.subset(_FEW, stages.generator("time grid", white))
+    solver = choose_steps(flow, few, stages.settings.grid_tolerance * _scale(white), _STEPS)
+    report = FitReport(
+        seed=stages.seed, rows=len(whole), stages=tuple(stages.done),
+        versions={name: version(name) for name in ("pyro-stad", "torch", "pyro-ppl")},
+    )  # fmt: skip
+    loc, scale = whiten.loc.to(device), whiten.scale_tril.to(device)
+    return FlowPrior(flow.replace(solver=solver), loc, scale, report=report)
+
+
+def _scale(white: Tensor) -> float:
+    """Return by how much errors may be larger than in one dimension: they add up as their root."""
+    return white[0].numel() ** 0.5
+
+
+def _field(stages: FitStages, path: AbstractPath, kept: Batches, held: Batches) -> ImageField:
+    like, settings = kept.values, stages.settings
+    first = stages.first_weights("teacher")
+    sizes = settings.image_width, settings.image_levels
+    field = ImageField(path, like.shape[1:], *sizes, first).to(like)
+    options = stages.options("teacher", like)
+    stages.record("teacher", match(field, kept, held, settings.image_teacher, **options))
+    return field
+
+
+def _with_divergence(stages: FitStages, field: ImageField, kept: Batches, held: Batches) -> FlowODE:
+    like = kept.values
+    head = ImageHead.for_field(field, stages.first_weights("head")).to(like)
+    clouds = ConditionalCloud(field, kept), ConditionalCloud(field, held)
+    history = distil(
+        head, field, SteinObjective(), *clouds, stages.settings.image_stein,
+        **stages.options("stein", like),
+    )  # fmt: skip
+    stages.record("stein", history)
+    return FlowODE(field, Stein(head), RK4()).requires_grad_(False)
+
+
+def _identity(stages: FitStages, images: Tensor, path: AbstractPath, dtype: torch.dtype) -> str:
+    """Return a fingerprint of data and settings, for the files of resumable runs."""
+    known = describe(path, "path"), asdict(stages.settings), stages.seed, dtype, images.shape
+    digest = hashlib.sha256(repr((*known, version("pyro-stad"))).encode())
+    digest.update(images.contiguous().numpy().tobytes())
+    return digest.hexdigest()

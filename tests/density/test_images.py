@@ -1,0 +1,118 @@
+"""Priors of images: from whole numbers to bits, files, a fit that goes on, and slips."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import pyro_stad
+from pyro_stad.data.images import as_images, bits_per_dimension, dequantise
+from pyro_stad.density import FlowPrior
+from pyro_stad.divergence import Exact
+from pyro_stad.fields import ImageField
+from pyro_stad.likelihood import FlowODE
+from pyro_stad.ode import RK4
+from pyro_stad.paths import OptimalTransport
+
+OPTIONS = {"network": "unet", "budget": "tiny", "progress": False}
+
+
+def pictures(count=150, seed=0):
+    """Bright on one side, of a strength that differs, ``(count, 6, 6)`` in grey values."""
+    source = torch.Generator().manual_seed(seed)
+    strength = torch.rand(count, 1, 1, generator=source, dtype=torch.float64)
+    ramp = torch.linspace(0, 1, 6)[None, None]
+    noise = 0.05 * torch.randn(count, 6, 6, generator=source, dtype=torch.float64)
+    return (255 * (0.2 + 0.6 * strength * ramp + noise).clamp(0, 1)).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return pyro_stad.fit(pictures(), **OPTIONS)
+
+
+def test_a_prior_of_images_samples_and_has_a_density(prior):
+    assert prior.event_shape == (1, 6, 6)
+    x = prior.sample((3, 2))
+    assert x.shape == (3, 2, 1, 6, 6)
+    log_p = prior.log_prob(x)
+    assert log_p.shape == (3, 2)
+    torch.testing.assert_close(prior.log_prob(x[1, 0]), log_p[1, 0], rtol=1e-4, atol=1e-3)
+    # With so little training the divergence is small, and known: by the exact trace.
+    torch.testing.assert_close(prior.exact().log_prob(x), log_p, rtol=0, atol=1.0)
+    value = x[0, 0].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(prior.log_prob(value), value)
+    assert torch.isfinite(slope).all()
+    assert "not calibrated" in prior.summary()
+    assert "ImageHead" in repr(prior)
+
+
+def test_it_is_stored_and_comes_back(prior, tmp_path):
+    prior.save(tmp_path / "images.safetensors")
+    again = pyro_stad.load(tmp_path / "images.safetensors")
+    x = prior.sample((4,))
+    assert torch.equal(again.log_prob(x), prior.log_prob(x))
+    assert again.event_shape == prior.event_shape
+
+
+def test_the_same_seed_gives_the_same_prior_also_after_a_kill(prior, tmp_path, monkeypatch):
+    images, package = pictures(), pytest.importorskip("pyro_stad.fitting.images")
+    x = prior.sample((4,))
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(package, "distil", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pyro_stad.fit(images, resume=tmp_path, **OPTIONS)
+    assert (tmp_path / "teacher.safetensors").exists()
+    again = pyro_stad.fit(images, resume=tmp_path, **OPTIONS)
+    assert torch.equal(again.log_prob(x), prior.log_prob(x))
+    other = pyro_stad.fit(images, seed=1, **OPTIONS)
+    assert not torch.equal(other.log_prob(x), prior.log_prob(x))
+
+
+def test_bits_are_those_of_the_density():
+    """Of a normal law in closed form: an untrained network, whose flow does nothing."""
+    field = ImageField(OptimalTransport(), (1, 4, 4), 4, 2, torch.Generator()).double()
+    loc, scale = torch.full((1, 4, 4), 0.5), torch.full((1, 4, 4), 0.25)
+    normal = FlowPrior(FlowODE(field, Exact(), RK4(2)), loc, scale)
+    images = torch.arange(80, dtype=torch.uint8).reshape(5, 4, 4)
+    found = bits_per_dimension(normal, images, seed=3)
+    x = dequantise(images[:, None], torch.Generator().manual_seed(3), torch.float64)
+    log_p = torch.distributions.Normal(0.5, 0.25).log_prob(x).sum((1, 2, 3))
+    torch.testing.assert_close(found, 8 - log_p / (16 * math.log(2)), rtol=1e-3, atol=1e-3)
+    with pytest.raises(TypeError, match="whole numbers of dtype uint8"):
+        bits_per_dimension(normal, x)
+
+
+def test_whole_numbers_are_made_continuous():
+    images = as_images(np.full((100, 3, 3), 7, dtype=np.uint8))
+    x = dequantise(images, torch.Generator().manual_seed(0), torch.float64)
+    assert x.shape == (100, 1, 3, 3)
+    assert ((256 * x).floor() == 7).all()
+    assert len(x.unique()) == x.numel()
+    smooth = torch.rand(100, 2, 3, 3)
+    assert dequantise(as_images(smooth), torch.Generator(), torch.float32).dtype == torch.float32
+
+
+def test_slips_have_messages():
+    images = pictures()
+    for wrong, error, message in (
+        (images.long(), TypeError, "must be images of dtype uint8 or of floating-point"),
+        (images[None, None], ValueError, r"of shape \(N, H, W\) or \(N, C, H, W\)"),
+        (images[:50], ValueError, "at least 100 images; got 50"),
+        (torch.full((120, 4, 4), torch.nan), ValueError, "must be finite"),
+        (torch.zeros(120, 4, 4), ValueError, r"pixel \(0, 0, 0\) .* is the same in all images"),
+    ):
+        with pytest.raises(error, match=message):
+            pyro_stad.fit(wrong, **OPTIONS)
+    for option in ({"bounds": (0, 1)}, {"names": ["a"]}, {"context": torch.zeros(150, 1)}):
+        with pytest.raises(ValueError, match=r"is not for images \(network='unet'\)"):
+            pyro_stad.fit(images, **option, **OPTIONS)
+    with pytest.raises(ValueError, match="`path` of images must be a Gaussian path"):
+        pyro_stad.fit(images, path="cnf", **OPTIONS)
+    with pytest.raises(ValueError, match="`network` must be one of"):
+        pyro_stad.fit(images, **{**OPTIONS, "network": "transformer"})
