@@ -21,7 +21,7 @@ from pyro_stad.samplers import AbstractKernel, Ensemble, temper
 
 __all__ = ["Job", "ObjectsOptions", "Shared", "form_of", "part_of_objects"]
 
-_PARTICLES = 100
+_FEWEST, _FOR_A_CHAIN = 50, 3  # particles of each of two runs
 _MOST_DOUBLINGS = 6
 
 
@@ -70,7 +70,8 @@ def part_of_objects(shared: Shared, job: Job) -> Part:
     many, form = MappedProblem(problem, rows), MappedForm(form_of(problem, options.form), rows)
     half = options.num_chains // 2
     try:
-        runs = temper(many, max(_PARTICLES, 2 * half), 2, source, progress=False)
+        particles = max(_FEWEST, _FOR_A_CHAIN * options.num_chains)
+        runs = temper(many, particles, 2, source, progress=False)
     except ValueError as error:
         raise ValueError(
             f"of the objects from {job.start} on, counted from there: {error}"
