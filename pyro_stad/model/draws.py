@@ -18,8 +18,8 @@ def chains_of(source: Any, sites: Mapping[str, tuple[int, ...]], like: Tensor) -
     """Return draws of latent sites, each ``(chains, draws, ...)``.
 
     Arguments:
-        source: an ``MCMC`` that has run, an ArviZ ``InferenceData`` or ``DataTree`` with a
-            posterior, or a dictionary of draws by site, each ``(draws, ...)``.
+        source: an ``MCMC`` that has run, what ``sample_posterior`` returns, an ArviZ
+            ``InferenceData`` or ``DataTree`` with a posterior, or a dictionary of draws by site, each ``(draws, ...)``.
         sites: shapes of the latent sites by name.
         like: a tensor of the dtype and device that is wanted.
 
@@ -58,7 +58,8 @@ def by_chain(source: Any, argument: str) -> dict[str, Tensor]:
     """Return draws by site, each ``(chains, draws, ...)``: of a dictionary, as one chain.
 
     Arguments:
-        source: an ``MCMC`` that has run, ArviZ data with a posterior, or tensors or arrays by site.
+        source: an ``MCMC`` that has run, what ``sample_posterior`` returns, ArviZ data with a
+            posterior, or tensors or arrays by site.
         argument: what the caller calls it.
 
     Raises:
@@ -68,6 +69,8 @@ def by_chain(source: Any, argument: str) -> dict[str, Tensor]:
     if isinstance(source, MCMC):
         if not source._samples:
             raise ValueError(f"`{argument}` is an MCMC that has not run; call mcmc.run(...) first")
+        return source.get_samples(group_by_chain=True)
+    if callable(getattr(source, "get_samples", None)):  # what sample_posterior returns
         return source.get_samples(group_by_chain=True)
     # InferenceData is a mapping too, of groups.
     if isinstance(source, Mapping) and source and "posterior" not in source:

@@ -85,8 +85,8 @@ def test_a_learned_prior_has_one_posterior_in_both_forms(tiny_prior):
         draws = found.draws["theta"].flatten(0, 1)
         error = known.std(0) * (1 / found.ess["theta"] + 1 / 4000).sqrt()
         assert ((draws.mean(0) - known.mean(0)) / error).abs().max() < 5
-    # Draws by chain, for whatever takes Pyro's.
-    corrected = pyro_stad.correct(parameters.get_samples(), model, y, draws=200)
+    # It is taken for draws wherever Pyro's own are, chain by chain.
+    corrected = pyro_stad.correct(parameters, model, y, draws=200)
     assert corrected.draws["theta"].shape[-1] == 3
 
 
@@ -208,8 +208,9 @@ def test_it_goes_to_arviz_and_to_the_bridge():
     data = found.to_arviz()
     assert data["posterior"]["mean"].shape == (64, 100)
     smc = pyro_stad.log_evidence(conjugate, Y, method="smc", **QUIET)
-    bridge = pyro_stad.log_evidence(conjugate, Y, method="bridge", draws=data, **QUIET)
-    assert abs(bridge.log_z - smc.log_z) < 4 * math.hypot(bridge.log_z_err, smc.log_z_err)
+    for draws in (data, found):
+        bridge = pyro_stad.log_evidence(conjugate, Y, method="bridge", draws=draws, **QUIET)
+        assert abs(bridge.log_z - smc.log_z) < 4 * math.hypot(bridge.log_z_err, smc.log_z_err)
 
 
 def test_a_prior_that_is_no_map_of_noise_is_sampled_in_parameters():
