@@ -39,6 +39,7 @@ __all__ = [
     "warn_if_few",
 ]
 
+_FEWEST_OF_HALF = 3  # draws of half a chain that make a pair of lags
 _SHORTEST = 20  # draws of a chain that has an autocorrelation
 _FEWEST, _NATS = 100, 0.1
 _SHUFFLES, _MOST_SHUFFLED, _ALWAYS = 39, 1000, 1.2
@@ -103,8 +104,13 @@ def ess(draws: Tensor) -> float:
 
 
 def correlation_times(scores: Tensor) -> Tensor:
-    """Return the autocorrelation times of scores ``(chains, draws, K)``, shape ``(K,)``."""
+    """Return the autocorrelation times of scores ``(chains, draws, K)``, shape ``(K,)``.
+
+    Of chains of fewer than six draws, as thinning makes them of hundreds, nothing is known: one.
+    """
     half = scores.shape[1] // 2
+    if half < _FEWEST_OF_HALF:
+        return scores.new_ones(scores.shape[-1])
     halves = torch.cat([scores[:, :half], scores[:, -half:]])
     covariance = autocovariance(halves)
     within = covariance[:, 0].mean(0) * half / (half - 1)

@@ -19,7 +19,8 @@ def chains_of(source: Any, sites: Mapping[str, tuple[int, ...]], like: Tensor) -
 
     Arguments:
         source: an ``MCMC`` that has run, what ``sample_posterior`` returns, an ArviZ
-            ``InferenceData`` or ``DataTree`` with a posterior, or a dictionary of draws by site, each ``(draws, ...)``.
+            ``InferenceData`` or ``DataTree`` with a posterior, or a dictionary of draws by site,
+            each ``(draws, ...)``.
         sites: shapes of the latent sites by name.
         like: a tensor of the dtype and device that is wanted.
 

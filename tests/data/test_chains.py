@@ -33,6 +33,12 @@ def autoregression(rows, features, rho, seed=0):
     return noise
 
 
+@pytest.mark.parametrize("draws", [2, 3, 4, 5])
+def test_chains_of_a_few_draws_are_taken_for_independent(draws):
+    """As of hundreds of chains that were thinned: nothing tells how they hang together."""
+    assert ess(torch.randn(30, draws, dtype=torch.float64)) == 30 * draws
+
+
 @pytest.mark.parametrize(("chains", "draws"), [(1, 100), (1, 1000), (4, 50), (4, 500)])
 @pytest.mark.parametrize("rho", [-0.3, 0.0, 0.7])
 @pytest.mark.parametrize("digits", [1, 15])
