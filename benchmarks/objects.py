@@ -57,7 +57,7 @@ def noisy(theta: Tensor) -> Tensor:
 def sampled(prior: Any, seen: Tensor, options: Any, **more: Any) -> dict[str, Any]:
     started = time.perf_counter()
     found = pyro_stad.sample_posteriors(
-        partial(model, prior), seen, num_chains=16, num_samples=40, min_ess=options.ess,
+        partial(model, prior), seen, num_chains=16, num_samples=40, min_ess=options.ess, part=1024,
         form="parameters", seed=options.seed, progress=False, **more,
     )  # fmt: skip
     seconds = time.perf_counter() - started
@@ -93,7 +93,7 @@ def calibration(prior: Any, options: Any) -> dict[str, Any]:
     started = time.perf_counter()
     found = pyro_stad.sample_posteriors(
         partial(model, prior), noisy(truth), num_chains=16, num_samples=40, min_ess=options.ess,
-        seed=options.seed, progress=False,
+        part=1024, seed=options.seed, progress=False,
     )  # fmt: skip
     seconds = time.perf_counter() - started
     draws = found.draws["theta"].flatten(1, 2)
