@@ -127,12 +127,12 @@ class Ensemble:
             self.counts[2:4] = 0
             steps, places, memories = [], [], []
             for index in range(length):
-                taken, memory = self._move(index)
+                taken, remembered = self._move(index)
                 gain = (taken - self.kernel.acceptance) / (1 + index) ** _FADE
                 self.scale = (self.scale * gain.exp()).clamp(_LEAST, self.kernel.longest)
                 steps.append(self.scale.log())
                 places.append(self.state.kept[0])
-                memories.append(memory)
+                memories.append(remembered)
             late = slice(length // 2, None)
             # The mean of the later half: one step alone follows chance.
             self.scale = torch.stack(steps[late]).mean(0).exp()
