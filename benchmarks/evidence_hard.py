@@ -123,7 +123,7 @@ def page() -> str:
     return (
         "## Evidences that are hard\n\n"
         "SMC with 4,000 particles and small moves, or 1,000 and moves by gradients, three seeds; "
-        f"nested sampling with 500 live points, one seed, at most {_LIMIT / 60:.0f} minutes; "
+        f"nested sampling with 500 live points, one seed; none longer than {_LIMIT:.0f} seconds. "
         f"{versions}. *In doubt*: runs that said that particles were stuck, or that two estimates "
         "disagree, or refused, or did not come to an end. The narrow mode "
         "in five dimensions is seen by nobody, and nobody says so.\n\n"

@@ -123,9 +123,9 @@ class Lazy(AbstractKernel):
     acceptance = 0.2
 
     def step(self, state, law, scale, generator):
-        moved, taken = CrankNicolson().step(state, law, scale, generator)
-        awake = torch.rand(taken.shape, generator=generator, device=taken.device) < 0.5
-        return moved.where(awake, state), taken & awake
+        move = CrankNicolson().step(state, law, scale, generator)
+        awake = torch.rand(move.taken.shape, generator=generator, device=state.z.device) < 0.5
+        return move._replace(state=move.state.where(awake, state), taken=move.taken & awake)
 
 
 class Normal(AbstractField):

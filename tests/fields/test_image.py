@@ -108,7 +108,7 @@ def test_slips_have_messages():
 
 @pytest.mark.parametrize("objective", [SteinObjective(), ExactLabels(), HutchinsonLabels(4)])
 def test_every_objective_teaches_the_divergence(objective):
-    """Of the spread of the divergence, at points of all angles, less than half is left."""
+    """Of the spread of the divergence, at points of all angles, less than two thirds are left."""
     field = made((1, 4, 4), width=4, levels=2).float()
     source = torch.Generator().manual_seed(2)
     data = Batches(torch.randn(2000, 1, 4, 4, generator=source, dtype=torch.float32))
@@ -123,7 +123,7 @@ def test_every_objective_teaches_the_divergence(objective):
     with torch.no_grad():
         exact = Exact()(field, points.t, points.x)
         found = Stein(head)(field, points.t, points.x)
-    assert (found - exact).std() < 0.5 * exact.std()
+    assert (found - exact).std() < 0.67 * exact.std()
     assert (found - exact).mean().abs() < 0.2 * exact.square().mean().sqrt()
 
 
