@@ -23,10 +23,11 @@ from pyro_stad.density.prior import FlowPrior
 from pyro_stad.divergence import ImageHead, Stein
 from pyro_stad.fields import ImageField
 from pyro_stad.fitting.stages import FitStages
+from pyro_stad.learn import TrainingSettings
 from pyro_stad.learn.clouds import ConditionalCloud
 from pyro_stad.learn.distil import distil
 from pyro_stad.learn.matching import match
-from pyro_stad.learn.objectives import SteinObjective
+from pyro_stad.learn.objectives import AbstractObjective, HutchinsonLabels, SteinObjective
 from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4
 from pyro_stad.paths import AbstractPath
@@ -95,11 +96,15 @@ def _with_divergence(stages: FitStages, field: ImageField, kept: Batches, held: 
     like = kept.values
     head = ImageHead.for_field(field, stages.first_weights("head")).to(like)
     clouds = ConditionalCloud(field, kept), ConditionalCloud(field, held)
-    history = distil(
-        head, field, SteinObjective(), *clouds, stages.settings.image_stein,
-        **stages.options("stein", like),
-    )  # fmt: skip
-    stages.record("stein", history)
+    settings = stages.settings
+    runs: list[tuple[str, AbstractObjective, TrainingSettings | None]] = [
+        ("stein", SteinObjective(), settings.image_stein),
+        ("polish", HutchinsonLabels(settings.polish_products), settings.image_polish),
+    ]
+    for name, objective, training in runs:
+        if training is not None:
+            options = stages.options(name, like)
+            stages.record(name, distil(head, field, objective, *clouds, training, **options))
     return FlowODE(field, Stein(head), RK4()).requires_grad_(False)
 
 

@@ -41,6 +41,8 @@ class FitSettings:
         image_width, image_levels: channels at full resolution, and resolutions, of the network of
             images.
         image_teacher, image_stein: training of the field and of the divergence of images.
+        image_polish: further training of that divergence on its values, by ``polish_products``
+            products each, or None for none.
         tolerance: largest error of the density against the exact trace, in nats (standard
             deviation); the cheapest way to the density that meets it is taken. None for a tenth of
             a nat up to eight dimensions, and as much for every eight beyond.
@@ -77,6 +79,9 @@ class FitSettings:
     image_stein: TrainingSettings = TrainingSettings(
         1500, batch_size=64, learning_rate=2e-3, clip_norm=100.0, patience=0, validate_every=500
     )
+    image_polish: TrainingSettings | None = TrainingSettings(
+        500, batch_size=32, learning_rate=5e-3, clip_norm=100.0, patience=0, validate_every=250
+    )
     grid_tolerance: float = 0.02
     tolerance: float | None = None
     reference: str = "data"
@@ -99,7 +104,7 @@ class FitSettings:
                     f"`{name}` must be TrainingSettings; got {getattr(self, name)!r}"
                     + (". For no members, say fit(members=0)" if name == "member" else "")
                 )
-        for name in ("polish", "density"):
+        for name in ("polish", "density", "image_polish"):
             if not isinstance(getattr(self, name), TrainingSettings | None):
                 raise TypeError(
                     f"`{name}` must be TrainingSettings or None; got {getattr(self, name)!r}"
@@ -152,6 +157,7 @@ BUDGETS: dict[str, FitSettings] = {
         image_levels=2,
         image_teacher=replace(_TINY, batch_size=32),
         image_stein=replace(_TINY, batch_size=32),
+        image_polish=replace(_TINY, steps=20, batch_size=32),
         audit_points=64,
     ),
     "quick": FitSettings(

@@ -45,6 +45,7 @@ def test_a_prior_of_images_samples_and_has_a_density(prior):
     (slope,) = torch.autograd.grad(prior.log_prob(value), value)
     assert torch.isfinite(slope).all()
     assert "not calibrated" in prior.summary()
+    assert [stage.name for stage in prior.report.stages] == ["teacher", "stein", "polish"]
     assert "ImageHead" in repr(prior)
 
 
