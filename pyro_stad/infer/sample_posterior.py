@@ -4,10 +4,10 @@ Particles of tempered SMC are where chains start, so that they begin in the post
 its modes that these have seen; of one too narrow for that nothing tells. Chains move together, by
 :mod:`pyro_stad.samplers.ensemble`, in the noise of the priors or in unconstrained parameters:
 whichever moves farther, in a pilot, for the network calls that it takes. Moves are accepted or
-refused, and so are jumps between the modes that particles have seen (:mod:`samplers.jumps`), so
-that what is drawn is exact for the density that is stated: in noise the flow's own, or
-that of a generator of one step; in parameters that of the distilled density, which ``correct``
-carries on.
+refused, and so are jumps between the modes that particles have seen
+(:mod:`pyro_stad.samplers.jumps`), so that what is drawn is exact for the density that is stated: in
+noise the flow's own, or that of a generator of one step; in parameters that of the distilled
+density, which ``correct`` carries on.
 
 References:
     Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021), Rank-normalization, folding, and

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_stad.samplers import Runs
 
-__all__ = ["STUCK", "Doubts", "some"]
+__all__ = ["Doubts", "some"]
 
 STUCK = (
     "the particles that chains start from were stuck, or their halves found different evidences: "
