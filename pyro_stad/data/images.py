@@ -28,6 +28,7 @@ __all__ = ["as_images", "bits_per_dimension", "dequantise", "image_whitening"]
 
 _LEAST = 100
 _LEVELS = 256
+_CHANNELS = (1, 3, 4)  # grey, colours, and a mask beside them
 
 
 def as_images(images: Any) -> Tensor:
@@ -39,7 +40,8 @@ def as_images(images: Any) -> Tensor:
 
     Raises:
         TypeError: for what is neither.
-        ValueError: for another shape, fewer than 100 images, or numbers that are not finite.
+        ValueError: for another shape, channels that come last, fewer than 100 images, or numbers
+            that are not finite.
     """
     found = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
     if not isinstance(found, Tensor) or not (
@@ -54,6 +56,11 @@ def as_images(images: Any) -> Tensor:
     if found.ndim != 4 or 0 in found.shape:
         raise ValueError(
             f"`samples` must be images of shape (N, H, W) or (N, C, H, W); got {tuple(found.shape)}"
+        )
+    if found.shape[1] not in _CHANNELS and found.shape[3] in _CHANNELS:
+        raise ValueError(
+            "`samples` must have channels before height and width, (N, C, H, W); "
+            f"{tuple(found.shape)} looks like channels last: use permute(0, 3, 1, 2)"
         )
     if len(found) < _LEAST:
         raise ValueError(f"`samples` must be at least {_LEAST} images; got {len(found)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,13 @@ class SampledPosteriors:
 
         Raises:
             IndexError: if there is no such object.
+            TypeError: if the index is no integer.
         """
+        if not isinstance(index, Integral):
+            raise TypeError(
+                f"objects are numbered, from 0 to {len(self) - 1}; got {index!r}. Draws of a site "
+                "of all objects are in `draws`"
+            )
         place = index + len(self) if index < 0 else index
         for part in self.parts:
             if 0 <= place < len(part):

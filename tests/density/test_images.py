@@ -104,6 +104,11 @@ def test_slips_have_messages():
     for wrong, error, message in (
         (images.long(), TypeError, "must be images of dtype uint8 or of floating-point"),
         (images[None, None], ValueError, r"of shape \(N, H, W\) or \(N, C, H, W\)"),
+        (
+            torch.zeros(120, 8, 8, 3),
+            ValueError,
+            r"looks like channels last: use permute\(0, 3, 1, 2\)",
+        ),
         (images[:50], ValueError, "at least 100 images; got 50"),
         (torch.full((120, 4, 4), torch.nan), ValueError, "must be finite"),
         (torch.zeros(120, 4, 4), ValueError, r"pixel \(0, 0, 0\) .* is the same in all images"),

@@ -255,6 +255,8 @@ def test_a_store_is_read_when_it_is_asked_for(tmp_path):
     assert again.pilot == plain.pilot
     with pytest.raises(IndexError, match="there are 10 objects, and none with index 10"):
         found[10]
+    with pytest.raises(TypeError, match="objects are numbered, from 0 to 9; got 'x'"):
+        found["x"]
     together = found.to_arviz()["posterior"]["x"]
     assert together.shape == (32, 50, 10)
     assert (together.values[:, :, 3] == found[3]["x"].numpy()).all()
