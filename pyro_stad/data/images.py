@@ -57,7 +57,8 @@ def as_images(images: Any) -> Tensor:
         raise ValueError(
             f"`samples` must be images of shape (N, H, W) or (N, C, H, W); got {tuple(found.shape)}"
         )
-    if found.shape[1] not in _CHANNELS and found.shape[3] in _CHANNELS:
+    _, channels, width, last = found.shape
+    if last in _CHANNELS and min(channels, width) > max(_CHANNELS):
         raise ValueError(
             "`samples` must have channels before height and width, (N, C, H, W); "
             f"{tuple(found.shape)} looks like channels last: use permute(0, 3, 1, 2)"

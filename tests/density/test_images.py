@@ -97,6 +97,8 @@ def test_whole_numbers_are_made_continuous():
     assert len(x.unique()) == x.numel()
     smooth = torch.rand(100, 2, 3, 3)
     assert dequantise(as_images(smooth), torch.Generator(), torch.float32).dtype == torch.float32
+    # Small ones with many channels, as an encoder makes them, are not taken for channels last.
+    assert as_images(torch.rand(100, 8, 4, 4)).shape == (100, 8, 4, 4)
 
 
 def test_slips_have_messages():
