@@ -67,8 +67,15 @@ class ImageField(AbstractAngularField):
         return self.net(t, x)
 
     def velocity_and_maps(self, t: Tensor, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the velocity, and the derivatives of the network's activations, block by block."""
+        """Return the velocity, and the derivatives of all activations, in their order."""
         return self.net.with_maps(t, x)
+
+    def jacobian_products(self, t: Tensor, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        # A subclass with another velocity must not get the network's derivatives.
+        if type(self).velocity is not ImageField.velocity:
+            return super().jacobian_products(t, x, tangents)
+        velocity, maps = self.net.with_maps(t, x)
+        return velocity, self.net.products(maps, tangents.expand(-1, len(x), *x.shape[1:]))
 
     def settings(self) -> dict[str, Any]:
         return {

@@ -30,7 +30,7 @@ def made(shape=(1, 6, 6), width=4, levels=2, seed=0):
 def made_head(field, seed=1):
     head = ImageHead.for_field(field, torch.Generator().manual_seed(seed)).double()
     with torch.no_grad():
-        head.out.weight.normal_(generator=torch.Generator().manual_seed(seed))
+        head.turning.weight.normal_(generator=torch.Generator().manual_seed(seed))
     return head
 
 
@@ -77,7 +77,7 @@ def test_the_slope_of_the_head_is_its_derivative():
     # And its weights have gradients through both.
     (value + slope).sum().backward()
     assert all(weight.grad is not None for weight in head.parameters())
-    assert head.mix.weight.grad.abs().max() > 0
+    assert all(link.second.weight.grad.abs().max() > 0 for link in [*head.down, *head.up])
 
 
 def test_fields_and_heads_are_described_and_built():
