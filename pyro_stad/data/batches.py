@@ -56,14 +56,16 @@ class Batches:
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Return ``count`` rows, shape ``(count, D)``."""
+        return self.values[self._drawn(count, generator)]
+
+    def _drawn(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return which rows are drawn, shape ``(count,)``."""
         device = self.values.device
         if self._cumulative is None:
-            index = torch.randint(len(self), (count,), generator=generator, device=device)
-        else:
-            uniform = torch.rand(count, generator=generator, dtype=torch.float64, device=device)
-            index = torch.searchsorted(self._cumulative, uniform, right=True)
-            index = index.clamp_max(len(self) - 1)
-        return self.values[index]
+            return torch.randint(len(self), (count,), generator=generator, device=device)
+        uniform = torch.rand(count, generator=generator, dtype=torch.float64, device=device)
+        index = torch.searchsorted(self._cumulative, uniform, right=True)
+        return index.clamp_max(len(self) - 1)
 
     def subset(self, count: int, generator: torch.Generator) -> Tensor:
         """Return at most ``count`` rows, each as often as its weight says, to the next integer."""

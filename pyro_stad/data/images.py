@@ -16,18 +16,32 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_stad.data.batches import Batches
 from pyro_stad.data.standardise import Rescale
 
-__all__ = ["as_images", "bits_per_dimension", "dequantise", "image_whitening"]
+__all__ = [
+    "Augment",
+    "Continuous",
+    "ImageBatches",
+    "as_images",
+    "bits_per_dimension",
+    "dequantise",
+    "image_whitening",
+]
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 _LEAST = 100
 _LEVELS = 256
+_SHARE = 0.01
 _CHANNELS = (1, 3, 4)  # grey, colours, and a mask beside them
 
 
@@ -74,24 +88,86 @@ def dequantise(images: Tensor, generator: torch.Generator, dtype: torch.dtype) -
     """Return whole numbers in the unit interval, with noise between them; others as they are."""
     if images.is_floating_point():
         return images.to(dtype)
-    noise = torch.rand(images.shape, generator=generator, dtype=torch.float64)
+    options: dict[str, Any] = {"generator": generator, "device": images.device}
+    noise = torch.rand(images.shape, dtype=torch.float64, **options)
     # In single precision the largest may be rounded to one, which is no matter.
     return ((images.double() + noise) / _LEVELS).to(dtype)
+
+
+@dataclass(frozen=True)
+class Continuous:
+    """How an image of the user becomes one that has a density: noise, and what the user adds.
+
+    Arguments:
+        augment: a function of images ``(B, C, H, W)``, floating-point numbers, and a generator,
+            which returns images of the same shape; or None. What is learned is the law of what it
+            returns.
+        dtype: of the result.
+    """
+
+    augment: Augment | None
+    dtype: torch.dtype
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return images to learn from; the noise is another one each time.
+
+        Raises:
+            ValueError: if ``augment`` returns another shape or numbers that are not finite.
+        """
+        x = dequantise(images, generator, self.dtype)
+        if self.augment is None:
+            return x
+        found = self.augment(x, generator)
+        if not isinstance(found, Tensor) or found.shape != x.shape:
+            kind = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"`augment` must return images of shape {tuple(x.shape)}; got {kind}")
+        if not bool(torch.isfinite(found).all()):
+            raise ValueError("`augment` must return finite numbers")
+        return found.to(x)
+
+
+class ImageBatches(Batches):
+    """Draws whitened images, each time with other noise between whole numbers.
+
+    Arguments:
+        images: what the user has, ``(N, C, H, W)``.
+        continuous: how they are made continuous.
+        whiten: the whitening.
+        generator: source of the noise of ``values``.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        continuous: Continuous,
+        whiten: Rescale,
+        generator: torch.Generator,
+    ) -> None:
+        self._images, self._continuous, self._whiten = images, continuous, whiten
+        super().__init__(whiten.inv(continuous(images, generator)))
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        drawn = self._images[self._drawn(count, generator)]
+        return self._whiten.inv(self._continuous(drawn, generator))
 
 
 def image_whitening(values: Tensor) -> Rescale:
     """Return the whitening of images, number by number.
 
+    To the variance of a pixel a hundredth of their mean is added: what hardly varies in these
+    images, a margin, may vary in others, which would then be hundreds of standard deviations away.
+
     Raises:
         ValueError: if a pixel is the same in all images; it has no density.
     """
-    scale = values.double().std(0, correction=0)
-    if not bool((scale > 0).all()):
-        place = tuple((scale <= 0).nonzero()[0].tolist())
+    variance = values.double().var(0, correction=0)
+    if not bool((variance > 0).all()):
+        place = tuple((variance <= 0).nonzero()[0].tolist())
         raise ValueError(
             f"pixel {place} (channel, row, column) is the same in all images, and has no density; "
             "pass whole numbers, dtype uint8, which are made continuous"
         )
+    scale = (variance + _SHARE * variance.mean()).sqrt()
     return Rescale(values.double().mean(0).to(values), scale.to(values))
 
 

@@ -66,6 +66,11 @@ class ImageField(AbstractAngularField):
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
         return self.net(t, x)
 
+    @property
+    def shown(self) -> int:
+        """How many numbers the maps of an image hold: what a pass keeps for a gradient."""
+        return self.net.numbers(self.event_shape[1], self.event_shape[2])
+
     def velocity_and_maps(self, t: Tensor, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the velocity, and the derivatives of all activations, in their order."""
         return self.net.with_maps(t, x)

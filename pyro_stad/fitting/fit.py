@@ -6,11 +6,12 @@ The chains behind it are in :mod:`pyro_stad.fitting.prior` and :mod:`pyro_stad.f
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
 
 import torch
+from torch import Tensor
 
 from pyro_stad._checks import check_choice, check_count, check_device, check_seed
 from pyro_stad._context import own_context
@@ -48,6 +49,7 @@ class _Options(TypedDict, total=False):
     context_names: Sequence[str] | None
     context_bounds: Any
     network: str
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None
     path: str | AbstractPath
     budget: str | FitSettings
     members: int
@@ -75,6 +77,7 @@ def fit(
     context_names: Sequence[str] | None = None,
     context_bounds: Any = None,
     network: str = "perceptron",
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     path: str | AbstractPath = "ot",
     budget: str | FitSettings = "standard",
     members: int = 5,
@@ -109,6 +112,9 @@ def fit(
             values of dtype uint8, which are made continuous in the unit interval, or floating-point
             numbers. The prior's events are then ``(C, H, W)``. It has no members, bounds, names or
             weights, and is not calibrated: an exact trace takes a product for each pixel.
+        augment: for images, a function of a batch of them, ``(B, C, H, W)`` in the unit interval if
+            they came as whole numbers, and a ``torch.Generator``, that returns as many of the same
+            shape: shifted, turned, with noise. The law of what it returns is learned.
         path: a name in ``pyro_stad.paths.PATHS``, a path object, or ``"cnf"`` for a free-form
             continuous normalising flow trained by maximum likelihood.
         budget: a name in ``pyro_stad.BUDGETS`` or a ``FitSettings``.
@@ -147,9 +153,11 @@ def fit(
             context=context, names=names, weights=weights, log_weights=log_weights, bounds=bounds,
             var_names=var_names, context_names=context_names, context_bounds=context_bounds,
         )  # fmt: skip
-        _check_images(path, given)
+        _check_images(path, augment, given)
         stages = FitStages(settings, seed, _resume_folder(resume), progress=progress)
-        return fit_images(samples, path, stages, device, dtype)
+        return fit_images(samples, path, stages, augment, device, dtype)
+    if augment is not None:
+        raise ValueError("`augment` is for images, with network='unet'; leave it out")
     if context is not None:
         pairs = Pairs.of(
             samples, context, names=names, weights=weights, log_weights=log_weights,
@@ -202,8 +210,10 @@ def _check_options(path: Any, members: Any, seed: Any, dtype: Any) -> int:
     return check_seed(seed)
 
 
-def _check_images(path: Any, given: dict[str, Any]) -> None:
+def _check_images(path: Any, augment: Any, given: dict[str, Any]) -> None:
     """Refuse what images can't have."""
+    if not (augment is None or callable(augment)):
+        raise TypeError(f"`augment` must be a function (images, generator); got {augment!r}")
     if path == "cnf":
         raise ValueError("`path` of images must be a Gaussian path; got 'cnf'")
     for name, value in given.items():

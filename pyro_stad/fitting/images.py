@@ -1,7 +1,8 @@
 r"""``fit`` of images: the chain from images to a prior over events ``(C, H, W)``.
 
-images -> dequantisation -> whitening, number by number -> U-Net on a path -> distilled divergence
-on its maps -> time grid -> :class:`~pyro_stad.density.prior.FlowPrior`.
+images -> dequantisation, another one for each draw -> whitening, number by number -> U-Net on a
+path -> distilled divergence on its maps -> time grid ->
+:class:`~pyro_stad.density.prior.FlowPrior`.
 
 An exact trace takes as many products as there are pixels, so that no calibration is made here: the
 prior says that it is not calibrated, and ``prior.exact()`` is there for a few images.
@@ -16,9 +17,18 @@ from importlib.metadata import version
 import torch
 from torch import Tensor
 
+from pyro_stad._chunks import CHUNK_SIZE
+from pyro_stad._rows import ROWS
 from pyro_stad.calibrate import choose_steps
 from pyro_stad.data import Batches, split
-from pyro_stad.data.images import as_images, dequantise, image_whitening
+from pyro_stad.data.images import (
+    Augment,
+    Continuous,
+    ImageBatches,
+    as_images,
+    image_whitening,
+)
+from pyro_stad.data.standardise import Rescale
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.divergence import ImageHead, Stein
 from pyro_stad.fields import ImageField
@@ -29,7 +39,7 @@ from pyro_stad.learn.distil import distil
 from pyro_stad.learn.matching import match
 from pyro_stad.learn.objectives import AbstractObjective, HutchinsonLabels, SteinObjective
 from pyro_stad.likelihood import FlowODE
-from pyro_stad.ode import RK4
+from pyro_stad.ode import RK4, AbstractFixedGrid
 from pyro_stad.paths import AbstractPath
 from pyro_stad.registry import build, describe
 from pyro_stad.report.fit import FitReport
@@ -38,12 +48,14 @@ __all__ = ["fit_images"]
 
 _STEPS = (4, 8, 16, 32)
 _FEW = 64  # images on which the time grid is chosen
+_BYTES, _FEWEST = 2**31, ROWS
 
 
 def fit_images(
     images: object,
     path: str | AbstractPath,
     stages: FitStages,
+    augment: Augment | None,
     device: torch.device,
     dtype: torch.dtype,
 ) -> FlowPrior:
@@ -53,28 +65,57 @@ def fit_images(
         images: as of ``as_images``.
         path: a name in ``pyro_stad.paths.PATHS``, or a path object.
         stages: the training runs, with their settings.
+        augment: what is done to each image that is drawn for training; see ``Continuous``.
         device: where to train and where the prior will live.
         dtype: floating-point type of the prior.
     """
     whole = as_images(images)
-    values = dequantise(whole, stages.generator("dequantisation", torch.zeros(0)), dtype)
-    whiten = image_whitening(values)
     chosen = build(path, "path") if isinstance(path, str) else path
-    stages.identity = _identity(stages, whole, chosen, dtype)
-    white = whiten.inv(values).to(device)
-    kept, held = split(
-        white, None, stages.settings.validation_fraction, stages.generator("split", white)
-    )
+    stages.identity = _identity(stages, whole, chosen, augment, dtype)
+    continuous = Continuous(augment, dtype)
+    # On the CPU, so that the whitening is the same on every device.
+    source = stages.generator("dequantisation", torch.zeros(0))
+    whiten = image_whitening(continuous(whole, source))
+    kept, held = _batches(stages, whole.to(device), continuous, _moved(whiten, device))
     field = _field(stages, chosen, kept, held)
     flow = _with_divergence(stages, field, kept, held)
-    few = held.subset(_FEW, stages.generator("time grid", white))
-    solver = choose_steps(flow, few, stages.settings.grid_tolerance * _scale(white), _STEPS)
+    like = kept.values
+    few = held.subset(_FEW, stages.generator("time grid", like))
+    solver = choose_steps(flow, few, stages.settings.grid_tolerance * _scale(like), _STEPS)
+    flow = flow.replace(solver=solver, chunk_size=_chunk(field, solver))
     report = FitReport(
         seed=stages.seed, rows=len(whole), stages=tuple(stages.done),
         versions={name: version(name) for name in ("pyro-stad", "torch", "pyro-ppl")},
     )  # fmt: skip
-    loc, scale = whiten.loc.to(device), whiten.scale_tril.to(device)
-    return FlowPrior(flow.replace(solver=solver), loc, scale, report=report)
+    moved = _moved(whiten, device)
+    return FlowPrior(flow, moved.loc, moved.scale_tril, report=report)
+
+
+def _moved(whiten: Rescale, device: torch.device) -> Rescale:
+    return Rescale(whiten.loc.to(device), whiten.scale_tril.to(device))
+
+
+def _batches(
+    stages: FitStages, whole: Tensor, continuous: Continuous, whiten: Rescale
+) -> tuple[ImageBatches, ImageBatches]:
+    """Return what is trained on, and what is held out."""
+    rows = torch.arange(len(whole), device=whole.device)
+    share, source = stages.settings.validation_fraction, stages.generator("split", whole)
+    noise = stages.generator("dequantisation", whole)
+    kept, held = (
+        ImageBatches(whole[part.values], continuous, whiten, noise)
+        for part in split(rows, None, share, source)
+    )
+    return kept, held
+
+
+def _chunk(field: ImageField, solver: AbstractFixedGrid) -> int:
+    """Return how many images are worked on at a time.
+
+    So many that what a gradient of the density keeps, the maps of all calls, fits into the budget.
+    """
+    rows = _BYTES // (4 * field.shown * solver.sequential_calls())
+    return min(max(_FEWEST, rows // ROWS * ROWS), CHUNK_SIZE)
 
 
 def _scale(white: Tensor) -> float:
@@ -108,9 +149,17 @@ def _with_divergence(stages: FitStages, field: ImageField, kept: Batches, held: 
     return FlowODE(field, Stein(head), RK4()).requires_grad_(False)
 
 
-def _identity(stages: FitStages, images: Tensor, path: AbstractPath, dtype: torch.dtype) -> str:
+def _identity(
+    stages: FitStages,
+    images: Tensor,
+    path: AbstractPath,
+    augment: Augment | None,
+    dtype: torch.dtype,
+) -> str:
     """Return a fingerprint of data and settings, for the files of resumable runs."""
-    known = describe(path, "path"), asdict(stages.settings), stages.seed, dtype, images.shape
+    # Of a function no more than its name is known.
+    added = getattr(augment, "__qualname__", type(augment).__qualname__)
+    known = describe(path, "path"), asdict(stages.settings), stages.seed, dtype, images.shape, added
     digest = hashlib.sha256(repr((*known, version("pyro-stad"))).encode())
     digest.update(images.contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -7,10 +7,19 @@ import pytest
 import torch
 
 import pyro_stad
-from pyro_stad.data.images import as_images, bits_per_dimension, dequantise
+from pyro_stad.data.images import (
+    Continuous,
+    ImageBatches,
+    as_images,
+    bits_per_dimension,
+    dequantise,
+    image_whitening,
+)
+from pyro_stad.data.standardise import Rescale
 from pyro_stad.density import FlowPrior
 from pyro_stad.divergence import Exact
 from pyro_stad.fields import ImageField
+from pyro_stad.fitting.images import _chunk
 from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4
 from pyro_stad.paths import OptimalTransport
@@ -124,3 +133,67 @@ def test_slips_have_messages():
         pyro_stad.fit(images, path="cnf", **OPTIONS)
     with pytest.raises(ValueError, match="`network` must be one of"):
         pyro_stad.fit(images, **{**OPTIONS, "network": "transformer"})
+
+
+def test_augmented_images_are_what_is_learned():
+    """Of a function that adds noise: the law is wider by just that, at every draw another one."""
+    images, seen = torch.rand(200, 1, 4, 4, dtype=torch.float32), []
+
+    def noisy(x, generator):
+        seen.append(x.shape)
+        return x + 0.5 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+
+    prior = pyro_stad.fit(images, augment=noisy, **OPTIONS)
+    wide = prior.coordinates.transforms[0].scale_tril
+    torch.testing.assert_close(
+        wide.mean().double(), torch.tensor(math.sqrt(1.01 * (1 / 12 + 0.25))), rtol=0.05, atol=0
+    )
+    assert seen[0] == (200, 1, 4, 4)
+    assert len(seen) > 60
+    for wrong, error, message in (
+        (lambda x, g: x[:, :, :2], ValueError, r"must return images of shape \(200, 1, 4, 4\)"),
+        (lambda x, g: x * torch.nan, ValueError, "`augment` must return finite numbers"),
+        ("flip", TypeError, r"`augment` must be a function \(images, generator\); got 'flip'"),
+    ):
+        with pytest.raises(error, match=message):
+            pyro_stad.fit(images, augment=wrong, **OPTIONS)
+    with pytest.raises(ValueError, match="`augment` is for images"):
+        pyro_stad.fit(torch.randn(200, 2), augment=noisy)
+
+
+def test_the_noise_between_whole_numbers_is_another_one_each_time():
+    whole = as_images(np.full((100, 3, 3), 7, dtype=np.uint8))
+    source = torch.Generator().manual_seed(0)
+    whiten = Rescale(torch.zeros(1, 3, 3), torch.full((1, 3, 3), 1 / 256))
+    batches = ImageBatches(whole, Continuous(None, torch.float64), whiten, source)
+    drawn = torch.cat([batches.draw(500, source), batches.draw(500, source), batches.values])
+    assert (drawn.floor() == 7).all()
+    assert len(drawn.unique()) == drawn.numel()
+
+
+def test_a_margin_that_hardly_varies_is_not_hundreds_of_deviations_away():
+    values = torch.rand(500, 1, 4, 4)
+    values[:, :, 0] /= 1000
+    scale = image_whitening(values).scale_tril
+    mean = values.var(0, correction=0).mean()
+    assert (scale >= 0.1 * mean.sqrt()).all()
+    torch.testing.assert_close(
+        scale[:, 1:].square(), values[:, :, 1:].var(0, correction=0) + 0.01 * mean
+    )
+
+
+def test_images_are_worked_on_a_few_at_a_time(prior):
+    """So few that the maps of all calls of the network fit into two gigabytes."""
+    flow = prior.likelihood
+    kept = 4 * flow.field.shown * flow.solver.sequential_calls()
+    assert flow.chunk_size % 16 == 0
+    assert flow.chunk_size == 2048 or flow.chunk_size * kept <= 2**31
+    wide = ImageField(OptimalTransport(), (3, 64, 64), 32, 3, torch.Generator())
+    assert _chunk(wide, RK4(16)) == 16
+
+
+def test_the_numbers_of_the_maps_are_counted():
+    for shape, levels in (((1, 8, 8), 3), ((2, 7, 5), 2), ((1, 9, 9), 1)):
+        field = ImageField(OptimalTransport(), shape, 6, levels, torch.Generator()).double()
+        maps = field.velocity_and_maps(torch.tensor(0.5), torch.zeros(1, *shape))[1]
+        assert field.shown == sum(shown.numel() for shown in maps)

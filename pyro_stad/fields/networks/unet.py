@@ -211,6 +211,16 @@ class UNet(nn.Module):
             h = block(_beside(past.pop(), h), embedded, maps)
         return self.leave(_activated(h, maps))
 
+    def numbers(self, height: int, width: int) -> int:
+        """Return how many numbers the maps of an image of that size hold."""
+        total = self.width * height * width
+        for level in range(self.levels):
+            channels = self.width * 2**level
+            size = math.ceil(height / 2**level) * math.ceil(width / 2**level)
+            # Two activations on the way down; on the way up one of all that is side by side.
+            total += (2 + 4 * (level < self.levels - 1)) * channels * size
+        return total
+
     def products(self, maps: list[Tensor], tangents: Tensor) -> Tensor:
         """Return the Jacobian's products with tangents of each image, ``(K, B, C, H, W)``."""
         few = max(1, _TOGETHER // tangents.shape[1])
