@@ -31,13 +31,21 @@ from pyro_stad.learn.clouds import AbstractCloud, stein_residual
 from pyro_stad.likelihood.base import AbstractLikelihood
 from pyro_stad.likelihood.flow_ode import FlowODE, exact_twin
 
-__all__ = ["Audit", "SteinResidual", "audit", "exact_log_prob", "own_noise"]
+__all__ = [
+    "LARGEST_LOG",
+    "Audit",
+    "SteinResidual",
+    "audit",
+    "exact_log_prob",
+    "own_noise",
+    "stein_residuals",
+]
 
 _STEIN_TIMES = 9
 _FEWEST_DRAWS = 500
 _LOOKED_AT, _MOST_LOOKED_AT = 3000, 20_000  # own draws, and held-out data
 _SUSPECTS = 32  # for each of two reasons
-_LARGEST_LOG = math.log(torch.finfo(torch.float64).max)
+LARGEST_LOG = math.log(torch.finfo(torch.float64).max)
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,8 @@ class Audit:
         highest: largest error above the exact trace, on the same; NaN where it was not kept.
         looked_at: points at which the density itself was looked at.
         suspects: the most suspect of them, at which the exact trace was computed as well.
+        noise: standard deviation of the noise of what all this is held against, where the trace
+            was sampled: ``sd`` is without it, ``worst`` and ``highest`` are with it.
     """
 
     points: int
@@ -79,6 +89,7 @@ class Audit:
     highest: float = math.nan
     looked_at: int = 0
     suspects: int = 0
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         check_count(self.points, "points")
@@ -113,8 +124,9 @@ class Audit:
         # Not in standard errors: at pure noise both are next to nothing.
         largest = max(self.stein, key=lambda s: abs(s.mean))
         looked = f" (with {self.suspects} suspects of {self.looked_at})" if self.suspects else ""
+        against = f"sampled trace (noise {self.noise:.2g} nat)" if self.noise else "exact trace"
         return (
-            f"  log_prob less exact trace, {self.points} held-out points: "
+            f"  log_prob less {against}, {self.points} held-out points: "
             f"bias {self.bias:+.3g}, sd {self.sd:.3g}, worst {self.worst:.3g} nat{looked}\n"
             f"  time grid against a finer one: sd {self.solver_error:.3g} nat\n"
             f"  normaliser: {self.mass()}\n"
@@ -174,9 +186,9 @@ def audit(
         error = log_prob_at(likelihood, held_out) - reference
         ratio = log_prob_at(likelihood, draws) - exact_log_prob(likelihood, draws)
         log_z, relative = mean_weight(ratio)
-    stein = _stein_residuals(likelihood, cloud, generator, len(held_out))
+    stein = stein_residuals(likelihood, cloud, generator, len(held_out))
     off, looked_at = _suspect_error(likelihood, held_out if others is None else others, generator)
-    mass = math.exp(log_z) if not log_z > _LARGEST_LOG else math.inf
+    mass = math.exp(log_z) if not log_z > LARGEST_LOG else math.inf
     return Audit(
         points=len(held_out),
         bias=error.mean().item(),
@@ -208,9 +220,10 @@ def _suspect_error(
         return log_prob_at(likelihood, found) - exact_log_prob(likelihood, found), len(points)
 
 
-def _stein_residuals(
+def stein_residuals(
     likelihood: AbstractLikelihood, cloud: AbstractCloud, generator: torch.Generator, count: int
 ) -> tuple[SteinResidual, ...]:
+    """Return the Stein residual at several times, by ``count`` pairs of points of a cloud."""
     residuals = []
     fractions = torch.linspace(0.02, 1, _STEIN_TIMES, dtype=torch.float32, device="cpu")
     for fraction in fractions.tolist():

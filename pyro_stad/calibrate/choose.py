@@ -59,6 +59,7 @@ __all__ = [
     "REFERENCES",
     "calibrate",
     "choose_steps",
+    "conformal_bound",
 ]
 
 _NODES = (8, 16, 32)
@@ -93,10 +94,11 @@ def calibrate(
     Returns:
         The likelihood, which shares the networks, and its calibration.
     """
-    standard = ExactPoints.of(likelihood, held_out, others, generator)
+    points = ExactPoints.of(likelihood, held_out, others, generator)
+    standard = points.standard
     with torch.no_grad():
-        chosen, trials = _chosen(standard, _ways(likelihood, train), tolerance, reference)
-        bound = _bound(disagreement(chosen, held_out), standard.error(chosen).abs())
+        chosen, trials = _chosen(points, _ways(likelihood, train), tolerance, reference)
+        bound = conformal_bound(disagreement(chosen, held_out), standard.error(chosen).abs())
     measured = audit(chosen, held_out, cloud, generator, exact=standard.at_data, others=others)
     return chosen, Calibration(tolerance, reference, tuple(trials), bound, measured)
 
@@ -126,25 +128,25 @@ def choose_steps(
 
 
 def _chosen(
-    standard: ExactPoints, ways: Iterator[AbstractLikelihood], tolerance: float, reference: str
+    points: ExactPoints, ways: Iterator[AbstractLikelihood], tolerance: float, reference: str
 ) -> tuple[AbstractLikelihood, list[Trial]]:
     """Return the first way that serves, or else the best, and what was found of all tried."""
     tried: list[AbstractLikelihood] = []
     trials: list[Trial] = []
     for way in ways:
-        way, trial = standard.measured(way)
+        way, trial = points.standard.measured(way)
         tried.append(way)
         trials.append(trial)
         # A look for bumps costs more exact traces than all else: not for what does not serve.
         if trials[-1].serves(tolerance, reference):
-            trials[-1] = standard.looked_over(way, trials[-1])
+            trials[-1] = points.looked_over(way, trials[-1])
             if not trials[-1].is_refused:
                 return way, trials
     # NaN is worse than anything. The flow itself is the last one, and the refuge.
     by_error = sorted(range(len(trials)), key=lambda i: (math.isnan(trials[i].sd), trials[i].sd))
     for i in by_error:
         if trials[i].bump is None and not math.isnan(trials[i].sd):
-            trials[i] = standard.looked_over(tried[i], trials[i])
+            trials[i] = points.looked_over(tried[i], trials[i])
         if not (trials[i].is_refused or math.isnan(trials[i].sd)):
             return tried[i], trials
     lost = math.isnan(trials[by_error[0]].sd)
@@ -183,7 +185,8 @@ def _ways(
     yield FlowODE(*parts, **kept)
 
 
-def _bound(difference: Tensor, error: Tensor) -> ErrorBound:
+def conformal_bound(difference: Tensor, error: Tensor) -> ErrorBound:
+    """Return the bound of errors where two ways are ``difference`` apart; both ``(N,)``."""
     floor = max(difference.median().item(), torch.finfo(error.dtype).tiny)
     if not bool(difference.any()):
         floor = 1.0

@@ -31,9 +31,9 @@ import torch
 from torch import Tensor
 
 from pyro_stad._joined import given, joined, log_prob_at, own_draws, parted
-from pyro_stad._weights import mean_weight
 from pyro_stad.calibrate.audit import exact_log_prob, own_noise
 from pyro_stad.calibrate.record import HIGHEST, Trial
+from pyro_stad.calibrate.standard import Standard
 from pyro_stad.calibrate.suspects import climbed, most_alone, suspects
 from pyro_stad.data.batches import between
 from pyro_stad.likelihood.base import AbstractLikelihood
@@ -42,7 +42,6 @@ from pyro_stad.transport import Flow
 
 __all__ = ["ExactPoints"]
 
-_LARGEST = 700.0  # what exp takes
 _LEVEL = 0.005  # share of own draws with less density than what a bump has
 _LOW = 3.0
 _FOOT = 0.1  # of a bump, in nats: what exceeds the flow by less is not climbed
@@ -54,10 +53,7 @@ _REACH = 9.0  # beyond the root of D, the radius of a normal cloud
 class ExactPoints(NamedTuple):
     """Points with their exact log-densities, and places to look at."""
 
-    data: Tensor
-    at_data: Tensor
-    draws: Tensor
-    at_draws: Tensor
+    standard: Standard
     others: Tensor
     probes: Tensor
     flow: FlowODE
@@ -77,33 +73,9 @@ class ExactPoints(NamedTuple):
         with torch.no_grad():
             draws = own_draws(likelihood.transport(), noise, parted(data, likelihood)[1])
             probes = _probes(likelihood.transport(), others, generator)
-            at_data, at_draws = log_prob_at(exact, data), log_prob_at(exact, draws)
+            standard = Standard(data, log_prob_at(exact, data), draws, log_prob_at(exact, draws))
             at_probes = log_prob_at(flow, probes)
-        return ExactPoints(data, at_data, draws, at_draws, others, probes, flow, at_probes)
-
-    def error(self, way: AbstractLikelihood) -> Tensor:
-        """Return the errors of a way at the data."""
-        return log_prob_at(way, self.data) - self.at_data
-
-    def measured(self, way: AbstractLikelihood) -> tuple[AbstractLikelihood, Trial]:
-        """Return a way with its mass divided out, and how accurate it is; it is not looked over."""
-        log_z, relative = mean_weight(log_prob_at(way, self.draws) - self.at_draws)
-        # One, in units of the mass; a mass that is not finite says nothing.
-        one = math.exp(-log_z) if -_LARGEST < log_z < math.inf else math.inf
-        if math.isfinite(log_z) and abs(1 - one) > 2 * relative:
-            way = way.replace(log_mass=way.log_mass + log_z).freeze()
-            log_z = 0.0
-        error = self.error(way)
-        bias, sd = error.mean().item(), error.std().item()
-        trial = Trial(
-            repr(way),
-            way.sequential_calls(),
-            bias,
-            sd,
-            bias - log_z,
-            math.hypot(sd / math.sqrt(len(error)), relative),
-        )
-        return way, trial
+        return ExactPoints(standard, others, probes, flow, at_probes)
 
     def looked_over(self, way: AbstractLikelihood, trial: Trial) -> Trial:
         """Return the trial of a way with its highest bump and its collapse."""
@@ -111,7 +83,7 @@ class ExactPoints(NamedTuple):
 
     def _bump(self, way: AbstractLikelihood) -> float:
         """Return the highest bump of a way, in nats; zero or less if there is none."""
-        level = self.at_draws.quantile(_LEVEL)
+        level = self.standard.at_draws.quantile(_LEVEL)
 
         def excess(by_way: Tensor, by_other: Tensor) -> Tensor:
             """Return by how much a way exceeds both the level and another: NaN is all too much."""

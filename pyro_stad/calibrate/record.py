@@ -172,8 +172,8 @@ class Calibration:
                 f"the density may not be normalised: its mass is {audit.mass()}, measured on the "
                 f"flow's own draws. {_REMEDY}"
             )
-        # In files of before it was kept, NaN: no bump is known.
-        if audit.highest > math.log(slack * max(audit.looked_at, 1)):
+        # Where nobody looked no bump is known; in files of before it was kept it is NaN.
+        if audit.looked_at and audit.highest > math.log(slack * audit.looked_at):
             found.append(
                 f"log_prob has a bump: at one of {audit.looked_at} points that were looked at it "
                 f"is {audit.highest:.3g} nat above the exact trace. {_REMEDY}"

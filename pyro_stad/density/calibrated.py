@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_stad._checks import (
     check_choice,
+    check_count,
     check_finite,
     check_positive,
     check_seed,
@@ -22,6 +23,7 @@ from pyro_stad.calibrate import (
     REFERENCES,
     Calibration,
     calibrate,
+    calibrate_few,
     choose_grid,
     default_tolerance,
 )
@@ -40,7 +42,12 @@ _FEWEST = 20  # points for a calibration; the 95 percent bound needs as many
 
 
 def calibrated(
-    prior: _Prior, samples: Tensor, tolerance: float | None, reference: str, seed: int
+    prior: _Prior,
+    samples: Tensor,
+    tolerance: float | None,
+    reference: str,
+    seed: int,
+    products: int | None,
 ) -> _Prior:
     """Return ``prior`` with the cheapest density that is accurate enough on ``samples``.
 
@@ -54,6 +61,8 @@ def calibrated(
         tolerance = default_tolerance(prior.like.numel())
     check_positive(tolerance, "tolerance", " of nats")
     check_choice(reference, "reference", REFERENCES)
+    if products is not None:
+        check_count(products, "products")
     points = check_value(samples, prior.like, argument="samples")
     points = points.reshape(-1, *prior.like.shape)
     check_finite(points, prior.names, argument="samples")
@@ -65,7 +74,8 @@ def calibrated(
         )
     seed = check_seed(seed)
     points = prior.unroll(points, generator(seed, "recalibration, unrolling", points.device))
-    found = recalibrate(prior.likelihood, prior.transport, points, tolerance, reference, seed)
+    parts = prior.likelihood, prior.transport
+    found = recalibrate(*parts, points, tolerance, reference, seed, products)
     new = prior.like_this(lambda part: part, *found)
     return new.expand(prior.batch_shape) if prior.batch_shape else new
 
@@ -77,13 +87,14 @@ def recalibrate(
     tolerance: float,
     reference: str,
     seed: int,
+    products: int | None = None,
 ) -> tuple[AbstractLikelihood, AbstractInvertible, Calibration]:
     """Return the way to the density and the grid for draws that serve on rows, and how well.
 
     Arguments:
         likelihood, transport: of the flow.
         rows: whitened points, with their context to the right if the flow needs one.
-        tolerance, reference, seed: see ``FlowPrior.calibrate``.
+        tolerance, reference, seed, products: see ``FlowPrior.calibrate``.
 
     Raises:
         ValueError: if no way to the density is finite there.
@@ -96,9 +107,15 @@ def recalibrate(
         return generator(seed, f"recalibration, {purpose}", rows.device)
 
     cloud = cloud_for(likelihood.field, Batches(rows), stream("cloud"))
-    chosen, calibration = calibrate(
-        likelihood, rows, cloud, tolerance, stream("ways"), reference=reference
-    )
+    ways = stream("ways")
+    if products is not None or len(likelihood.field.event_shape) > 1:
+        chosen, calibration = calibrate_few(
+            likelihood, rows, cloud, tolerance, ways, products=products
+        )
+    else:
+        chosen, calibration = calibrate(
+            likelihood, rows, cloud, tolerance, ways, reference=reference
+        )
     if math.isnan(calibration.audit.sd):
         raise ValueError(
             "no way to the density is finite at the samples of the calibration; are they from "

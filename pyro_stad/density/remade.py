@@ -103,6 +103,7 @@ class Remade(Drawn):
         tolerance: float | None = None,
         reference: str = "data",
         seed: int = 0,
+        products: int | None = None,
     ) -> Self:
         """Return a prior whose density is the cheapest that is accurate enough on ``samples``.
 
@@ -117,6 +118,10 @@ class Remade(Drawn):
                 exact trace does, to ``tolerance ** 2 / 2`` nat in the mean and to its error, at
                 the most as much again; ``"exact"`` does not.
             seed: of everything random.
+            products: Jacobian-vector products for each call of the network, where an exact trace,
+                which takes one for every dimension, is too dear. The trace is then sampled, and
+                its noise is known and taken off. With it, and for images, a few dozen samples are
+                enough: nobody looks for bumps, and ``reference`` is ``"exact"``.
 
         Raises:
             TypeError, ValueError: for samples that can't be used, or no positive tolerance.
@@ -124,7 +129,7 @@ class Remade(Drawn):
         Warns:
             AccuracyWarning: if the tolerance is not met, or the normaliser is off.
         """
-        return calibrated(self, samples, tolerance, reference, seed)
+        return calibrated(self, samples, tolerance, reference, seed, products)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the prior to ``path``; see ``pyro_stad.load``."""

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_count, check_seed
+from pyro_stad._random import signs
 from pyro_stad.divergence.base import AbstractProbedDivergence
 from pyro_stad.divergence.exact import Exact
 from pyro_stad.fields.base import AbstractField
 from pyro_stad.registry import storable
 
-__all__ = ["HutchPlusPlus", "Hutchinson", "XTrace"]
+__all__ = ["HutchPlusPlus", "Hutchinson", "XTrace", "shared_probes"]
 
 
 _MOST_PROBES = 100_000  # more products than any exact trace takes
@@ -34,6 +35,23 @@ def _check_probes(divergence: AbstractProbedDivergence, least: int) -> None:
     check_count(divergence.num_probes, "num_probes", least=least, most=_MOST_PROBES)
     # Stored as an int: files can't hold those of numpy.
     object.__setattr__(divergence, "seed", check_seed(divergence.seed))
+
+
+def shared_probes(count: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Return probes of random signs that share out the coordinates of each row among themselves.
+
+    A probe of random signs has the diagonal of a Jacobian without error, and all pairs of
+    coordinates for noise. Shared out at random, only pairs within a share are left:
+    :math:`(D/k - 1) / (D - 1)` of one probe's variance where k divides D, less than the
+    :math:`1/k` of independent probes; and D of them are the exact trace.
+
+    Returns:
+        Probes with shape ``(count, *like.shape)``: the sum of their quadratic forms is the trace.
+    """
+    size, device = like[0].numel(), like.device
+    share = torch.randperm(size, generator=generator, device=device) % count
+    mine = share == torch.arange(count, device=device)[:, None, None]
+    return (mine * signs(like.flatten(1).shape, generator, like)).unflatten(2, like.shape[1:])
 
 
 def _flat_products(

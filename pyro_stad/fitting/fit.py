@@ -111,7 +111,7 @@ def fit(
         network: ``"perceptron"``, or ``"unet"`` for images, ``(N, H, W)`` or ``(N, C, H, W)``: grey
             values of dtype uint8, which are made continuous in the unit interval, or floating-point
             numbers. The prior's events are then ``(C, H, W)``. It has no members, bounds, names or
-            weights, and is not calibrated: an exact trace takes a product for each pixel.
+            weights, and is calibrated on a few dozen images.
         augment: for images, a function of a batch of them, ``(B, C, H, W)`` in the unit interval if
             they came as whole numbers, and a ``torch.Generator``, that returns as many of the same
             shape: shifted, turned, with noise. The law of what it returns is learned.

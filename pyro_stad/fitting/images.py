@@ -4,22 +4,24 @@ images -> dequantisation, another one for each draw -> whitening, number by numb
 path -> distilled divergence on its maps -> time grid ->
 :class:`~pyro_stad.density.prior.FlowPrior`.
 
-An exact trace takes as many products as there are pixels, so that no calibration is made here: the
-prior says that it is not calibrated, and ``prior.exact()`` is there for a few images.
+An exact trace takes as many products as there are pixels, so the calibration is on a few dozen
+images, and with more than ``image_audit_products`` pixels the trace is sampled.
 """
 
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import asdict
 from importlib.metadata import version
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from pyro_stad._chunks import CHUNK_SIZE
 from pyro_stad._rows import ROWS
-from pyro_stad.calibrate import choose_steps
+from pyro_stad.calibrate import Calibration, calibrate_few, choose_steps
 from pyro_stad.data import Batches, split
 from pyro_stad.data.images import (
     Augment,
@@ -31,6 +33,7 @@ from pyro_stad.data.images import (
 from pyro_stad.data.standardise import Rescale
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.divergence import ImageHead, Stein
+from pyro_stad.errors import AccuracyWarning
 from pyro_stad.fields import ImageField
 from pyro_stad.fitting.stages import FitStages
 from pyro_stad.learn import TrainingSettings
@@ -38,7 +41,7 @@ from pyro_stad.learn.clouds import ConditionalCloud
 from pyro_stad.learn.distil import distil
 from pyro_stad.learn.matching import match
 from pyro_stad.learn.objectives import AbstractObjective, HutchinsonLabels, SteinObjective
-from pyro_stad.likelihood import FlowODE
+from pyro_stad.likelihood import AbstractLikelihood, FlowODE
 from pyro_stad.ode import RK4, AbstractFixedGrid
 from pyro_stad.paths import AbstractPath
 from pyro_stad.registry import build, describe
@@ -83,12 +86,32 @@ def fit_images(
     few = held.subset(_FEW, stages.generator("time grid", like))
     solver = choose_steps(flow, few, stages.settings.grid_tolerance * _scale(like), _STEPS)
     flow = flow.replace(solver=solver, chunk_size=_chunk(field, solver))
+    likelihood, calibration = _calibrated(stages, flow, held)
     report = FitReport(
         seed=stages.seed, rows=len(whole), stages=tuple(stages.done),
         versions={name: version(name) for name in ("pyro-stad", "torch", "pyro-ppl")},
     )  # fmt: skip
     moved = _moved(whiten, device)
-    return FlowPrior(flow, moved.loc, moved.scale_tril, report=report)
+    transport = flow.transport()
+    return FlowPrior(
+        likelihood, moved.loc, moved.scale_tril, report=report, calibration=calibration,
+        transport=transport,
+    )  # fmt: skip
+
+
+def _calibrated(
+    stages: FitStages, flow: FlowODE, held: ImageBatches
+) -> tuple[AbstractLikelihood, Calibration]:
+    settings, source = stages.settings, stages.generator("calibration", held.values)
+    few = held.subset(settings.image_audit, source)
+    tolerance = settings.tolerance_in(flow.field.features)
+    cloud = ConditionalCloud(cast(ImageField, flow.field), held)
+    likelihood, calibration = calibrate_few(
+        flow, few, cloud, tolerance, source, products=settings.image_audit_products
+    )
+    for trouble in calibration.troubles:
+        warnings.warn(trouble, AccuracyWarning, stacklevel=4)
+    return likelihood, calibration
 
 
 def _moved(whiten: Rescale, device: torch.device) -> Rescale:
@@ -140,7 +163,7 @@ def _with_divergence(stages: FitStages, field: ImageField, kept: Batches, held: 
     settings = stages.settings
     runs: list[tuple[str, AbstractObjective, TrainingSettings | None]] = [
         ("stein", SteinObjective(), settings.image_stein),
-        ("polish", HutchinsonLabels(settings.polish_products), settings.image_polish),
+        ("polish", HutchinsonLabels(settings.image_products), settings.image_polish),
     ]
     for name, objective, training in runs:
         if training is not None:

@@ -41,8 +41,14 @@ class FitSettings:
         image_width, image_levels: channels at full resolution, and resolutions, of the network of
             images.
         image_teacher, image_stein: training of the field and of the divergence of images.
-        image_polish: further training of that divergence on its values, by ``polish_products``
+        image_polish: further training of that divergence on its values, by ``image_products``
             products each, or None for none.
+        image_products: products with the Jacobian for each value. A few at many points teach more
+            than many at a few.
+        image_audit: held-out images, and as many draws for a mass and for a look at it, on which
+            the density of images is calibrated.
+        image_audit_products: products for each call of the network there, twice over: so many
+            probes share the pixels out. As many as there are pixels, or more, are an exact trace.
         tolerance: largest error of the density against the exact trace, in nats (standard
             deviation); the cheapest way to the density that meets it is taken. None for a tenth of
             a nat up to eight dimensions, and as much for every eight beyond.
@@ -77,11 +83,14 @@ class FitSettings:
         3000, batch_size=64, learning_rate=2e-3, validate_every=500
     )
     image_stein: TrainingSettings = TrainingSettings(
-        1500, batch_size=64, learning_rate=2e-3, clip_norm=100.0, patience=0, validate_every=500
+        500, batch_size=64, learning_rate=5e-3, clip_norm=100.0, patience=0, validate_every=250
     )
     image_polish: TrainingSettings | None = TrainingSettings(
-        500, batch_size=32, learning_rate=5e-3, clip_norm=100.0, patience=0, validate_every=250
+        2000, batch_size=64, learning_rate=5e-3, clip_norm=100.0, patience=0, validate_every=500
     )
+    image_products: int = 4
+    image_audit: int = 32
+    image_audit_products: int = 64
     grid_tolerance: float = 0.02
     tolerance: float | None = None
     reference: str = "data"
@@ -117,6 +126,8 @@ class FitSettings:
             "location_width",
             "image_width",
             "image_levels",
+            "image_products",
+            "image_audit_products",
         ):
             check_count(getattr(self, name), name)
         if self.density_width % COLUMNS:
@@ -124,7 +135,8 @@ class FitSettings:
                 f"`density_width` must be a multiple of {COLUMNS}; got {self.density_width}"
             )
         check_count(self.density_labels, "density_labels", least=100)
-        check_count(self.audit_points, "audit_points", least=2)
+        for name in ("audit_points", "image_audit"):
+            check_count(getattr(self, name), name, least=2)
 
     def audit_in(self, features: int) -> int:
         """Return the number of exact traces in ``features`` dimensions."""
@@ -171,7 +183,12 @@ BUDGETS: dict[str, FitSettings] = {
         spread=replace(_QUICK, steps=1000, learning_rate=5e-3),
         image_width=12,
         image_teacher=replace(_QUICK, batch_size=64, learning_rate=2e-3),
-        image_stein=replace(_QUICK, batch_size=64, learning_rate=2e-3, clip_norm=100.0, patience=0),
+        image_stein=replace(
+            _QUICK, steps=250, batch_size=64, learning_rate=5e-3, clip_norm=100.0, patience=0
+        ),
+        image_polish=replace(
+            _QUICK, batch_size=64, learning_rate=5e-3, clip_norm=100.0, patience=0
+        ),
     ),
     "standard": FitSettings(),
     "thorough": FitSettings(

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pyro_stad._checks import check_count
 from pyro_stad._events import event_sum
-from pyro_stad._random import signs
 from pyro_stad.divergence.exact import Exact
 from pyro_stad.divergence.stein import AbstractDivergenceNetwork
+from pyro_stad.divergence.stochastic import shared_probes
 from pyro_stad.fields.base import AbstractField
 from pyro_stad.learn.clouds import Points
 
@@ -97,13 +97,10 @@ class ExactLabels(AbstractObjective):
 
 
 class HutchinsonLabels(AbstractObjective):
-    r"""Regression on a few fresh Hutchinson probes a point.
+    """Regression on a few fresh probes a point, which share its coordinates out.
 
-    A probe of random signs has the diagonal of the Jacobian without error, and all pairs of
-    coordinates for noise. So k probes share the coordinates out among themselves, at random: what
-    is left is the noise of pairs in one share, :math:`(D/k - 1) / (D - 1)` of one probe's where k
-    divides D, less than the :math:`1/k` that independent probes leave; and D of them are the exact
-    divergence.
+    See :func:`~pyro_stad.divergence.stochastic.shared_probes`; as many probes as coordinates are
+    the exact divergence.
 
     Arguments:
         probes: Jacobian-vector products a point, at the most.
@@ -121,16 +118,11 @@ class HutchinsonLabels(AbstractObjective):
         generator: torch.Generator,
     ) -> Tensor:
         t, x, *_ = points
-        features, event = field.features, x.shape[1:]
-        if self.probes >= features:
+        if self.probes >= field.features:
             return ExactLabels()(network, field, points, generator)
-        options: dict[str, Any] = {"generator": generator, "device": x.device}
-        share = torch.randperm(features, **options) % self.probes
-        mine = share == torch.arange(self.probes, device=x.device)[:, None, None]
-        probes = mine * signs(x.flatten(1).shape, generator, x)
-        probes = probes.unflatten(2, event)
+        probes = shared_probes(self.probes, x, generator)
         with torch.no_grad():
             _, products = field.jacobian_products(t, x, probes)
-            label = (probes * products).flatten(2).sum((0, -1)) / math.sqrt(features)
+            label = (probes * products).flatten(2).sum((0, -1)) / math.sqrt(field.features)
         residual = network.velocity_and_residual(field, t, x)[1]
         return 0.5 * (residual - label) ** 2

@@ -227,7 +227,7 @@ PLACES = {
 
 
 def tried(held, way):
-    return held.looked_over(*held.measured(way))
+    return held.looked_over(*held.standard.measured(way))
 
 
 @pytest.mark.parametrize("name", PLACES)
@@ -277,7 +277,7 @@ def test_a_bump_off_the_lines_between_modes_is_climbed(monkeypatch):
     held = ExactPoints.of(bumpy, x[:100], x, torch.Generator().manual_seed(0))
     # What exceeds the flow by less than three nats would not be refused.
     by_way = bumpy.log_prob(held.probes)
-    above = torch.minimum(by_way - held.at_draws.quantile(0.005), by_way - held.at_probes)
+    above = torch.minimum(by_way - held.standard.at_draws.quantile(0.005), by_way - held.at_probes)
     assert 0.1 < above.max() < 3.0
     assert 25.0 < tried(held, bumpy).bump <= 30.0
 

@@ -53,7 +53,7 @@ def test_a_prior_of_images_samples_and_has_a_density(prior):
     value = x[0, 0].clone().requires_grad_()
     (slope,) = torch.autograd.grad(prior.log_prob(value), value)
     assert torch.isfinite(slope).all()
-    assert "not calibrated" in prior.summary()
+    assert prior.calibration.audit.points == 15
     assert [stage.name for stage in prior.report.stages] == ["teacher", "stein", "polish"]
     assert "ImageHead" in repr(prior)
 
@@ -197,3 +197,17 @@ def test_the_numbers_of_the_maps_are_counted():
         field = ImageField(OptimalTransport(), shape, 6, levels, torch.Generator()).double()
         maps = field.velocity_and_maps(torch.tensor(0.5), torch.zeros(1, *shape))[1]
         assert field.shown == sum(shown.numel() for shown in maps)
+
+
+def test_it_is_calibrated_anew_by_few_images_and_a_sampled_trace(prior):
+    x = pictures(60, seed=9).double()[:, None] / 256
+    again = prior.calibrate(x.float(), tolerance=5.0, products=9)
+    assert again.calibration.audit.points == 60
+    assert again.calibration.audit.noise > 0
+    assert again.calibration.tolerance == 5.0
+    exact = prior.calibrate(x[:20].float(), tolerance=5.0).calibration
+    assert exact.audit.noise == 0
+    assert "sampled" not in exact.text()
+    for wrong in (0, 2.5):
+        with pytest.raises(ValueError, match="`products` must be an integer"):
+            prior.calibrate(x.float(), products=wrong)
