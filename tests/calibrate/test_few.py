@@ -80,19 +80,19 @@ def test_a_sampled_trace_is_unbiased_and_knows_its_noise(field):
 
 
 def test_errors_are_without_the_noise_of_the_trace(field):
-    way, x = FlowODE(field, Off(0.0, 0.5), RK4(4)), points(200)
+    way, x = FlowODE(field, Off(0.0, 0.1), RK4(4)), points(200)
     source = torch.Generator().manual_seed(3)
     draws = points(200, 4)
     exact = Standard(
         x, reference(way, x, None, source)[0], draws, reference(way, draws, None, source)[0]
     )
-    at_data, noise = reference(way, x, 6, source)
-    at_draws, _ = reference(way, draws, 6, source)
+    at_data, noise = reference(way, x, 2, source)
+    at_draws, _ = reference(way, draws, 2, source)
     sampled = Standard(x, at_data, draws, at_draws, noise)
-    assert noise > 0.2
+    assert noise > 0.08
     truth = exact.spread(exact.error(way))
-    assert sampled.spread(sampled.error(way)) == pytest.approx(truth, abs=0.1)
-    assert sampled.error(way).std() > truth + 0.05
+    assert sampled.spread(sampled.error(way)) == pytest.approx(truth, abs=0.02)
+    assert sampled.error(way).std() > truth + 0.03
     log_z, error = sampled.mass(way)
     assert abs(log_z - exact.mass(way)[0]) < 3 * error
 
