@@ -39,7 +39,7 @@ from pyro_stad.evidence import (
     sample_support,
 )
 from pyro_stad.fields import from_denoiser, from_noise, from_score, from_velocity
-from pyro_stad.fitting import BUDGETS, FitSettings, distil_one_step, fit
+from pyro_stad.fitting import BUDGETS, FitSettings, distil_divergence, distil_one_step, fit
 from pyro_stad.infer import (
     AmortizedGuide,
     CombinedPosterior,
@@ -104,6 +104,7 @@ __all__ = [
     "combine",
     "compare_evidence",
     "correct",
+    "distil_divergence",
     "distil_one_step",
     "distil_posterior",
     "divergence",

@@ -2,7 +2,7 @@
 
 from pyro_stad.divergence.base import AbstractDivergence
 from pyro_stad.divergence.exact import Exact
-from pyro_stad.divergence.image_head import ImageHead
+from pyro_stad.divergence.image_head import ImageHead, SeparateImageNetwork
 from pyro_stad.divergence.projected import Projected
 from pyro_stad.divergence.stein import (
     AbstractDivergenceNetwork,
@@ -20,6 +20,7 @@ __all__ = [
     "Hutchinson",
     "ImageHead",
     "Projected",
+    "SeparateImageNetwork",
     "SeparateNetwork",
     "Stein",
     "TrunkHead",

@@ -18,6 +18,9 @@ the same maps side by side (1.2 for 2.7 nats; 3.8 if it sees one map of each blo
 
 One pass yields velocity and divergence. Derivatives are bounded, and so is r.
 
+A network of somebody else shows no maps. Its divergence is learned by another U-Net, from the
+images alone.
+
 References:
     Jagwani, Thorp, Deger and Peiris (2026), StAD (arXiv 2605.16486).
 """
@@ -25,20 +28,22 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import jvp
 
+from pyro_stad._events import event_sum
 from pyro_stad.divergence.stein import AbstractDivergenceNetwork, Clock
 from pyro_stad.fields.base import AbstractField
-from pyro_stad.fields.image import ImageField
+from pyro_stad.fields.image import ImageField, check_image, check_sizes
 from pyro_stad.fields.networks.perceptron import ANGLE_FEATURES, angle_features, linear
-from pyro_stad.fields.networks.unet import convolution, push
+from pyro_stad.fields.networks.unet import UNet, convolution, push
 from pyro_stad.registry import Source, storable
 
-__all__ = ["ImageHead"]
+__all__ = ["ImageHead", "SeparateImageNetwork"]
 
 
 class Link(nn.Module):
@@ -119,10 +124,62 @@ class ImageHead(AbstractDivergenceNetwork):
         return (out * h).flatten(1).sum(-1) / root + root * self.clock(embedded)
 
 
+@storable("divergence network", "image-separate")
+class SeparateImageNetwork(AbstractDivergenceNetwork):
+    """A U-Net of its own, summed over pixels, for networks of images that show no maps.
+
+    Arguments:
+        event_shape: channels, height and width.
+        width: channels at full resolution.
+        levels: resolutions.
+        generator: source of the first weights, or None for torch's global one.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        width: int,
+        levels: int,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_image(event_shape, levels)
+        self.event_shape = tuple(event_shape)
+        self.net = UNet(event_shape[0], width, levels, generator)
+        self.clock = Clock(generator)
+
+    def settings(self) -> dict[str, Any]:
+        return {"width": self.net.width, "levels": self.net.levels}
+
+    @classmethod
+    def from_settings(
+        cls, name: str, settings: dict[str, Any], source: Source
+    ) -> SeparateImageNetwork:
+        shape = source.given["field"].event_shape
+        check_sizes(source.under("net"), shape, settings["width"], settings["levels"])
+        return cls(shape, **settings, generator=torch.Generator())
+
+    def velocity_and_residual(
+        self, field: AbstractField, t: Tensor, x: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return field.ungated().velocity(t, x), self._residual(t, x)
+
+    def residual_and_slope(
+        self, field: AbstractField, t: Tensor, x: Tensor, tangent: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        value, slope = jvp(lambda y: self._residual(t, y), (x,), (tangent,))[:2]
+        return value, slope
+
+    def _residual(self, t: Tensor, x: Tensor) -> Tensor:
+        root = math.sqrt(x[0].numel())
+        clock = self.clock(angle_features(t.expand(len(x))))
+        return event_sum(self.net(t, x)) / root + root * clock
+
+
 def _of_images(field: AbstractField) -> ImageField:
     if not isinstance(field, ImageField):
         raise TypeError(
             f"ImageHead needs a field of images, an ImageField; got {type(field).__name__}. Use "
-            "SeparateNetwork"
+            "SeparateImageNetwork"
         )
     return field

@@ -225,7 +225,7 @@ class SeparateNetwork(AbstractDivergenceNetwork):
         return residual[..., 0], slope[..., 0]
 
 
-@storable("divergence", "stein-head", "stein-image-head", "stein-separate")
+@storable("divergence", "stein-head", "stein-image-head", "stein-image-separate", "stein-separate")
 class Stein(AbstractDivergence, nn.Module):
     """The divergence distilled into a network: deterministic, approximate, no Jacobian.
 

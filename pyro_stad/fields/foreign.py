@@ -23,15 +23,19 @@ from pyro_stad._checks import check_count
 from pyro_stad._events import beside
 from pyro_stad.fields.base import AbstractAngularField
 from pyro_stad.paths import AbstractPath, convert
-from pyro_stad.registry import build
+from pyro_stad.registry import Source, build, describe, storable
 
 __all__ = ["ForeignField", "from_denoiser", "from_noise", "from_score", "from_velocity"]
 
 Face = Callable[..., Tensor]
 
 
+@storable("field", "foreign")
 class ForeignField(AbstractAngularField):
-    """A field given by one face of a foreign network; see the ``from_*`` functions."""
+    """A field given by one face of a foreign network; see the ``from_*`` functions.
+
+    Files say what it is, and hold nothing of the network.
+    """
 
     context: Tensor | None = None
 
@@ -55,6 +59,23 @@ class ForeignField(AbstractAngularField):
         field = copy.copy(self)
         field.context = context
         return field
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "face": self.face,
+            "path": describe(self.path, "path"),
+            "event_shape": list(self.event_shape),
+            "context_shape": list(self.context_shape),
+        }
+
+    @classmethod
+    def from_settings(cls, name: str, settings: dict[str, Any], source: Source) -> ForeignField:
+        field = source.given.get("foreign")
+        if type(field) is not cls or field.settings() != settings:
+            kind = field.settings() if type(field) is cls else type(field).__name__
+            raise ValueError(f"`field` must be the one that the file says: {settings}; got {kind}")
+        # What is loaded is moved and cast; the user's own network stays as it is.
+        return copy.deepcopy(field)
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
         # Own time is the angle; the foreign network lives in path time and path coordinates.

@@ -14,7 +14,7 @@ from pyro_stad.fields.networks.unet import UNet
 from pyro_stad.paths import AbstractPath
 from pyro_stad.registry import Source, build, describe, storable
 
-__all__ = ["ImageField"]
+__all__ = ["ImageField", "check_image", "check_sizes"]
 
 
 @storable("field", "image")
@@ -50,16 +50,7 @@ class ImageField(AbstractAngularField):
         super().__init__()
         check_count(width, "width")
         check_count(levels, "levels")
-        if len(event_shape) != 3:
-            raise ValueError(
-                "an image has channels, height and width; got an event of shape "
-                f"{tuple(event_shape)}"
-            )
-        if min(event_shape[1:]) < 2 ** (levels - 1):
-            raise ValueError(
-                f"`levels` halve an image {levels - 1} times, and {tuple(event_shape[1:])} is too "
-                "small for that; take fewer"
-            )
+        check_image(event_shape, levels)
         self._set_path(path, event_shape)
         self.net = UNet(event_shape[0], width, levels, generator)
 
@@ -93,17 +84,30 @@ class ImageField(AbstractAngularField):
     @classmethod
     def from_settings(cls, name: str, settings: dict[str, Any], source: Source) -> ImageField:
         shape, width, levels = (settings[key] for key in ("event_shape", "width", "levels"))
-        # Held against the tensors of the file before a network of that size is built.
-        enter = source.under("net")["enter.weight"].shape
-        blocks = [
-            key
-            for key in source.tensors
-            if key.startswith(f"{source.place}net.down.") and key.endswith(".first.weight")
-        ]
-        if tuple(enter[:2]) != (width, shape[0]) or levels != len(blocks):
-            raise ValueError(
-                f"`width` {width}, `levels` {levels} and `event_shape` {shape} do not fit the "
-                "tensors of the file"
-            )
+        check_sizes(source.under("net"), shape, width, levels)
         path = build(settings["path"], "path")
         return cls(path, shape, width, levels, torch.Generator())
+
+
+def check_image(event_shape: Sequence[int], levels: int) -> None:
+    """Refuse events that are no images, or too small for so many levels."""
+    if len(event_shape) != 3:
+        raise ValueError(
+            f"an image has channels, height and width; got an event of shape {tuple(event_shape)}"
+        )
+    if min(event_shape[1:]) < 2 ** (levels - 1):
+        raise ValueError(
+            f"`levels` halve an image {levels - 1} times, and {tuple(event_shape[1:])} is too "
+            "small for that; take fewer"
+        )
+
+
+def check_sizes(source: Source, event_shape: Sequence[int], width: int, levels: int) -> None:
+    """Hold sizes against the tensors of a file before a network of that size is built."""
+    enter, net = source["enter.weight"].shape, f"{source.place}down."
+    blocks = [k for k in source.tensors if k.startswith(net) and k.endswith(".first.weight")]
+    if tuple(enter[:2]) != (width, event_shape[0]) or levels != len(blocks):
+        raise ValueError(
+            f"`width` {width}, `levels` {levels} and `event_shape` {event_shape} do not fit the "
+            "tensors of the file"
+        )

@@ -14,7 +14,9 @@ from pyro_stad.calibrate import Calibration
 from pyro_stad.calibrate.contexts import ContextAccuracy
 from pyro_stad.data import Bounds, Layout
 from pyro_stad.data.contexts import Contexts
+from pyro_stad.fields import AbstractField
 from pyro_stad.fields.networks.location_scale import LocationScale
+from pyro_stad.files.foreign import restore
 from pyro_stad.files.layouts import describe_bounds, describe_layout, read_bounds, read_layout
 from pyro_stad.files.parts import check_finite, check_tensors
 from pyro_stad.files.prior import build_likelihood, describe_likelihood
@@ -99,7 +101,9 @@ def describe_conditional(flow: StoredConditional) -> tuple[dict[str, Any], dict[
     return document, tensors
 
 
-def build_conditional(tensors: dict[str, Tensor], document: dict[str, Any]) -> StoredConditional:
+def build_conditional(
+    tensors: dict[str, Tensor], document: dict[str, Any], field: AbstractField | None = None
+) -> StoredConditional:
     """Return the flow that a file describes.
 
     Raises:
@@ -124,11 +128,11 @@ def build_conditional(tensors: dict[str, Tensor], document: dict[str, Any]) -> S
     check_tensors(known, shapes, dtype)
     contexts = Contexts(names, read_bounds(stored["bounds"], width), **known)
     location = _build_location(tensors, document["location"], size, width, dtype)
-    likelihood = build_likelihood(document, Source(tensors, given={"features": size}), dtype)
+    source = Source(tensors, given={"features": size, "foreign": field})
+    likelihood = build_likelihood(document, source, dtype)
     if likelihood.field.context_shape != (width,):
         raise ValueError(f"the field takes a context of {tuple(likelihood.field.context_shape)}")
-    check_tensors(tensors, {k: v.shape for k, v in likelihood.state_dict().items()}, dtype)
-    likelihood.load_state_dict(tensors)
+    restore(likelihood, tensors, dtype)
     source = Source({}, given={"field": likelihood.field})
     return StoredConditional(
         likelihood,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_stad._config import encode
 from pyro_stad._files import write_tensors
+from pyro_stad.fields import AbstractField
 from pyro_stad.files.conditional import CONDITIONAL, StoredConditional, build_conditional
 from pyro_stad.files.prior import StoredPrior, build_prior
 from pyro_stad.registry import Source, build, describe
@@ -50,7 +51,7 @@ def write_one_step(
 
 
 def build_one_step(
-    tensors: dict[str, Tensor], document: dict[str, Any]
+    tensors: dict[str, Tensor], document: dict[str, Any], foreign: AbstractField | None = None
 ) -> tuple[StoredPrior | StoredConditional, OneStep, Any]:
     """Return the prior or flow, the generator, and the record of how it was distilled.
 
@@ -61,10 +62,10 @@ def build_one_step(
     parts = {name.removeprefix(_PREFIX): tensors.pop(name) for name in names}
     stored: StoredPrior | StoredConditional
     if document.get("conditional"):
-        stored = build_conditional(tensors, document)
+        stored = build_conditional(tensors, document, foreign)
         like = stored.location.factor[0]
     else:
-        stored = build_prior(tensors, document)
+        stored = build_prior(tensors, document, foreign)
         like = stored.loc
     config, given = document["one_step"], {"features": like.numel()}
     field = build(config["field"], "field", Source(parts, given=given)).to(like.dtype)

@@ -22,6 +22,7 @@ from pyro_stad.data import Bounds, Layout, Margins
 from pyro_stad.data.reference import Reference
 from pyro_stad.errors import CheckpointError
 from pyro_stad.fields import AbstractField
+from pyro_stad.files.foreign import own_tensors, restore
 from pyro_stad.files.layouts import describe_bounds, describe_layout, read_bounds, read_layout
 from pyro_stad.files.parts import (
     check_finite,
@@ -126,7 +127,7 @@ def describe_likelihood(
         "chunk_size": likelihood.chunk_size,
         "log_mass": likelihood.log_mass,
     }
-    return document, dict(likelihood.state_dict())
+    return document, own_tensors(likelihood)
 
 
 def describe_prior(prior: StoredPrior) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -149,9 +150,16 @@ def describe_prior(prior: StoredPrior) -> tuple[dict[str, Any], dict[str, Tensor
 
 
 def read(
-    path: str | os.PathLike[str], tensors: dict[str, Tensor], document: dict[str, Any]
+    path: str | os.PathLike[str],
+    tensors: dict[str, Tensor],
+    document: dict[str, Any],
+    field: AbstractField | None = None,
 ) -> tuple[StoredPrior, StoredRegion | None]:
     """Build what ``write`` wrote: a prior, and what is known of the region that it is cut to.
+
+    Arguments:
+        path, tensors, document: the file.
+        field: the network of somebody else, if the prior has one.
 
     Raises:
         CheckpointError: if the file is of another format or version, or does not hold exactly the
@@ -166,12 +174,14 @@ def read(
         )
     try:
         region = take_region(tensors, document)
-        return build_prior(tensors, document), region
+        return build_prior(tensors, document, field), region
     except MISTAKES as error:
         raise CheckpointError(f"{path} does not describe a prior: {error}") from error
 
 
-def build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> StoredPrior:
+def build_prior(
+    tensors: dict[str, Tensor], document: dict[str, Any], field: AbstractField | None = None
+) -> StoredPrior:
     """Return the prior that ``describe_prior`` has described.
 
     Raises:
@@ -186,17 +196,16 @@ def build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> StoredP
     margins = take_margins(document, tensors, size, dtype)
     reference = take_reference(document, tensors, size, dtype)
     spread = take_spread(document, tensors, size, dtype)
-    likelihood = build_likelihood(document, Source(tensors, given={"features": size}), dtype)
-    expected = {name: tensor.shape for name, tensor in likelihood.state_dict().items()}
+    source = Source(tensors, given={"features": size, "foreign": field})
+    likelihood = build_likelihood(document, source, dtype)
     scale = tensors["scale_tril"].shape
     if layout is not None:
         # Scales alone where a factor would be too large.
         shape = torch.Size([size])
         scale = scale if len(scale) < 2 else torch.Size([size, size])
-    expected |= {"loc": shape, "scale_tril": scale}
-    check_tensors(tensors, expected, dtype)
-    loc, scale_tril = tensors.pop("loc"), tensors.pop("scale_tril")
-    likelihood.load_state_dict(tensors)
+    affine = {name: tensors.pop(name) for name in ("loc", "scale_tril")}
+    check_tensors(affine, {"loc": shape, "scale_tril": scale}, dtype)
+    restore(likelihood, tensors, dtype)
     report = decode(FitReport | None, document["report"], "report")
     calibration = decode(Calibration | None, document["calibration"], "calibration")
     # Of before draws had a grid of their own, there is none.
@@ -206,8 +215,8 @@ def build_prior(tensors: dict[str, Tensor], document: dict[str, Any]) -> StoredP
     described = document.get("sampling")
     sampling = None if described is None else Sampling.from_dict(described)
     return StoredPrior(
-        likelihood, loc, scale_tril, layout, bounds, report, calibration, transport, margins,
-        reference, spread, sampling,
+        likelihood, affine["loc"], affine["scale_tril"], layout, bounds, report, calibration,
+        transport, margins, reference, spread, sampling,
     )  # fmt: skip
 
 

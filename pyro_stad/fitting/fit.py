@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
 
 import torch
@@ -28,7 +27,7 @@ from pyro_stad.density.prior import FlowPrior
 from pyro_stad.fitting.conditional import fit_conditional
 from pyro_stad.fitting.images import fit_images
 from pyro_stad.fitting.prior import fit_prior
-from pyro_stad.fitting.settings import BUDGETS, FitSettings
+from pyro_stad.fitting.settings import FitSettings, resume_folder, settings_of
 from pyro_stad.fitting.stages import FitStages
 from pyro_stad.paths import AbstractPath
 from pyro_stad.registry import build
@@ -145,7 +144,7 @@ def fit(
         Jagwani, Thorp, Deger and Peiris (2026), StAD (arXiv 2605.16486).
     """
     check_choice(network, "network", ("perceptron", "unet"))
-    settings = _settings(budget)
+    settings = settings_of(budget)
     seed = _check_options(path, members, seed, dtype)
     device = check_device(device)
     if network == "unet":
@@ -154,7 +153,7 @@ def fit(
             var_names=var_names, context_names=context_names, context_bounds=context_bounds,
         )  # fmt: skip
         _check_images(path, augment, given)
-        stages = FitStages(settings, seed, _resume_folder(resume), progress=progress)
+        stages = FitStages(settings, seed, resume_folder(resume), progress=progress)
         return fit_images(samples, path, stages, augment, device, dtype)
     if augment is not None:
         raise ValueError("`augment` is for images, with network='unet'; leave it out")
@@ -165,7 +164,7 @@ def fit(
             context_bounds=context_bounds, dtype=dtype,
         )  # fmt: skip
         stages = FitStages(
-            settings, seed, _resume_folder(resume), progress=progress, context=pairs.width
+            settings, seed, resume_folder(resume), progress=progress, context=pairs.width
         )
         return fit_conditional(pairs, path, stages, device, dtype)
     if context_names is not None or context_bounds is not None:
@@ -175,7 +174,7 @@ def fit(
     )
     limits = _limits(bounds, checked)
     taken = take_in(checked, limits, dtype)
-    stages = FitStages(settings, seed, _resume_folder(resume), progress=progress)
+    stages = FitStages(settings, seed, resume_folder(resume), progress=progress)
     return fit_prior(taken, limits, path, stages, members, device, dtype)
 
 
@@ -186,14 +185,6 @@ def _limits(bounds: Any, checked: Samples) -> Bounds | None:
     elif isinstance(bounds, Mapping) and bounds:
         bounds = {**checked.bounds, **bounds}
     return parse_bounds(bounds, checked.layout, checked.values)
-
-
-def _settings(budget: str | FitSettings) -> FitSettings:
-    if isinstance(budget, FitSettings):
-        return budget
-    if budget not in BUDGETS:
-        raise ValueError(f"`budget` must be one of {list(BUDGETS)} or FitSettings; got {budget!r}")
-    return BUDGETS[budget]
 
 
 def _check_options(path: Any, members: Any, seed: Any, dtype: Any) -> int:
@@ -219,13 +210,3 @@ def _check_images(path: Any, augment: Any, given: dict[str, Any]) -> None:
     for name, value in given.items():
         if value is not None:
             raise ValueError(f"`{name}` is not for images (network='unet'); leave it out")
-
-
-def _resume_folder(resume: str | os.PathLike[str] | None) -> Path | None:
-    if resume is None:
-        return None
-    folder = Path(resume)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"`resume` must be a folder, for several files; got the file {folder}")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

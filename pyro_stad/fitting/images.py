@@ -14,14 +14,10 @@ import hashlib
 import warnings
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from pyro_stad._chunks import CHUNK_SIZE
-from pyro_stad._rows import ROWS
-from pyro_stad.calibrate import Calibration, calibrate_few, choose_steps
 from pyro_stad.data import Batches, split
 from pyro_stad.data.images import (
     Augment,
@@ -32,26 +28,15 @@ from pyro_stad.data.images import (
 )
 from pyro_stad.data.standardise import Rescale
 from pyro_stad.density.prior import FlowPrior
-from pyro_stad.divergence import ImageHead, Stein
 from pyro_stad.errors import AccuracyWarning
 from pyro_stad.fields import ImageField
+from pyro_stad.fitting.divergence import prior_of
 from pyro_stad.fitting.stages import FitStages
-from pyro_stad.learn import TrainingSettings
-from pyro_stad.learn.clouds import ConditionalCloud
-from pyro_stad.learn.distil import distil
 from pyro_stad.learn.matching import match
-from pyro_stad.learn.objectives import AbstractObjective, HutchinsonLabels, SteinObjective
-from pyro_stad.likelihood import AbstractLikelihood, FlowODE
-from pyro_stad.ode import RK4, AbstractFixedGrid
 from pyro_stad.paths import AbstractPath
 from pyro_stad.registry import build, describe
-from pyro_stad.report.fit import FitReport
 
 __all__ = ["fit_images"]
-
-_STEPS = (4, 8, 16, 32)
-_FEW = 64  # images on which the time grid is chosen
-_BYTES, _FEWEST = 2**31, ROWS
 
 
 def fit_images(
@@ -81,37 +66,10 @@ def fit_images(
     whiten = image_whitening(continuous(whole, source))
     kept, held = _batches(stages, whole.to(device), continuous, _moved(whiten, device))
     field = _field(stages, chosen, kept, held)
-    flow = _with_divergence(stages, field, kept, held)
-    like = kept.values
-    few = held.subset(_FEW, stages.generator("time grid", like))
-    solver = choose_steps(flow, few, stages.settings.grid_tolerance * _scale(like), _STEPS)
-    flow = flow.replace(solver=solver, chunk_size=_chunk(field, solver))
-    likelihood, calibration = _calibrated(stages, flow, held)
-    report = FitReport(
-        seed=stages.seed, rows=len(whole), stages=tuple(stages.done),
-        versions={name: version(name) for name in ("pyro-stad", "torch", "pyro-ppl")},
-    )  # fmt: skip
-    moved = _moved(whiten, device)
-    transport = flow.transport()
-    return FlowPrior(
-        likelihood, moved.loc, moved.scale_tril, report=report, calibration=calibration,
-        transport=transport,
-    )  # fmt: skip
-
-
-def _calibrated(
-    stages: FitStages, flow: FlowODE, held: ImageBatches
-) -> tuple[AbstractLikelihood, Calibration]:
-    settings, source = stages.settings, stages.generator("calibration", held.values)
-    few = held.subset(settings.image_audit, source)
-    tolerance = settings.tolerance_in(flow.field.features)
-    cloud = ConditionalCloud(cast(ImageField, flow.field), held)
-    likelihood, calibration = calibrate_few(
-        flow, few, cloud, tolerance, source, products=settings.image_audit_products
-    )
-    for trouble in calibration.troubles:
+    prior = prior_of(stages, field, kept, held, _moved(whiten, device), len(whole))
+    for trouble in prior.calibration.troubles if prior.calibration else ():
         warnings.warn(trouble, AccuracyWarning, stacklevel=4)
-    return likelihood, calibration
+    return prior
 
 
 def _moved(whiten: Rescale, device: torch.device) -> Rescale:
@@ -132,20 +90,6 @@ def _batches(
     return kept, held
 
 
-def _chunk(field: ImageField, solver: AbstractFixedGrid) -> int:
-    """Return how many images are worked on at a time.
-
-    So many that what a gradient of the density keeps, the maps of all calls, fits into the budget.
-    """
-    rows = _BYTES // (4 * field.shown * solver.sequential_calls())
-    return min(max(_FEWEST, rows // ROWS * ROWS), CHUNK_SIZE)
-
-
-def _scale(white: Tensor) -> float:
-    """Return by how much errors may be larger than in one dimension: they add up as their root."""
-    return white[0].numel() ** 0.5
-
-
 def _field(stages: FitStages, path: AbstractPath, kept: Batches, held: Batches) -> ImageField:
     like, settings = kept.values, stages.settings
     first = stages.first_weights("teacher")
@@ -154,22 +98,6 @@ def _field(stages: FitStages, path: AbstractPath, kept: Batches, held: Batches) 
     options = stages.options("teacher", like)
     stages.record("teacher", match(field, kept, held, settings.image_teacher, **options))
     return field
-
-
-def _with_divergence(stages: FitStages, field: ImageField, kept: Batches, held: Batches) -> FlowODE:
-    like = kept.values
-    head = ImageHead.for_field(field, stages.first_weights("head")).to(like)
-    clouds = ConditionalCloud(field, kept), ConditionalCloud(field, held)
-    settings = stages.settings
-    runs: list[tuple[str, AbstractObjective, TrainingSettings | None]] = [
-        ("stein", SteinObjective(), settings.image_stein),
-        ("polish", HutchinsonLabels(settings.image_products), settings.image_polish),
-    ]
-    for name, objective, training in runs:
-        if training is not None:
-            options = stages.options(name, like)
-            stages.record(name, distil(head, field, objective, *clouds, training, **options))
-    return FlowODE(field, Stein(head), RK4()).requires_grad_(False)
 
 
 def _identity(

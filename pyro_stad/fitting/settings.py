@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pyro_stad._checks import check_choice, check_count, check_positive
 from pyro_stad._rows import COLUMNS
 from pyro_stad.calibrate import REFERENCES, default_tolerance
 from pyro_stad.learn import TrainingSettings
 
-__all__ = ["BUDGETS", "FitSettings"]
+__all__ = ["BUDGETS", "FitSettings", "resume_folder", "settings_of"]
 
 _SAME_PRICE, _FEWEST_TRACES = 16, 200
 _DENSITY = TrainingSettings(
@@ -204,3 +206,31 @@ BUDGETS: dict[str, FitSettings] = {
         audit_points=2000,
     ),
 }
+
+
+def settings_of(budget: str | FitSettings) -> FitSettings:
+    """Return the settings of a budget, or those that are given.
+
+    Raises:
+        ValueError: for a name that is none.
+    """
+    if isinstance(budget, FitSettings):
+        return budget
+    if budget not in BUDGETS:
+        raise ValueError(f"`budget` must be one of {list(BUDGETS)} or FitSettings; got {budget!r}")
+    return BUDGETS[budget]
+
+
+def resume_folder(resume: str | os.PathLike[str] | None) -> Path | None:
+    """Return the folder of a resumable run, made if it was not there; None for none.
+
+    Raises:
+        ValueError: if it is a file.
+    """
+    if resume is None:
+        return None
+    folder = Path(resume)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`resume` must be a folder, for several files; got the file {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

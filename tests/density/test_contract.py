@@ -323,14 +323,6 @@ def test_devices_that_are_not_there(free_prior, tmp_path, device, message):
         pyro_stad.fit(mixture_sample(200, 2), budget="tiny", progress=False, device=device)
 
 
-def test_foreign_parts_can_not_be_saved(free_prior, tmp_path):
-    field = pyro_stad.from_score(lambda t, x: -x, path="vp", features=2)
-    prior = free_prior.with_likelihood(FlowODE(field, Exact(), RK4(4)))
-    assert torch.isfinite(prior.log_prob(free_prior.sample((3,)))).all()
-    with pytest.raises(TypeError, match="a field of type ForeignField can't be stored"):
-        prior.save(tmp_path / "prior.safetensors")
-
-
 def test_likelihoods_that_do_not_fit(free_prior):
     """A field of other dimensions would be broadcast into a finite, wrong density."""
     with pytest.raises(TypeError, match="must be a likelihood, such as FlowODE; got None"):

@@ -19,7 +19,7 @@ from pyro_stad.data.standardise import Rescale
 from pyro_stad.density import FlowPrior
 from pyro_stad.divergence import Exact
 from pyro_stad.fields import ImageField
-from pyro_stad.fitting.images import _chunk
+from pyro_stad.fitting.divergence import _chunk
 from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4
 from pyro_stad.paths import OptimalTransport
@@ -67,7 +67,7 @@ def test_it_is_stored_and_comes_back(prior, tmp_path):
 
 
 def test_the_same_seed_gives_the_same_prior_also_after_a_kill(prior, tmp_path, monkeypatch):
-    images, package = pictures(), pytest.importorskip("pyro_stad.fitting.images")
+    images, package = pictures(), pytest.importorskip("pyro_stad.fitting.divergence")
     x = prior.sample((4,))
 
     def killed(*args, **kwargs):
