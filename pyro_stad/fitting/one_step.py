@@ -28,6 +28,7 @@ from pyro_stad.fields import (
     AbstractAngularField,
     AbstractTrunkField,
     ConditionalPathField,
+    ImageField,
     PathField,
 )
 from pyro_stad.fitting.one_step_run import OneStepLaw, OneStepRun, law_of
@@ -92,7 +93,8 @@ def distil_one_step(
         batch_size: draws a step.
         pairs: of noise and draws, that regression learns from.
         width: units of each of three hidden layers of the generator; None for 128, and for EM, or a
-            conditional flow, for a copy of the field's own network, whatever that has.
+            conditional flow, for a copy of the field's own network, whatever that has. Of images it
+            is always such a copy.
         samples: of the prior's law, ``(N, D)``, that regression learns from beside; or None.
         contexts: of a conditional flow, what is to be learned given, ``(N, C)``; None for those of
             its fit that it keeps.
@@ -177,8 +179,16 @@ def _network_for(
     shows = isinstance(field, AbstractAngularField) and isinstance(field, AbstractTrunkField)
     if shows and width is None and (method != "regression" or law.contexts is not None):
         return OneStep(copy.deepcopy(field).requires_grad_(True))
+    if isinstance(field, ImageField):
+        # A network of images is no small one, and the field's own is half of the way.
+        if width is not None:
+            raise ValueError("`width` is not for images: their generator is a copy of the network")
+        return OneStep(copy.deepcopy(field).requires_grad_(True))
     if len(field.event_shape) != 1:
-        raise TypeError("`prior` must be of vectors: there is no network for events of a shape yet")
+        raise TypeError(
+            "`prior` must be of vectors, or of images by an ImageField: there is no network for "
+            f"events of shape {tuple(field.event_shape)} of a {type(field).__name__}"
+        )
     units, gate = _WIDTH if width is None else width, copy.deepcopy(getattr(field, "gate", None))
     path, features = VPCosine(), field.features
     if law.contexts is None:

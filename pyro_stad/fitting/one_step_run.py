@@ -21,6 +21,7 @@ __all__ = ["OneStepLaw", "OneStepRun", "law_of"]
 
 _BLOCKS, _ROWS = 8, 500
 _FINE = RK4(16)  # of the flow whose draws are learned
+_HELD = 500_000  # numbers of held-out pairs, at the most: images are many
 
 
 class OneStepLaw(NamedTuple):
@@ -121,7 +122,7 @@ class OneStepRun:
         """Train on pairs of noise and draws, and given ones; held-out pairs say how it does."""
         z, context = self.noise(count, "pairs"), self.context(count, "pairs")
         x = self.drawn(z, context)
-        held = max(1, count // 10)
+        held = max(1, min(count // 10, _HELD // x[0].numel()))
         if given is not None:
             # In front: held-out pairs, the last ones, are the flow's own.
             z, x = (torch.cat([more, own]) for more, own in zip(given, (z, x)))

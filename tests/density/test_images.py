@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pyro
 import pytest
 import torch
 
@@ -211,3 +212,37 @@ def test_it_is_calibrated_anew_by_few_images_and_a_sampled_trace(prior):
     for wrong in (0, 2.5):
         with pytest.raises(ValueError, match="`products` must be an integer"):
             prior.calibrate(x.float(), products=wrong)
+
+
+def test_a_generator_of_one_step_is_a_copy_of_the_network(prior, tmp_path):
+    one = pyro_stad.distil_one_step(prior, steps=30, pairs=300, batch_size=32, progress=False)
+    assert isinstance(one.transport.field, ImageField)
+    assert one.transport.field is not prior.likelihood.field
+    x = one.sample((3,))
+    assert x.shape == (3, 1, 6, 6)
+    assert math.isfinite(one.distilled.distance)
+    one.save(tmp_path / "one.safetensors")
+    again = pyro_stad.load(tmp_path / "one.safetensors")
+    z = torch.randn(4, 1, 6, 6, dtype=torch.float32)
+    assert torch.equal(again.transport.push(z), one.transport.push(z))
+    with pytest.raises(ValueError, match="`width` is not for images"):
+        pyro_stad.distil_one_step(prior, width=8, progress=False)
+
+
+@pytest.mark.filterwarnings("ignore::pyro_stad.AccuracyWarning")
+def test_a_masked_image_is_filled_in(prior):
+    """Half of an image is seen, nearly without noise: there draws agree, elsewhere they differ."""
+    truth = prior.sample((1,))[0]
+
+    def model(seen):
+        image = pyro.sample("image", prior)
+        law = pyro.distributions.Normal(image[..., 0, :, :3], 0.05).to_event(2)
+        pyro.sample("pixels", law, obs=seen)
+
+    found = pyro_stad.sample_posterior(
+        model, truth[0, :, :3], form="noise", num_chains=16, num_samples=30, progress=False
+    )
+    draws = found.draws["image"].reshape(-1, 6, 6)
+    off = (draws - truth[0]).abs().mean(0)
+    assert off[:, :3].mean() < 0.1
+    assert draws[:, :, 3:].std(0).mean() > 2 * draws[:, :, :3].std(0).mean()
