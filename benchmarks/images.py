@@ -40,7 +40,11 @@ from pyro_stad.likelihood import Coarse, FlowODE, SteinPath
 from pyro_stad.ode import RK4
 
 RUNS = {
-    "long": ("", "--mnist --name images_mnist --curve 125 500 --polish 1000 --width 16 --levels 4 --audit 16"),
+    "long": (
+        "",
+        "--mnist --name images_mnist --curve 125 500 --polish 1000 --width 16 --levels 4 "
+        "--audit 16",
+    ),
     "smoke": ("--budget tiny --held 8 --curve 10 20 --name smoke_images",),
 }  # fmt: skip
 _MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist" / "mnist_8000.npz"
