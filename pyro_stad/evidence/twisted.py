@@ -1,0 +1,109 @@
+"""The evidence along the diffusion of a learned prior (:mod:`pyro_stad.samplers.twisted`).
+
+For models whose only latent site has a learned prior on a Gaussian path: an image, and what was
+seen of it. Where tempering has to move particles from the prior to the posterior in hundreds of
+dimensions, here the sampler itself takes them there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_stad._checks import check_count
+from pyro_stad._weights import log_mean_exp
+from pyro_stad.errors import EvidenceError
+from pyro_stad.evidence.job import EvidenceJob
+from pyro_stad.evidence.method import AbstractParticleMethod
+from pyro_stad.evidence.posterior import posterior_of
+from pyro_stad.evidence.result import EvidenceResult
+from pyro_stad.fields import AbstractAngularField
+from pyro_stad.model.given import likelihood_of, only_prior
+from pyro_stad.registry import storable
+from pyro_stad.samplers.twisted import TwistedProblem, twisted
+
+__all__ = ["Twisted"]
+
+_FEW = 0.05  # of the particles, effective at the end
+_POOR = (
+    "of the particles {share:.1%} were effective at the end: posterior and evidence are those of a "
+    "few; take more of them, or more steps"
+)
+
+
+@storable("evidence method", "twisted")
+@dataclass(frozen=True)
+class Twisted(AbstractParticleMethod):
+    """Posterior sampling in the sampler; see :mod:`pyro_stad.samplers.twisted`.
+
+    Its draws are of the posterior of the chain's own law, which nears the prior's as steps become
+    many: compare with twice as many.
+
+    Arguments:
+        particles, repeats: N particles in each of R runs.
+        steps: of the reverse diffusion.
+
+    References:
+        Wu, Trippe, Naesseth, Blei and Cunningham (2023), Practical and Asymptotically Exact
+        Conditional Sampling in Diffusion Models.
+    """
+
+    particles: int = 512
+    steps: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self.steps, "steps", least=2)
+
+    def __call__(self, job: EvidenceJob) -> EvidenceResult:
+        """Estimate the evidence of a job.
+
+        Raises:
+            EvidenceError: if the likelihood is zero at all particles.
+            TypeError: if the prior's field is on no Gaussian path.
+            ValueError: if the model has other latent sites.
+        """
+        problem, model = job.problem, job.problem.model
+        prior = only_prior(model)
+        likelihood, source = prior.likelihood, job.generator("twisted diffusion")
+        if not isinstance(likelihood.field, AbstractAngularField):
+            raise TypeError(
+                "method='twisted' needs a prior on a Gaussian path, whose score is known; got a "
+                f"{type(likelihood.field).__name__}. Use method='smc'"
+            )
+
+        def fit(x: Tensor) -> Tensor:
+            problem.calls += len(x)
+            for transform in prior.coordinates.transforms:
+                x = transform(x)
+            return likelihood_of(model, x)
+
+        like = prior.like
+        shape = (self.repeats, self.particles, *like.shape)
+        noise = torch.randn(shape, generator=source, dtype=like.dtype, device=like.device)
+        parts = likelihood.field, likelihood.divergence, fit, likelihood.chunk_size
+        calls = problem.calls
+        found = twisted(TwistedProblem(*parts), noise, self.steps, source, progress=job.progress)
+        calls = problem.calls - calls
+        if not bool(torch.isfinite(found.log_z).all()) or found.log_z.max() < -1e30:
+            raise EvidenceError("the likelihood is zero at all particles: there is no posterior")
+        with torch.no_grad():
+            u = prior.transport.pull(found.x.flatten(0, 1)).flatten(1)
+        known = posterior_of(problem, u.to(problem.like))
+        share = found.effective / self.particles
+        poor = (_POOR.format(share=share),) if share < _FEW else ()
+        return EvidenceResult(
+            log_z=log_mean_exp(found.log_z).item(),
+            log_z_err=math.sqrt(found.log_z.var().item() / self.repeats),
+            method="twisted",
+            repeats=tuple(found.log_z.tolist()),
+            likelihood_calls=calls,
+            network_calls=self.steps * self.repeats * self.particles,
+            ess=found.effective * self.repeats,
+            data=problem.data[0],
+            warnings=poor + known.pop("warnings"),
+            **known,
+        )
