@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # compat: type checkers do not follow the import hook of an ordinary editable install.
 INSTALL := $(BIN)/pip install --quiet --config-settings editable_mode=compat -e
 
-.PHONY: venv test test-slow test-versions lint demo docs bench bench-long bench-quick clean
+.PHONY: venv test test-gpu test-slow test-versions lint demo docs bench bench-long bench-quick clean
 
 venv: $(STAMP)
 
@@ -24,6 +24,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test: venv
 	$(PYTEST) -m 'not slow and not gpu'
+
+# On a machine with a GPU, with a torch build for it.
+test-gpu: venv
+	$(PYTEST) -m gpu
 
 test-slow: venv
 	$(PYTEST) -m slow

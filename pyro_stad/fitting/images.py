@@ -96,7 +96,10 @@ def _field(stages: FitStages, path: AbstractPath, kept: Batches, held: Batches) 
     sizes = settings.image_width, settings.image_levels
     field = ImageField(path, like.shape[1:], *sizes, first).to(like)
     options = stages.options("teacher", like)
+    # Its noise is far above what rounding adds. What a density is made of is never rounded so.
+    field.net.precision = torch.bfloat16 if like.is_cuda else None
     stages.record("teacher", match(field, kept, held, settings.image_teacher, **options))
+    field.net.precision = None
     return field
 
 

@@ -140,3 +140,19 @@ def test_labels_of_images_are_the_exact_ones_with_as_many_probes_as_pixels():
     # With one fewer, two of the pixels share a probe: nearly the same.
     assert (losses[2] - losses[0]).abs().max() < 0.5 * math.sqrt(losses[0].max().item()) + 0.1
     assert t.shape == (6,)
+
+
+def test_half_precision_is_for_training_alone():
+    """Convolutions in bfloat16 are right to three digits, have gradients, and can be left again."""
+    field = made((1, 6, 6)).float()
+    x, t = torch.randn(8, 1, 6, 6, dtype=torch.float32), torch.tensor(0.7)
+    full = field.velocity(t, x)
+    field.net.precision = torch.bfloat16
+    half = field.velocity(t, x)
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, full)
+    assert (half - full).abs().max() < 0.02 * full.abs().max()
+    half.square().mean().backward()
+    assert all(torch.isfinite(weight.grad).all() for weight in field.parameters())
+    field.net.precision = None
+    assert torch.equal(field.velocity(t, x), full)

@@ -173,12 +173,16 @@ class UNet(nn.Module):
         width: channels of the first level; each level has twice as many as the one before.
         levels: resolutions, each half of the one before.
         generator: source of the first weights, or None for torch's global one.
+
+    Attributes:
+        precision: of the convolutions, as ``torch.autocast`` takes it; None for that of the weights.
     """
 
     def __init__(
         self, channels: int, width: int, levels: int, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
+        self.precision: torch.dtype | None = None
         self.channels, self.width, self.levels = channels, width, levels
         widths = [width * 2**level for level in range(levels)]
         self.angle = linear(ANGLE_FEATURES, 2 * width, generator)
@@ -200,6 +204,12 @@ class UNet(nn.Module):
         return self._through(angle, y, maps), maps
 
     def _through(self, angle: Tensor, y: Tensor, maps: list[Tensor] | None) -> Tensor:
+        if self.precision is None:
+            return self._passed(angle, y, maps)
+        with torch.autocast(y.device.type, self.precision):
+            return self._passed(angle, y, maps).to(y.dtype)
+
+    def _passed(self, angle: Tensor, y: Tensor, maps: list[Tensor] | None) -> Tensor:
         embedded = functional.silu(self.angle(angle_features(angle.expand(len(y)))))
         h, past = _channels_last(self.enter(y)), []
         for level, block in enumerate(self.down):
