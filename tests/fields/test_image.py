@@ -145,7 +145,7 @@ def test_labels_of_images_are_the_exact_ones_with_as_many_probes_as_pixels():
 def test_half_precision_is_for_training_alone():
     """Convolutions in bfloat16 are right to three digits, have gradients, and can be left again."""
     field = made((1, 6, 6)).float()
-    x, t = torch.randn(8, 1, 6, 6, dtype=torch.float32), torch.tensor(0.7)
+    x, t = torch.randn(8, 1, 6, 6).float(), torch.tensor(0.7).float()
     full = field.velocity(t, x)
     field.net.precision = torch.bfloat16
     half = field.velocity(t, x)

@@ -175,7 +175,7 @@ class UNet(nn.Module):
         generator: source of the first weights, or None for torch's global one.
 
     Attributes:
-        precision: of the convolutions, as ``torch.autocast`` takes it; None for that of the weights.
+        precision: of the convolutions, for ``torch.autocast``; None for that of the weights.
     """
 
     def __init__(
