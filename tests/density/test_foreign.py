@@ -2,6 +2,9 @@
 
 import copy
 import math
+import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -173,3 +176,34 @@ def test_slips_have_messages(theirs):
     ):
         with pytest.raises(error, match=message):
             pyro_stad.distil_divergence(*wrong, **OPTIONS)
+
+
+def test_the_adapter_of_the_page_gives_the_network_its_own_steps():
+    """That of ``docs/images.md``, of a network with the signature of diffusers' UNet2DModel."""
+    page = (Path(__file__).parents[2] / "docs" / "images.md").read_text()
+    (code,) = [
+        part for part in re.findall(r"```python\n(.*?)```", page, re.S) if "class From" in part
+    ]
+    names = {}
+    exec(code, names)  # noqa: S102
+    seen = {}
+
+    class UNet2DModel(nn.Module):
+        def forward(self, sample, timestep, return_dict=True):
+            seen["timestep"] = timestep
+            return SimpleNamespace(sample=0.5 * sample)
+
+    alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    net = names["FromDiffusers"](UNet2DModel(), alphas.float())
+    field = pyro_stad.from_noise(net, path="vp", features=(3, 8, 8))
+    x = torch.randn(5, 3, 8, 8).float()
+    t = torch.tensor([0.01, 0.2, 0.5, 0.7, 0.99]).float()
+    torch.testing.assert_close(field.noise(t, x), 0.5 * x)
+    # A step is where the image has as much noise as on the path.
+    a, s, *_ = field.path.coefficients(t.double())
+    step = seen["timestep"].double()
+    low, part = step.long(), step - step.long()
+    noise = 0.5 * (1 / alphas - 1).log()
+    found = torch.lerp(noise[low], noise[(low + 1).clamp_max(999)], part)
+    torch.testing.assert_close(found, (s / a).log(), rtol=0, atol=1e-3)
+    assert ((step + 1) / 1000 - t).abs().max() < 0.01
