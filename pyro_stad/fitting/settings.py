@@ -203,6 +203,18 @@ BUDGETS: dict[str, FitSettings] = {
         density_labels=150_000,
         member=TrainingSettings(2000, batch_size=1024, learning_rate=5e-3),
         spread=TrainingSettings(2000, batch_size=256, learning_rate=5e-3),
+        image_width=32,
+        image_teacher=TrainingSettings(
+            20_000, batch_size=64, learning_rate=2e-3, validate_every=1000
+        ),
+        image_polish=TrainingSettings(
+            10_000,
+            batch_size=64,
+            learning_rate=5e-3,
+            clip_norm=100.0,
+            patience=0,
+            validate_every=1000,
+        ),
         audit_points=2000,
     ),
 }
