@@ -1,8 +1,9 @@
 """Devices: what a GPU computes is what the CPU does, and nothing waits for it on the way.
 
 Reading a number back, ``item`` or a shape that depends on values, makes the host wait for the
-device. Which operations do so is known without one: they are looked for on the CPU, in all ways to
-a density and to draws. On a machine with a GPU, CUDA itself is told to raise for every wait.
+device. Most operations that do so are known without one: they are looked for on the CPU, in all
+ways to a density and to draws. Copies to the host look like any other there; on a machine with a
+GPU, CUDA itself is told to raise for every wait.
 """
 
 import pytest
@@ -26,14 +27,20 @@ WAITS = (
     "aten::unique_dim",
     "aten::_unique2",
     "aten::is_nonzero",
+    "aten::repeat_interleave",
 )
+INDICES = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
 
 
 class NoWaits(TorchDispatchMode):
     """Raises where the host would wait for the device."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func._schema.name in WAITS:
+        # An index by a mask has as many rows as the mask says.
+        by_mask = func._schema.name in INDICES and any(
+            part is not None and part.dtype == torch.bool for part in args[1]
+        )
+        if by_mask or func._schema.name in WAITS:
             raise RuntimeError(f"{func._schema.name} makes the host wait for the device")
         return func(*args, **(kwargs or {}))
 
@@ -79,9 +86,27 @@ def test_nothing_waits_for_a_density_or_its_gradient(kind, way):
         likelihood.log_prob(x)
         point = x.clone().requires_grad_()
         torch.autograd.grad(likelihood.log_prob(point).sum(), point)
-    # And the watch is no blind one.
+
+
+def set_by_mask(x):
+    x[x > 0] = 1.0
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x[x > 0],
+        set_by_mask,
+        lambda x: x.nonzero(),
+        lambda x: float(x[0]),
+        lambda x: bool((x > 0).any()),
+        lambda x: x.repeat_interleave(torch.tensor([1, 2, 3])),
+    ],
+)
+def test_the_watch_is_no_blind_one(wait):
     with pytest.raises(RuntimeError, match="makes the host wait"), NoWaits():
-        x.sum().item()
+        wait(torch.ones(3))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -111,7 +111,7 @@ def _chosen(
         way, trial = standard.measured(way)
         tried.append(way)
         trials.append(trial)
-        if trial.sd <= tolerance:
+        if standard.at_most(trial.sd) <= tolerance:
             return way, trials
     # NaN is worse than anything.
     best = min(range(len(trials)), key=lambda i: (math.isnan(trials[i].sd), trials[i].sd))

@@ -20,6 +20,7 @@ __all__ = ["REFERENCES", "Calibration", "ErrorBound", "Trial", "default_toleranc
 
 REFERENCES = ("data", "exact")
 _OFF, _ERRORS = 0.02, 3.0
+_NOISY = 1.0  # nats
 # What a way is refused for: a bump in nats, and a collapse in nats a sample.
 HIGHEST, _DEEPEST = 3.0, 0.02
 _TOLERANCE, _UP_TO = 0.1, 8
@@ -171,6 +172,12 @@ class Calibration:
             found.append(
                 f"the density may not be normalised: its mass is {audit.mass()}, measured on the "
                 f"flow's own draws. {_REMEDY}"
+            )
+        if audit.noise > _NOISY:
+            found.append(
+                f"the trace that log_prob was held against has noise of {audit.noise:.2g} nat "
+                "itself: errors less than that, and the mass, are not known. Calibrate by more "
+                "products: prior.calibrate(samples, products=...)"
             )
         # Where nobody looked no bump is known; in files of before it was kept it is NaN.
         if audit.looked_at and audit.highest > math.log(slack * audit.looked_at):

@@ -9,7 +9,10 @@ with it
 .. math:: \mathrm{sd}(e)^2 = \mathrm{sd}(\hat e)^2 - \mathrm{sd}(\text{noise})^2 ,
     \qquad \log E\,e^{e} = \log E\,e^{\hat e} - \tfrac12\,\mathrm{sd}(\text{noise})^2 ,
 
-the second for noise that is normal, as a sum over many calls is.
+the second for noise that is normal, as a sum over many calls is. What is taken off is known itself
+to a share of :math:`\sqrt{2/n}` by n points: a spread less than what that leaves can't be told from
+none, and counts as that much. And the mean of a few dozen weights falls short of the mean of all
+where their logarithms vary by more than a nat: with noise of that size no mass is divided out.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from pyro_stad.likelihood.flow_ode import FlowODE, exact_twin
 __all__ = ["Sampled", "Standard", "reference"]
 
 _LARGEST = 700.0  # what exp takes
+_NOISY = 1.0  # nats of noise, beyond which a mass is not known
 
 
 class Standard(NamedTuple):
@@ -57,6 +61,10 @@ class Standard(NamedTuple):
         """Return the standard deviation of errors without the noise."""
         return math.sqrt(max(error.var().item() - self.noise**2, 0.0))
 
+    def at_most(self, spread: float) -> float:
+        """Return what a standard deviation without the noise may be, as far as it can be told."""
+        return math.hypot(spread, self.noise * (2 * (2 / len(self.data)) ** 0.5) ** 0.5)
+
     def mass(self, way: AbstractLikelihood) -> tuple[float, float]:
         """Return the logarithm of the mass of a way, and its relative error."""
         log_z, relative = mean_weight(log_prob_at(way, self.draws) - self.at_draws)
@@ -67,7 +75,8 @@ class Standard(NamedTuple):
         log_z, relative = self.mass(way)
         # One, in units of the mass; a mass that is not finite says nothing.
         one = math.exp(-log_z) if -_LARGEST < log_z < math.inf else math.inf
-        if math.isfinite(log_z) and abs(1 - one) > 2 * relative:
+        known = math.isfinite(log_z) and self.noise <= _NOISY
+        if known and abs(1 - one) > 2 * relative:
             way = way.replace(log_mass=way.log_mass + log_z).freeze()
             log_z = 0.0
         error = self.error(way)

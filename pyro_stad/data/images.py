@@ -16,6 +16,7 @@ References:
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_stad._checks import check_count
 from pyro_stad.data.batches import Batches
 from pyro_stad.data.standardise import Rescale
+from pyro_stad.errors import SampleWarning
 
 __all__ = [
     "Augment",
@@ -35,13 +38,15 @@ __all__ = [
     "bits_per_dimension",
     "dequantise",
     "image_whitening",
+    "warn_of_levels",
 ]
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 _LEAST = 100
 _LEVELS = 256
-_SHARE = 0.01
+_SHARE, _LOOKED_AT = 0.01, 1_000_000
+_TAKEN = (np.uint8, np.float16, np.float32, np.float64)
 _CHANNELS = (1, 3, 4)  # grey, colours, and a mask beside them
 
 
@@ -57,14 +62,19 @@ def as_images(images: Any) -> Tensor:
         ValueError: for another shape, channels that come last, fewer than 100 images, or numbers
             that are not finite.
     """
-    found = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
-    if not isinstance(found, Tensor) or not (
-        found.is_floating_point() or found.dtype == torch.uint8
+    if isinstance(images, np.ndarray):
+        # A copy: what is read-only, or runs backwards, torch does not take.
+        images = torch.from_numpy(images.copy()) if images.dtype in _TAKEN else images
+    if not isinstance(images, Tensor) or not (
+        images.is_floating_point() or images.dtype == torch.uint8
     ):
-        kind = getattr(found, "dtype", type(found).__name__)
+        kind = getattr(images, "dtype", type(images).__name__)
         raise TypeError(
             f"`samples` must be images of dtype uint8 or of floating-point numbers; got {kind}"
         )
+    found = images.detach().cpu()
+    if found.dtype in (torch.float16, torch.bfloat16):
+        found = found.float()
     if found.ndim == 3:
         found = found[:, None]
     if found.ndim != 4 or 0 in found.shape:
@@ -82,6 +92,26 @@ def as_images(images: Any) -> Tensor:
     if found.is_floating_point() and not bool(torch.isfinite(found).all()):
         raise ValueError("`samples` must be finite; drop the images that are not")
     return found
+
+
+def warn_of_levels(images: Tensor, stacklevel: int) -> None:
+    """Say so, if floating-point images are grey values: their law has no density.
+
+    Warns:
+        SampleWarning: if their numbers take few values.
+    """
+    if images.is_floating_point():
+        some = images.flatten()[:_LOOKED_AT]
+        distinct = len(some.unique())
+        # What is the same everywhere is refused by the whitening.
+        if 1 < distinct <= _LEVELS and len(some) > 10 * distinct:
+            warnings.warn(
+                f"the numbers of `samples` take {distinct} values, grey values divided by "
+                "something, and such a law has no density. Pass them as dtype uint8, or let "
+                "`augment` put noise between them",
+                SampleWarning,
+                stacklevel=stacklevel,
+            )
 
 
 def dequantise(images: Tensor, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
@@ -117,13 +147,14 @@ class Continuous:
         x = dequantise(images, generator, self.dtype)
         if self.augment is None:
             return x
-        found = self.augment(x, generator)
+        # Its own to write to: what is floating-point already is the user's.
+        found = self.augment(x.clone(), generator)
         if not isinstance(found, Tensor) or found.shape != x.shape:
             kind = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(f"`augment` must return images of shape {tuple(x.shape)}; got {kind}")
         if not bool(torch.isfinite(found).all()):
             raise ValueError("`augment` must return finite numbers")
-        return found.to(x)
+        return found.detach().to(x)
 
 
 class ImageBatches(Batches):
@@ -186,11 +217,20 @@ def bits_per_dimension(prior: Any, images: Any, *, seed: int = 0, chunk: int = 1
 
     Raises:
         TypeError: for images that are no whole numbers.
+        ValueError: for images of another shape.
     """
     whole = torch.as_tensor(images)
     if whole.dtype != torch.uint8:
         raise TypeError(f"`images` must be whole numbers of dtype uint8; got {whole.dtype}")
-    whole = whole.reshape(-1, *prior.event_shape)
+    check_count(chunk, "chunk")
+    shape = tuple(prior.event_shape)
+    if whole.ndim == 3 and shape[0] == 1:
+        whole = whole[:, None]
+    if whole.shape[1:] != shape:
+        raise ValueError(
+            f"`images` must have shape (N, {', '.join(map(str, shape))}), that of the prior's "
+            f"events; got {tuple(whole.shape)}"
+        )
     like = prior.like
     x = dequantise(whole, torch.Generator().manual_seed(seed), like.dtype).to(like.device)
     with torch.no_grad():

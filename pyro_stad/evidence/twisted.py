@@ -23,6 +23,7 @@ from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.fields import AbstractAngularField
 from pyro_stad.model.given import likelihood_of, only_prior
 from pyro_stad.registry import storable
+from pyro_stad.samplers.resampling import systematic
 from pyro_stad.samplers.twisted import TwistedProblem, twisted
 
 __all__ = ["Twisted"]
@@ -31,6 +32,11 @@ _FEW = 0.05  # of the particles, effective at the end
 _POOR = (
     "of the particles {share:.1%} were effective at the end: posterior and evidence are those of a "
     "few; take more of them, or more steps"
+)
+_FEWEST = 10
+_ALIKE = (
+    "the draws of a run descend from {count:.1f} of its particles: they are more alike than the "
+    "posterior's; take more of them"
 )
 
 
@@ -62,9 +68,9 @@ class Twisted(AbstractParticleMethod):
         """Estimate the evidence of a job.
 
         Raises:
-            EvidenceError: if the likelihood is zero at all particles.
+            EvidenceError: if the likelihood is zero at all particles of a run.
             TypeError: if the prior's field is on no Gaussian path.
-            ValueError: if the model has other latent sites.
+            ValueError: if the model has other latent sites, or a likelihood without a gradient.
         """
         problem, model = job.problem, job.problem.model
         prior = only_prior(model)
@@ -76,10 +82,9 @@ class Twisted(AbstractParticleMethod):
             )
 
         def fit(x: Tensor) -> Tensor:
-            problem.calls += len(x)
             for transform in prior.coordinates.transforms:
                 x = transform(x)
-            return likelihood_of(model, x)
+            return problem.checked(likelihood_of(model, x))
 
         like = prior.like
         shape = (self.repeats, self.particles, *like.shape)
@@ -88,22 +93,33 @@ class Twisted(AbstractParticleMethod):
         calls = problem.calls
         found = twisted(TwistedProblem(*parts), noise, self.steps, source, progress=job.progress)
         calls = problem.calls - calls
-        if not bool(torch.isfinite(found.log_z).all()) or found.log_z.max() < -1e30:
-            raise EvidenceError("the likelihood is zero at all particles: there is no posterior")
+        lost = int((~torch.isfinite(found.log_z)).sum())
+        if lost:
+            raise EvidenceError(
+                f"the likelihood is zero at all particles of {lost} of {self.repeats} runs; take "
+                "more particles, or method='smc'"
+            )
+        # Each run has a share of the draws that its evidence has.
+        share = torch.softmax(found.log_z, 0)[:, None].expand(-1, self.particles).reshape(1, 1, -1)
+        index = systematic(share / self.particles, source)[0, 0]
         with torch.no_grad():
-            u = prior.transport.pull(found.x.flatten(0, 1)).flatten(1)
+            u = prior.transport.pull(found.x.flatten(0, 1)[index]).flatten(1)
         known = posterior_of(problem, u.to(problem.like))
-        share = found.effective / self.particles
-        poor = (_POOR.format(share=share),) if share < _FEW else ()
+        effective = found.effective / self.particles
+        poor = [_POOR.format(share=effective)] if effective < _FEW else []
+        if found.lineages < _FEWEST:
+            poor.append(_ALIKE.format(count=found.lineages))
+        rows = self.steps * self.repeats * self.particles
+        passes = 1 if not likelihood.divergence.passes(like.numel()) else 2
         return EvidenceResult(
             log_z=log_mean_exp(found.log_z).item(),
             log_z_err=math.sqrt(found.log_z.var().item() / self.repeats),
             method="twisted",
             repeats=tuple(found.log_z.tolist()),
             likelihood_calls=calls,
-            network_calls=self.steps * self.repeats * self.particles,
+            network_calls=rows * passes,
             ess=found.effective * self.repeats,
             data=problem.data[0],
-            warnings=poor + known.pop("warnings"),
+            warnings=(*poor, *known.pop("warnings")),
             **known,
         )

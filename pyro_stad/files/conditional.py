@@ -79,7 +79,7 @@ def write_conditional(flow: StoredConditional, path: str | os.PathLike[str]) -> 
 
 def describe_conditional(flow: StoredConditional) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the description of a flow, and its tensors; ``build_conditional`` reads them."""
-    document, tensors = describe_likelihood(flow.likelihood, flow.transport)
+    document, tensors = describe_likelihood(flow.likelihood, flow.transport, flow.contexts.loc)
     contexts = flow.contexts
     document |= {
         "format": CONDITIONAL,

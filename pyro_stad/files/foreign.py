@@ -16,19 +16,24 @@ from pyro_stad.fields import AbstractField, ForeignField
 from pyro_stad.files.parts import check_finite, check_tensors
 from pyro_stad.likelihood import AbstractLikelihood
 
-__all__ = ["check_given", "own_tensors", "restore"]
+__all__ = ["check_given", "own_tensors", "restore", "said"]
 
 _FUNCTION, _PROBE = "field.function.", "foreign.probe"
 _POINTS, _SAME = 4, 1e-2
 
 
-def own_tensors(likelihood: AbstractLikelihood) -> dict[str, Tensor]:
-    """Return the tensors of a likelihood that a file holds."""
+def own_tensors(likelihood: AbstractLikelihood, like: Tensor) -> dict[str, Tensor]:
+    """Return the tensors of a likelihood that a file holds.
+
+    Arguments:
+        likelihood: the likelihood.
+        like: a tensor of the dtype and device of data, for networks that show no weights.
+    """
     tensors = dict(likelihood.state_dict())
     if not isinstance(likelihood.field, ForeignField):
         return tensors
     kept = {name: part for name, part in tensors.items() if not name.startswith(_FUNCTION)}
-    return {**kept, _PROBE: _said(likelihood.field)}
+    return {**kept, _PROBE: said(likelihood.field, like)}
 
 
 def restore(likelihood: AbstractLikelihood, tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
@@ -41,10 +46,13 @@ def restore(likelihood: AbstractLikelihood, tensors: dict[str, Tensor], dtype: t
     known = likelihood.state_dict()
     theirs: dict[str, Tensor] = {}
     if isinstance(likelihood.field, ForeignField):
-        said = tensors.pop(_PROBE)
-        check_finite({_PROBE: said})
-        found = _said(likelihood.field)
-        if said.shape != found.shape or (said - found).abs().max() > _SAME * said.abs().max():
+        before = tensors.pop(_PROBE)
+        check_finite({_PROBE: before})
+        found = said(likelihood.field, torch.zeros((), dtype=dtype, device="cpu"))
+        # NaN is not less than anything.
+        if found.shape != before.shape or not bool(
+            (before - found).abs().max() <= _SAME * before.abs().max()
+        ):
             raise ValueError(
                 "`field` is another network than the one that the file was made with: at the "
                 "points that the file holds they differ"
@@ -73,9 +81,14 @@ def check_given(document: dict[str, Any], field: AbstractField | None, path: Any
         raise ValueError(f"`field` is not for {path}, which holds its own network")
 
 
-def _said(field: ForeignField) -> Tensor:
-    """Return the velocity at a few points of all times, in float64 on the CPU."""
-    like = next(field.parameters(), torch.zeros((), dtype=torch.float32, device="cpu"))
+def said(field: ForeignField, like: Tensor) -> Tensor:
+    """Return the velocity at a few points of all times, in float64 on the CPU.
+
+    Arguments:
+        field: the network.
+        like: a tensor of the dtype and device that it takes, if it shows no weights.
+    """
+    like = next(field.parameters(), like)
     source = generator(0, "probe of a foreign network")
     shape = (_POINTS, *field.event_shape)
     x = torch.randn(shape, generator=source, dtype=torch.float64, device="cpu").to(like)

@@ -113,9 +113,12 @@ def _check_transport(transport: AbstractTransport, field: AbstractField) -> None
 
 
 def describe_likelihood(
-    likelihood: AbstractLikelihood, transport: AbstractTransport
+    likelihood: AbstractLikelihood, transport: AbstractTransport, like: Tensor
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return what a file says of a density and its transport, and the tensors of both."""
+    """Return what a file says of a density and its transport, and the tensors of both.
+
+    ``like`` is a tensor of the dtype and device of data.
+    """
     _check_transport(transport, likelihood.field)
     check_finite({"log_mass": torch.tensor(likelihood.log_mass, device="cpu")})
     document = {
@@ -127,12 +130,12 @@ def describe_likelihood(
         "chunk_size": likelihood.chunk_size,
         "log_mass": likelihood.log_mass,
     }
-    return document, own_tensors(likelihood)
+    return document, own_tensors(likelihood, like)
 
 
 def describe_prior(prior: StoredPrior) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return what a file says of a prior, and its tensors."""
-    document, tensors = describe_likelihood(prior.likelihood, prior.transport)
+    document, tensors = describe_likelihood(prior.likelihood, prior.transport, prior.loc)
     document |= {
         "format": _FORMAT,
         "version": _VERSION,

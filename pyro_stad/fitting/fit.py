@@ -34,7 +34,7 @@ from pyro_stad.registry import build
 
 __all__ = ["fit"]
 
-_MOST_MEMBERS = 100
+_MEMBERS, _MOST_MEMBERS = 5, 100
 
 
 class _Options(TypedDict, total=False):
@@ -79,7 +79,7 @@ def fit(
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     path: str | AbstractPath = "ot",
     budget: str | FitSettings = "standard",
-    members: int = 5,
+    members: int = _MEMBERS,
     seed: int = 0,
     progress: bool = True,
     resume: str | os.PathLike[str] | None = None,
@@ -136,7 +136,7 @@ def fit(
         TrainingError: if training diverged from the start.
 
     Warns:
-        SampleWarning: for few effective rows, and for columns that have no density.
+        SampleWarning: for few effective rows, and for columns, or images, that have no density.
         AccuracyWarning: for a tolerance that is not met, and for a prior that does not describe
             held-out samples; ``summary()`` says the same.
 
@@ -152,7 +152,7 @@ def fit(
             context=context, names=names, weights=weights, log_weights=log_weights, bounds=bounds,
             var_names=var_names, context_names=context_names, context_bounds=context_bounds,
         )  # fmt: skip
-        _check_images(path, augment, given)
+        _check_images(path, augment, members, given)
         stages = FitStages(settings, seed, resume_folder(resume), progress=progress)
         return fit_images(samples, path, stages, augment, device, dtype)
     if augment is not None:
@@ -201,8 +201,10 @@ def _check_options(path: Any, members: Any, seed: Any, dtype: Any) -> int:
     return check_seed(seed)
 
 
-def _check_images(path: Any, augment: Any, given: dict[str, Any]) -> None:
+def _check_images(path: Any, augment: Any, members: int, given: dict[str, Any]) -> None:
     """Refuse what images can't have."""
+    if members not in (0, _MEMBERS):
+        raise ValueError(f"`members` is not for images, which have none; got {members}")
     if not (augment is None or callable(augment)):
         raise TypeError(f"`augment` must be a function (images, generator); got {augment!r}")
     if path == "cnf":

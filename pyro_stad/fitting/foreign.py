@@ -10,6 +10,8 @@ from importlib.metadata import version
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from pyro_stad._checks import check_seed
 from pyro_stad._context import own_context
@@ -18,6 +20,7 @@ from pyro_stad.data.standardise import Rescale
 from pyro_stad.density.prior import FlowPrior
 from pyro_stad.errors import AccuracyWarning
 from pyro_stad.fields import ForeignField
+from pyro_stad.files.foreign import said
 from pyro_stad.fitting.divergence import prior_of
 from pyro_stad.fitting.settings import FitSettings, resume_folder, settings_of
 from pyro_stad.fitting.stages import FitStages
@@ -71,7 +74,8 @@ def distil_divergence(
     )
     known = field.settings(), asdict(stages.settings), seed, samples.dtype, version("pyro-stad")
     digest = hashlib.sha256(repr(known).encode())
-    digest.update(samples.detach().cpu().contiguous().numpy().tobytes())
+    for part in (samples.detach().cpu(), said(field, samples)):
+        digest.update(part.contiguous().numpy().tobytes())
     stages.identity = digest.hexdigest()
     share, source = stages.settings.validation_fraction, stages.generator("split", samples)
     kept, held = split(samples.detach(), None, share, source)
@@ -105,3 +109,15 @@ def _check(field: object, samples: object) -> None:
         )
     if not bool(torch.isfinite(samples).all()):
         raise ValueError("`samples` must be finite; drop those that are not")
+    like = next(field.parameters(), samples)
+    if (like.dtype, like.device) != (samples.dtype, samples.device):
+        raise ValueError(
+            f"`samples` must be of the dtype and device of the network, {like.dtype} on "
+            f"{like.device}; got {samples.dtype} on {samples.device}"
+        )
+    for module in field.modules():
+        if module.training and isinstance(module, _DropoutNd | _BatchNorm):
+            raise ValueError(
+                f"`field` must be at rest: its network has a {type(module).__name__} in training "
+                "mode, which is another function at every call. Call .eval() on it"
+            )

@@ -25,6 +25,7 @@ from pyro_stad.data.images import (
     ImageBatches,
     as_images,
     image_whitening,
+    warn_of_levels,
 )
 from pyro_stad.data.standardise import Rescale
 from pyro_stad.density.prior import FlowPrior
@@ -37,6 +38,8 @@ from pyro_stad.paths import AbstractPath
 from pyro_stad.registry import build, describe
 
 __all__ = ["fit_images"]
+
+_PROBED = 16
 
 
 def fit_images(
@@ -58,9 +61,11 @@ def fit_images(
         dtype: floating-point type of the prior.
     """
     whole = as_images(images)
+    if augment is None:
+        warn_of_levels(whole, stacklevel=5)
     chosen = build(path, "path") if isinstance(path, str) else path
-    stages.identity = _identity(stages, whole, chosen, augment, dtype)
     continuous = Continuous(augment, dtype)
+    stages.identity = _identity(stages, whole, chosen, continuous, device)
     # On the CPU, so that the whitening is the same on every device.
     source = stages.generator("dequantisation", torch.zeros(0))
     whiten = image_whitening(continuous(whole, source))
@@ -107,13 +112,17 @@ def _identity(
     stages: FitStages,
     images: Tensor,
     path: AbstractPath,
-    augment: Augment | None,
-    dtype: torch.dtype,
+    continuous: Continuous,
+    device: torch.device,
 ) -> str:
     """Return a fingerprint of data and settings, for the files of resumable runs."""
-    # Of a function no more than its name is known.
-    added = getattr(augment, "__qualname__", type(augment).__qualname__)
-    known = describe(path, "path"), asdict(stages.settings), stages.seed, dtype, images.shape, added
-    digest = hashlib.sha256(repr((*known, version("pyro-stad"))).encode())
+    settings = asdict(stages.settings), stages.seed, continuous.dtype, images.shape
+    known = describe(path, "path"), *settings, version("pyro-stad")
+    digest = hashlib.sha256(repr(known).encode())
     digest.update(images.contiguous().numpy().tobytes())
+    if continuous.augment is not None:
+        # Of a function no more is known than what it does.
+        few = images[:_PROBED].to(device)
+        done = continuous(few, stages.generator("fingerprint", few))
+        digest.update(done.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -20,10 +20,11 @@ weighted by
 
 .. math:: w = \frac{N(y'; \mu, v)\, \psi'(y')}{N(y'; \mu + v\,\nabla\log\psi, v)\, \psi(y)} ,
 
-at the end with the likelihood itself in place of the twist. So *any* twist gives the posterior of
-the chain's law, as particles become many, and the product of the mean weights is an unbiased
-estimate of its evidence; without weights, tilted draws are of no known law. What is left is that
-the chain takes steps, which is an error that falls with their number.
+at the end with the likelihood itself in place of the twist. So any twist that is positive where the
+likelihood is gives the posterior of the chain's law, as particles become many, and the product of
+the mean weights is an estimate of its evidence; without weights, tilted draws are of no known law.
+(It would be unbiased, did the twist not depend a little on the particles.) What is left is that the
+chain takes steps, which is an error that falls with their number.
 
 *The twist.* The likelihood at :math:`\hat x`, as it is often taken, is too sure: it forgets how far
 the data may still be from their mean. Were that normal with variance :math:`\rho^2`, and the
@@ -73,6 +74,7 @@ _FARTHEST = 3.0  # by which proposals are moved at the most, in standard deviati
 _GRADING = 2.0
 # The cosine from which on a point says nothing of its data, and the most that they may vary.
 _NOISE, _LARGEST = 1e-3, 4.0
+_DEEPEST = 30.0  # below the largest, in nats, a twist goes no farther
 
 
 class TwistedProblem(NamedTuple):
@@ -98,30 +100,47 @@ class TwistedDraws(NamedTuple):
         x: whitened draws of equal weight, ``(R, N, *event_shape)``.
         log_z: log-evidence of each run, ``(R,)``, in float64.
         effective: effective number of the last weights of a run, the mean over runs.
+        lineages: effective number of the first particles of a run that draws descend from.
     """
 
     x: Tensor
     log_z: Tensor
     effective: float
+    lineages: float
 
 
 @dataclass
 class _Particles:
-    """Particles ``(R, N, ...)`` on their way: mean and variance of the data, and the twist."""
+    """Particles ``(R, N, ...)`` on their way: mean and variance of the data, and the twist.
+
+    The twist is beta times ``log_l``, with a beta of each run, ``(R, 1)``. ``owed`` is what their
+    weights are of besides: so a twist in between, however small, leaves no trace of rounding.
+    ``origin`` is the particle of the first step that they descend from.
+    """
 
     y: Tensor
     mean: Tensor
     variance: Tensor
     log_l: Tensor
     slope: Tensor
-    beta: float
+    beta: Tensor
+    owed: Tensor
+    origin: Tensor
 
-    def taken(self, index: Tensor) -> None:
-        """Let each run go on with its particles of ``index``, ``(R, N)``."""
+    @property
+    def log_weights(self) -> Tensor:
+        """Return the logarithms of the weights, ``(R, N)``, in float64."""
+        return self.owed + (self.beta * self.log_l).double()
+
+    def resampled(self, share: Tensor, which: Tensor, generator: torch.Generator) -> None:
+        """Let runs of ``which``, ``(R,)``, go on with the particles that their shares choose."""
+        index = systematic(share, generator)
+        index = torch.where(which[:, None], index, _places(self.y))
         runs = torch.arange(len(index), device=index.device)[:, None]
-        self.y, self.mean = self.y[runs, index], self.mean[runs, index]
-        self.variance = self.variance[runs, index]
-        self.log_l, self.slope = self.log_l[runs, index], self.slope[runs, index]
+        for name in ("y", "mean", "variance", "log_l", "slope", "owed", "origin"):
+            setattr(self, name, getattr(self, name)[runs, index])
+        fresh = -(self.beta * self.log_l).double()
+        self.owed = torch.where(which[:, None], fresh, self.owed)
 
 
 def twisted(
@@ -137,7 +156,8 @@ def twisted(
     Arguments:
         problem: field and likelihood.
         z: standard normal noise, ``(R, N, *event_shape)``: N particles of R runs.
-        steps: of the reverse diffusion; one call of the network each, with a gradient.
+        steps: of the reverse diffusion; one call of the network each, with a gradient, and one more
+            if the divergence takes products.
         generator: source of randomness.
         progress: whether to show a bar.
     """
@@ -147,28 +167,31 @@ def twisted(
         for k in range(steps + 1)
     ]
     at = _look(problem, angles[0], z, generator)
-    # The weights of noise are those of its twist.
-    log_w = (at.beta * at.log_l).double()
-    log_z = log_w.new_zeros(len(z))
+    log_z = at.log_weights.new_zeros(len(z))
     with progress_bar("twisted diffusion", steps, shown=progress) as bar:
         for index, (before, after) in enumerate(pairwise(angles)):
             old, is_last = at, index == steps - 1
-            y, gain = _proposed(at, before, after, generator)
-            if is_last:
-                x = y / math.cos(after)
-                fit = problem.log_likelihood(x.flatten(0, 1)).detach().unflatten(0, z.shape[:2])
-                at = _Particles(y, y, at.variance, _tamed(fit), y, 1.0)
-            else:
-                at = _look(problem, after, y, generator)
-            log_w = log_w + gain + (at.beta * at.log_l).double() - (old.beta * old.log_l).double()
-            share = torch.softmax(log_w, 1)
+            y, gain = _proposed(old, before, after, generator)
+            at = (_end if is_last else _look)(problem, after, y, generator)
+            at.owed, at.origin = old.owed + gain, old.origin
+            log_w = at.log_weights
+            # A run without any likelihood is lost, and says so by its evidence.
+            share = torch.softmax(
+                torch.where(log_w.amax(1, keepdim=True) > -math.inf, log_w, 0.0), 1
+            )
             effective = effective_size(share, 1)
-            if is_last or bool((effective < _ESS * z.shape[1]).any()):
-                log_z = log_z + log_mean_exp(log_w, 1)
-                at.taken(systematic(share, generator))
-                log_w = torch.zeros_like(log_w)
+            which = effective < (math.inf if is_last else _ESS * z.shape[1])
+            log_z = torch.where(which, log_z + log_mean_exp(log_w, 1), log_z)
+            at.resampled(share, which, generator)
             bar.update(1)
-    return TwistedDraws(at.y / math.cos(angles[-1]), log_z, effective.mean().item())
+    x = at.y / math.cos(angles[-1])
+    return TwistedDraws(x, log_z, effective.mean().item(), _lineages(at.origin))
+
+
+def _lineages(origin: Tensor) -> float:
+    """Return the effective number of ancestors of particles ``(R, N)``, the mean over runs."""
+    each = [effective_size(torch.bincount(run).double()) for run in origin]
+    return torch.stack(each).mean().item()
 
 
 def _proposed(
@@ -181,7 +204,7 @@ def _proposed(
     pull = math.cos(after) * spread / start
     mean = ratio * end / start * at.y + pull * at.mean
     width = beside((end * spread / start + pull**2 * at.variance).sqrt(), at.y)
-    shift = width * at.beta * at.slope
+    shift = width * beside(at.beta.expand(at.y.shape[:2]), at.y) * at.slope
     length = shift.flatten(2).norm(dim=-1) / math.sqrt(shift[0, 0].numel())
     shift = shift * beside(_FARTHEST / length.clamp_min(_FARTHEST), shift)
     noise = torch.randn(at.y.shape, generator=generator, dtype=at.y.dtype, device=at.y.device)
@@ -189,54 +212,96 @@ def _proposed(
     return mean + width * (noise + shift), gain
 
 
+def _end(problem: TwistedProblem, angle: float, y: Tensor, _: torch.Generator) -> _Particles:
+    """Return particles at the data end, with the likelihood itself."""
+    with torch.no_grad():
+        parts = (y / math.cos(angle)).flatten(0, 1).split(4096)
+        fit = torch.cat([problem.log_likelihood(x) for x in parts]).unflatten(0, y.shape[:2])
+    none, ones = y.new_zeros(y.shape[:2]), y.new_ones(len(y), 1)
+    fit = torch.nan_to_num(fit, nan=-math.inf, neginf=-math.inf)
+    return _Particles(y, y, none, fit, y, ones, none.double(), _places(y))
+
+
 def _look(
     problem: TwistedProblem, angle: float, y: Tensor, generator: torch.Generator
 ) -> _Particles:
     """Return particles at points, with the twist there."""
-    cos, sin = math.cos(angle), math.sin(angle)
-    rows, t = y.flatten(0, 1), time_like(y, angle)
-    found: list[tuple[Tensor, ...]] = []
-    for part in rows.split(problem.chunk_size):
-        with torch.enable_grad():
-            point = part.detach().requires_grad_()
-            mean = cos * point - sin * problem.field.velocity(t, point)
-            fit = problem.log_likelihood(mean)
-            (slope,) = torch.autograd.grad(fit.sum(), point)
-        slope = torch.nan_to_num(slope, 0.0, 0.0, 0.0)
-        found.append((mean.detach(), _variance(problem, angle, part), _tamed(fit.detach()), slope))
-    mean, variance, fit, slope = (torch.cat(each).unflatten(0, y.shape[:2]) for each in zip(*found))
-    few = slice(None, None, max(1, len(rows) // _FEW))
-    curvature = _curvature(problem, mean.flatten(0, 1)[few], generator)
-    beta = 1 / (1 + curvature * variance.mean().item())
-    return _Particles(y, mean, variance, fit, slope, beta)
+    rows, shape = y.flatten(0, 1), y.shape[:2]
+    found = [_seen(problem, angle, part) for part in rows.split(problem.chunk_size)]
+    mean, variance, fit, slope = (torch.cat(each).unflatten(0, shape) for each in zip(*found))
+    few = slice(None, None, max(1, shape[1] // _FEW))
+    curvature = [_curvature(problem, x[few], generator) for x in mean]
+    mean_variance = variance.mean(1, keepdim=True)
+    beta = 1 / (1 + torch.stack(curvature)[:, None] * mean_variance)
+    none = torch.zeros_like(fit, dtype=torch.float64)
+    fit = _tamed(fit, beta, mean_variance)
+    return _Particles(y, mean, variance, fit, slope, beta, none, _places(y))
 
 
-def _tamed(fit: Tensor) -> Tensor:
-    """Return log-likelihoods without NaN; far below all others, where there is none."""
-    lowest = torch.finfo(fit.dtype).min / 1e6
-    return torch.nan_to_num(fit, lowest, lowest, lowest).clamp_min(lowest)
+def _places(y: Tensor) -> Tensor:
+    """Return the numbers of particles ``(R, N)`` in their runs."""
+    return torch.arange(y.shape[1], device=y.device).expand(y.shape[:2])
 
 
-def _variance(problem: TwistedProblem, angle: float, y: Tensor) -> Tensor:
+def _seen(problem: TwistedProblem, angle: float, y: Tensor) -> tuple[Tensor, ...]:
+    """Return mean and variance of the data, log-likelihood there, and its slope in ``y``."""
+    t, divergence = time_like(y, angle), problem.divergence
+    known = math.cos(angle) >= _NOISE
+    # One pass for both, unless the trace takes products, of which no graph must be kept.
+    both = known and not divergence.passes(problem.field.features)
+    trace = None
+    with torch.enable_grad():
+        point = y.detach().requires_grad_()
+        if both:
+            velocity, trace = divergence.velocity_and_divergence(problem.field, t, point)
+        else:
+            velocity = problem.field.velocity(t, point)
+        mean = math.cos(angle) * point - math.sin(angle) * velocity
+        fit = problem.log_likelihood(mean)
+        if not fit.requires_grad:
+            raise ValueError(
+                "the likelihood has no gradient in the latent site (is it detached in the model?), "
+                "and without one there is nothing to tilt by. Use method='smc'"
+            )
+        (slope,) = torch.autograd.grad(fit.sum(), point)
+    if known and trace is None:
+        with torch.no_grad():
+            trace = divergence(problem.field, t, y)
+    slope = torch.nan_to_num(slope, 0.0, 0.0, 0.0)
+    return mean.detach(), _variance(angle, y, trace), fit.detach(), slope
+
+
+def _tamed(fit: Tensor, beta: Tensor, variance: Tensor) -> Tensor:
+    """Return log-likelihoods of runs, of which the twist is nowhere far below the largest.
+
+    A mean of the data may be where there is no likelihood, and the data not: the farther they may
+    be from it, the less is a twist below the others there.
+    """
+    some = torch.isfinite(fit)
+    top = torch.where(some, fit, -math.inf).amax(1, keepdim=True)
+    top = torch.where(torch.isfinite(top), top, 0.0)
+    wall = (1 / variance).clamp_max(_DEEPEST)
+    return torch.where(some, torch.maximum(fit, top - _DEEPEST / beta), top - wall / beta)
+
+
+def _variance(angle: float, y: Tensor, trace: Tensor | None) -> Tensor:
     """Return the variance of a coordinate of the data given points, the mean of all, ``(B,)``."""
-    if math.cos(angle) < _NOISE:
+    if trace is None:
         return y.new_ones(len(y))  # of whitened data
-    with torch.no_grad():
-        trace = problem.divergence(problem.field, time_like(y, angle), y)
-    found = math.sin(angle) ** 2 * (1 - math.tan(angle) * trace / y[0].numel())
+    found = math.sin(angle) ** 2 * (1 - math.tan(angle) * trace.detach() / y[0].numel())
     return torch.nan_to_num(found, 1.0, 1.0, 0.0).clamp(0.0, _LARGEST)
 
 
-def _curvature(problem: TwistedProblem, x: Tensor, generator: torch.Generator) -> float:
-    """Return the curvature of the log-likelihood at data, of the directions that it sees."""
+def _curvature(problem: TwistedProblem, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the curvature of the log-likelihood at data, of directions that it sees, ``()``."""
     sign = signs(x.shape, generator, x)
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         fit = problem.log_likelihood(x)
         (slope,) = torch.autograd.grad(fit.sum(), x, create_graph=True)
         if not slope.requires_grad:
-            return 0.0  # of a likelihood that is linear where it is not flat
+            return x.new_zeros(())  # of a likelihood that is linear where it is not flat
         (product,) = torch.autograd.grad((slope * sign).sum(), x)
-    square, form = product.square().sum().item(), -(sign * product).sum().item()
-    found = square / form if form > 0 else 0.0
-    return found if math.isfinite(found) else 0.0
+    product = torch.nan_to_num(product, 0.0, 0.0, 0.0)
+    square, form = product.square().sum(), -(sign * product).sum()
+    return torch.where(form > 0, square / form.clamp_min(torch.finfo(x.dtype).tiny), 0.0)

@@ -1,6 +1,7 @@
 """Calibration on a few points: a sampled trace, its noise taken off, and what is chosen by it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -119,3 +120,21 @@ def test_the_mass_is_divided_out_and_the_error_bounded(field):
     assert sampled.audit.noise > 0
     assert "less sampled trace (noise 0." in sampled.text()
     assert type(sampled).from_dict(sampled.to_dict()) == sampled
+
+
+def test_much_noise_takes_nothing_off_a_density_and_is_said(field):
+    """A way that is right, held against a trace with several nats of noise."""
+    x, source = points(32), torch.Generator().manual_seed(0)
+    way = FlowODE(field, Exact(), RK4(4))
+    noise = 5.0 * torch.randn(2, 32, generator=source, dtype=torch.float64)
+    at = way.log_prob(x)
+    standard = Standard(x, at + noise[0], x, at + noise[1], 5.0)
+    again, trial = standard.measured(way)
+    assert again.log_mass == way.log_mass
+    # What is left of the noise can't be told from an error: it counts as one.
+    assert standard.at_most(trial.sd) > 5.0 * (8 / 32) ** 0.25 - 1e-9
+    cloud = ConditionalCloud(field, Batches(x))
+    _, found = calibrate_few(way, x, cloud, 0.3, source, products=1)
+    noisy = replace(found, audit=replace(found.audit, noise=5.0))
+    assert any("has noise of 5 nat itself" in trouble for trouble in noisy.troubles)
+    assert not any("has noise" in trouble for trouble in found.troubles)

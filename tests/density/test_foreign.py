@@ -207,3 +207,48 @@ def test_the_adapter_of_the_page_gives_the_network_its_own_steps():
     found = torch.lerp(noise[low], noise[(low + 1).clamp_max(999)], part)
     torch.testing.assert_close(found, (s / a).log(), rtol=0, atol=1e-3)
     assert ((step + 1) / 1000 - t).abs().max() < 0.01
+
+
+def test_a_run_is_of_one_network(theirs, tmp_path):
+    """What was distilled of another network is not taken for this one's."""
+    net, field, samples = theirs
+    one = pyro_stad.distil_divergence(field, samples, resume=tmp_path, **OPTIONS)
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        other.variances.mul_(4.0)
+    with pytest.raises(ValueError, match="belongs to a run with other settings or data"):
+        pyro_stad.distil_divergence(wrapped(other, SHAPE), samples, resume=tmp_path, **OPTIONS)
+    # And of this one it is.
+    again = pyro_stad.distil_divergence(wrapped(net, SHAPE), samples, resume=tmp_path, **OPTIONS)
+    assert torch.equal(again.log_prob(samples[:3]), one.log_prob(samples[:3]))
+
+
+def test_networks_that_show_no_weights_or_are_not_at_rest(theirs, tmp_path):
+    _, _, samples = theirs
+    double = Theirs(SHAPE, torch.float64)
+    prior = pyro_stad.distil_divergence(wrapped(double, SHAPE), samples.double(), **OPTIONS)
+    prior.save(tmp_path / "double.safetensors")
+    again = pyro_stad.load(tmp_path / "double.safetensors", field=wrapped(double, SHAPE))
+    x = samples[:3].double()
+    assert torch.equal(again.log_prob(x), prior.log_prob(x))
+    lost = pyro_stad.from_noise(lambda t, x: x * torch.nan, path="cosine", features=SHAPE)
+    with pytest.raises(pyro_stad.CheckpointError, match="another network"):
+        pyro_stad.load(tmp_path / "double.safetensors", field=lost)
+
+    class Random(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop = nn.Dropout(0.5)
+            self.scale = nn.Parameter(torch.ones((), dtype=torch.float32))
+
+        def forward(self, t, x):
+            return self.scale * self.drop(x)
+
+    field = pyro_stad.from_noise(Random(), path="cosine", features=SHAPE)
+    with pytest.raises(ValueError, match=r"Dropout in training mode.* Call \.eval\(\) on it"):
+        pyro_stad.distil_divergence(field, samples, **OPTIONS)
+    with pytest.raises(ValueError, match="of the network, torch.float32 on cpu"):
+        pyro_stad.distil_divergence(
+            pyro_stad.from_noise(Random().eval(), path="cosine", features=SHAPE),
+            samples.double(), **OPTIONS,
+        )  # fmt: skip

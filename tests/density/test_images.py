@@ -15,6 +15,7 @@ from pyro_stad.data.images import (
     bits_per_dimension,
     dequantise,
     image_whitening,
+    warn_of_levels,
 )
 from pyro_stad.data.standardise import Rescale
 from pyro_stad.density import FlowPrior
@@ -149,10 +150,11 @@ def test_augmented_images_are_what_is_learned():
     torch.testing.assert_close(
         wide.mean().double(), torch.tensor(math.sqrt(1.01 * (1 / 12 + 0.25))), rtol=0.05, atol=0
     )
-    assert seen[0] == (200, 1, 4, 4)
+    # A few for the fingerprint of the fit, and then all, for the whitening.
+    assert seen[:2] == [(16, 1, 4, 4), (200, 1, 4, 4)]
     assert len(seen) > 60
     for wrong, error, message in (
-        (lambda x, g: x[:, :, :2], ValueError, r"must return images of shape \(200, 1, 4, 4\)"),
+        (lambda x, g: x[:, :, :2], ValueError, r"must return images of shape \(16, 1, 4, 4\)"),
         (lambda x, g: x * torch.nan, ValueError, "`augment` must return finite numbers"),
         ("flip", TypeError, r"`augment` must be a function \(images, generator\); got 'flip'"),
     ):
@@ -246,3 +248,58 @@ def test_a_masked_image_is_filled_in(prior):
     off = (draws - truth[0]).abs().mean(0)
     assert off[:, :3].mean() < 0.1
     assert draws[:, :, 3:].std(0).mean() > 2 * draws[:, :, :3].std(0).mean()
+
+
+def test_bits_are_of_images_of_the_right_shape(prior):
+    images = torch.from_numpy(np.asarray(pictures(20)))
+    assert pyro_stad.bits_per_dimension(prior, images).shape == (20,)
+    for wrong, message in (
+        (images[:, None].expand(20, 3, 6, 6), r"shape \(N, 1, 6, 6\), .* got \(20, 3, 6, 6\)"),
+        (images[..., None], r"got \(20, 6, 6, 1\)"),
+        (images[0], r"got \(6, 6\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pyro_stad.bits_per_dimension(prior, wrong)
+    with pytest.raises(ValueError, match="`chunk`"):
+        pyro_stad.bits_per_dimension(prior, images, chunk=0)
+
+
+def test_images_come_as_they_are():
+    """Read-only, backwards, in half precision, or still part of a graph."""
+    whole = np.asarray(pictures(120))
+    frozen = np.frombuffer(whole.tobytes(), np.uint8).reshape(whole.shape)
+    assert torch.equal(as_images(frozen), as_images(whole))
+    assert torch.equal(as_images(whole[::-1]), as_images(whole).flip(0))
+    half = torch.rand(120, 1, 4, 4).bfloat16()
+    assert as_images(half).dtype == torch.float32
+    assert not as_images(torch.rand(120, 1, 4, 4, requires_grad=True)).requires_grad
+    with pytest.raises(TypeError, match="must be images of dtype uint8 .* got object"):
+        as_images(whole.astype(object))
+
+
+def test_grey_values_as_floats_are_told_from_what_has_a_density():
+    grey = torch.randint(0, 256, (200, 1, 6, 6)).float() / 255
+    with pytest.warns(pyro_stad.SampleWarning, match="take 256 values, .* dtype uint8"):
+        warn_of_levels(grey, 1)
+    # Neither whole numbers, which get noise, nor what has a density.
+    warn_of_levels(torch.rand(200, 1, 6, 6), 1)
+    warn_of_levels((255 * grey).to(torch.uint8), 1)
+
+
+def test_what_augments_in_place_leaves_the_images_alone_and_is_known_when_a_fit_goes_on(tmp_path):
+    images = torch.rand(150, 1, 4, 4).float()
+    before = images.clone()
+
+    def brighter(by):
+        return lambda x, generator: x.add_(by)
+
+    options = {**OPTIONS, "resume": tmp_path}
+    one = pyro_stad.fit(images, augment=brighter(0.0), **options)
+    assert torch.equal(images, before)
+    again = pyro_stad.fit(images, augment=brighter(0.0), **options)
+    x = one.sample((3,))
+    assert torch.equal(again.log_prob(x), one.log_prob(x))
+    with pytest.raises(ValueError, match="belongs to a run with other settings or data"):
+        pyro_stad.fit(images, augment=brighter(1.0), **options)
+    with pytest.raises(ValueError, match="`members` is not for images"):
+        pyro_stad.fit(images, **{**OPTIONS, "members": 9})

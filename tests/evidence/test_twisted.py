@@ -76,7 +76,8 @@ def test_evidence_and_moments_are_those_of_the_closed_form(size, count, shape):
     assert draws.shape == (1600, size)
     assert (draws.mean(0) - mean).abs().max() < 0.12
     assert found.method == "twisted"
-    assert found.network_calls == 64 * 1600
+    # One for the velocity and one for the trace, whose products are not counted.
+    assert found.network_calls == 2 * 64 * 1600
 
 
 def test_few_steps_are_enough():
@@ -180,5 +181,68 @@ def test_slips_have_messages():
         pyro.sample("y", dist.Normal(x[..., 0], 1.0), obs=seen[0])
         pyro.factor("never", x[..., 0] * 0 - math.inf)
 
-    with pytest.raises((pyro_stad.EvidenceError, ValueError)):
+    with pytest.raises(pyro_stad.EvidenceError, match="zero at all particles of 4 of 4 runs"):
         pyro_stad.log_evidence(impossible, seen, method=Twisted(100, steps=4), progress=False)
+
+    def detached(seen):
+        x = pyro.sample("x", prior)
+        pyro.sample("y", dist.Normal(x[..., 0].detach(), 1.0), obs=seen[0])
+
+    with pytest.raises(ValueError, match=r"no gradient in the latent site .* method='smc'"):
+        pyro_stad.log_evidence(detached, seen, method=Twisted(100, steps=4), progress=False)
+
+
+@pytest.mark.parametrize("wall", [-0.2, 0.5])
+def test_where_there_is_no_likelihood_there_are_no_draws(wall):
+    """A wall on one coordinate: a mean of the data may be behind it, and the data not."""
+    prior = prior_of(random_mixture(2, components=1))
+
+    def model(seen):
+        x = pyro.sample("x", prior)
+        pyro.sample("y", dist.Normal(x[..., 1], 1.0), obs=seen)
+        inside = x[..., 0] > wall
+        pyro.factor("wall", torch.where(inside, torch.zeros(()), torch.tensor(-math.inf)))
+
+    seen = torch.tensor(1.0)
+    found = pyro_stad.log_evidence(model, seen, method=Twisted(500, steps=32), progress=False)
+    normal = dist.Normal(0.0, 1.0)
+    above = 1 - normal.cdf(torch.tensor(wall))
+    log_z = dist.Normal(0.0, math.sqrt(2)).log_prob(seen) + above.log()
+    assert abs(found.log_z - log_z.item()) < 4 * found.log_z_err + 0.05
+    x = found.draws["x"][:, 0]
+    assert (x > wall).all()
+    wanted = normal.log_prob(torch.tensor(wall)).exp() / above
+    assert x.mean().item() == pytest.approx(wanted.item(), abs=0.1)
+
+
+def test_other_priors_and_likelihoods():
+    """A fitted one with bounds, in single precision; counts; against tempered particles."""
+    source = torch.Generator().manual_seed(0)
+    rates = torch.randn(2000, 2, generator=source).mul(0.4).exp()
+    prior = pyro_stad.fit(
+        rates, names=["a", "b"], bounds={"a": (0, None), "b": (0, None)}, budget="tiny", members=0,
+        progress=False,
+    )  # fmt: skip
+
+    def model(counts):
+        rate = pyro.sample("rate", prior)
+        pyro.sample("y", dist.Poisson(rate[..., :1] * torch.ones(3)).to_event(1), obs=counts)
+
+    counts = torch.tensor([2.0, 1.0, 3.0])
+    options = {"progress": False, "allow_extrapolation": True}
+    found = pyro_stad.log_evidence(model, counts, method=Twisted(500, steps=32), **options)
+    other = pyro_stad.log_evidence(model, counts, method="smc", **options)
+    error = math.hypot(found.log_z_err, other.log_z_err)
+    assert abs(found.log_z - other.log_z) < 4 * error + 0.05
+    assert (found.draws["rate"] > 0).all()
+
+
+def test_draws_of_few_ancestors_are_said_to_be_alike():
+    """A likelihood that hardly a particle can meet: all draws descend from a few of them."""
+    prior = prior_of(random_mixture(8, components=3))
+    seen = torch.full((8,), 2.5)
+    found = pyro_stad.log_evidence(
+        model_of(prior, 8, 0.02), seen, method=Twisted(100, steps=8), progress=False,
+        allow_extrapolation=True,
+    )  # fmt: skip
+    assert any("descend from" in text for text in found.warnings)
