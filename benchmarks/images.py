@@ -42,8 +42,8 @@ from pyro_stad.ode import RK4
 RUNS = {
     "long": (
         "",
-        "--mnist --name images_mnist --curve 125 500 --polish 1000 --width 16 --levels 4 "
-        "--audit 16",
+        "--mnist --name images_mnist --curve 250 --stein 100 --polish 2000 --width 16 --levels 4 "
+        "--audit 8 --held 32",
     ),
     "smoke": ("--budget tiny --held 8 --curve 10 20 --name smoke_images",),
 }  # fmt: skip
@@ -135,8 +135,8 @@ def curves(
         head = ImageHead.for_field(flow.field, source)
         for objective, training in stages:
             history = distil(
-                head, flow.field, objective, cloud, cloud, training, generator=source,
-                progress=False,
+                head, flow.field, objective, cloud, cloud, training, weight=torch.sin,
+                generator=source, progress=False,
             )  # fmt: skip
             seconds += history.seconds
         with torch.no_grad():
@@ -158,6 +158,8 @@ def curves(
 def budget_of(options: Any) -> pyro_stad.FitSettings:
     """Return a budget with what the options change."""
     budget = pyro_stad.BUDGETS[options.budget]
+    if options.stein:
+        budget = replace(budget, image_stein=replace(budget.image_stein, steps=options.stein))
     if options.polish:
         budget = replace(budget, image_polish=replace(budget.image_polish, steps=options.polish))
     changed = {
@@ -173,6 +175,7 @@ def main() -> None:
     parser.add_argument("--held", type=int, default=64)
     parser.add_argument("--mnist", action="store_true")
     parser.add_argument("--curve", type=int, nargs="+", default=[125, 500, 2000])
+    parser.add_argument("--stein", type=int, help="steps of Stein, if not the budget's")
     parser.add_argument("--polish", type=int, help="steps of the polish, if not the budget's")
     parser.add_argument("--width", type=int, help="of the U-Net, if not the budget's")
     parser.add_argument("--levels", type=int, help="of the U-Net, if not the budget's")

@@ -10,10 +10,12 @@ calibration on a few dozen points -> :class:`~pyro_stad.density.prior.FlowPrior`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import cast
 
 import torch
+from torch import Tensor
 
 from pyro_stad._chunks import CHUNK_SIZE
 from pyro_stad._rows import ROWS
@@ -90,7 +92,9 @@ def _with_divergence(
     head = _network(field, settings, stages.first_weights("head")).to(like)
     clouds = ConditionalCloud(field, kept), ConditionalCloud(field, held)
     stein, polish, products = settings.image_stein, settings.image_polish, settings.image_products
+    weight: Callable[[Tensor], Tensor] | None = torch.sin
     if len(field.event_shape) == 1:
+        weight = None
         stein, polish, products = settings.stein, settings.polish, settings.polish_products
     runs: list[tuple[str, AbstractObjective, TrainingSettings | None]] = [
         ("stein", SteinObjective(), stein),
@@ -99,7 +103,8 @@ def _with_divergence(
     for name, objective, training in runs:
         if training is not None:
             options = stages.options(name, like)
-            stages.record(name, distil(head, field, objective, *clouds, training, **options))
+            run = distil(head, field, objective, *clouds, training, weight=weight, **options)
+            stages.record(name, run)
     flow = FlowODE(field, Stein(head.requires_grad_(False)), RK4())
     # A network of somebody else is left as it was.
     return flow.requires_grad_(False) if isinstance(field, ImageField) else flow
