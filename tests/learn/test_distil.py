@@ -84,6 +84,23 @@ def test_stein_learns_that_the_divergence_of_x_is_its_dimension(cloud):
     assert learned.std() < 0.5
 
 
+def test_a_weight_of_times_decides_what_is_learned_first_and_not_what():
+    """With all weight on late times the divergence is right there, and untouched at early ones."""
+    field, generator = Expansion(), torch.Generator().manual_seed(0)
+    cloud = ExpansionCloud(field, Batches(torch.randn(4000, D, generator=generator)))
+    t, x, *_ = cloud.draw(2000, generator)
+    late, errors = t > 0.8, {}
+    for name, weight in (("late", lambda t: (t > 0.8).to(t)), ("sine", torch.sin)):
+        network = SeparateNetwork(D, 16, 2, torch.Generator().manual_seed(1)).double()
+        options = {"weight": weight, "generator": torch.Generator().manual_seed(2)}
+        distil(network, field, SteinObjective(), cloud, cloud, SETTINGS, progress=False, **options)
+        off = (Stein(network)(field, t, x) - D).abs()
+        errors[name] = off[late].mean().item(), off[~late].mean().item()
+    assert errors["late"][0] < 0.3
+    assert errors["late"][1] > 2 * errors["sine"][1]
+    assert max(errors["sine"]) < 0.3
+
+
 def test_the_tempting_regression_is_wrong_here():
     """Regressing d on -v . S gives |x|^2: right on average, wrong everywhere else."""
 
