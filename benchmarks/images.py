@@ -19,6 +19,7 @@ import copy
 import math
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,19 @@ def bits(log_p: Tensor, levels: int, size: int) -> float:
 
 def of_normal(kept: Tensor, held: Tensor) -> Tensor:
     """Return the log-densities of a normal law with the images' covariance, shrunk a little."""
-    rows = kept.flatten(1).double()
+    rows = kept.flatten(1).double().cpu()
     covariance = torch.cov(rows.mT)
     covariance = 0.99 * covariance + 0.01 * covariance.diagonal().diag()
     law = torch.distributions.MultivariateNormal(rows.mean(0), covariance)
-    return law.log_prob(held.flatten(1).double())
+    return law.log_prob(held.flatten(1).double().cpu())
+
+
+def at_once(way: Any, x: Tensor) -> Tensor:
+    """Return log-densities, and not before they are there."""
+    found = way.log_prob(x)
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    return found
 
 
 def errors(flow: FlowODE, x: Tensor, truth: Tensor) -> list[dict[str, Any]]:
@@ -107,10 +116,10 @@ def errors(flow: FlowODE, x: Tensor, truth: Tensor) -> list[dict[str, Any]]:
     rows = []
     for name, way in ways.items():
         started = time.perf_counter()
-        error = way.log_prob(x) - truth
+        error = at_once(way, x) - truth
         seconds = time.perf_counter() - started
         if seconds < _LONG:
-            seconds = median_seconds({name: lambda way=way: way.log_prob(x)}, 3)[name]
+            seconds = median_seconds({name: partial(at_once, way, x)}, 3)[name]
         rows.append({
             "divergence": name, "sd": error.std().item(), "bias": error.mean().item(),
             "seconds": seconds,
@@ -131,8 +140,8 @@ def curves(
     rows = []
 
     def trained(name: str, stages: list[tuple[AbstractObjective, Any]]) -> None:
-        source, seconds = torch.Generator().manual_seed(options.seed), 0.0
-        head = ImageHead.for_field(flow.field, source)
+        source, seconds = torch.Generator(kept.device).manual_seed(options.seed), 0.0
+        head = ImageHead.for_field(flow.field, source).to(kept)
         for objective, training in stages:
             history = distil(
                 head, flow.field, objective, cloud, cloud, training, weight=torch.sin,
@@ -174,6 +183,7 @@ def main() -> None:
     parser.add_argument("--budget", default="standard")
     parser.add_argument("--held", type=int, default=64)
     parser.add_argument("--mnist", action="store_true")
+    parser.add_argument("--device", default="cpu", help="cuda, where there is one")
     parser.add_argument("--curve", type=int, nargs="+", default=[125, 500, 2000])
     parser.add_argument("--stein", type=int, help="steps of Stein, if not the budget's")
     parser.add_argument("--polish", type=int, help="steps of the polish, if not the budget's")
@@ -182,17 +192,21 @@ def main() -> None:
     parser.add_argument("--audit", type=int, help="products of a sampled trace")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    made = provenance(options.seed)
+    made = {**provenance(options.seed), "device": options.device}
     kept, held, levels = images(options)
     budget = budget_of(options)
-    prior = pyro_stad.fit(kept, network="unet", budget=budget, seed=options.seed, progress=False)
+    prior = pyro_stad.fit(
+        kept, network="unet", budget=budget, seed=options.seed, device=options.device,
+        progress=False,
+    )  # fmt: skip
+    kept, held = kept.to(options.device), held.to(options.device)
     print(prior.summary(), flush=True)
     whiten, size = prior.coordinates.whiten, held[0].numel()
     flow = FlowODE.of(prior.likelihood, solver=RK4(_STEPS))
     few = held[: options.held]
     with torch.no_grad():
         started = time.perf_counter()
-        truth = FlowODE.of(flow, divergence=Exact()).log_prob(whiten(few))
+        truth = at_once(FlowODE.of(flow, divergence=Exact()), whiten(few))
         seconds = time.perf_counter() - started
         rows = errors(flow, whiten(few), truth)
         rows.append({"divergence": "exact", "sd": 0.0, "bias": 0.0, "seconds": seconds})

@@ -1,6 +1,6 @@
 """Claim: along the diffusion of a prior its evidence and posterior are those of the closed form.
 
-Mixtures of five normals in 4, 16 and 64 dimensions whose field is known, the first half of the
+Mixtures of five normals in 4, 16 and 32 dimensions whose field is known, the first half of the
 coordinates observed with noise: evidence in closed form, and the mean of the posterior. By the
 twisted diffusion in 8, 32 and 128 steps, by the same without its weights (what tilting the
 teacher's score alone gives), and by tempered SMC in the noise of the flow. Errors are root mean
@@ -85,9 +85,9 @@ def tilted(field: Any, seen: Tensor, particles: int, steps: int) -> Tensor:
 
 def main() -> None:
     parser = arguments(__doc__, "twisted")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[4, 16, 64])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[4, 16, 32])
     parser.add_argument("--steps", type=int, nargs="+", default=[8, 32, 128])
-    parser.add_argument("--problems", type=int, default=5)
+    parser.add_argument("--problems", type=int, default=4)
     parser.add_argument("--particles", type=int, default=500)
     options = parser.parse_args()
     torch.set_num_threads(1)
