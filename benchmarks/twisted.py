@@ -31,6 +31,7 @@ from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4
 from pyro_stad.paths import OptimalTransport
 from pyro_stad.samplers import twisted as package
+from pyro_stad.samplers.twist import TwistedProblem
 
 RUNS = {
     "long": ("",),
@@ -79,7 +80,7 @@ def tilted(field: Any, seen: Tensor, particles: int, steps: int) -> Tensor:
 
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(particles, 1, *field.event_shape, generator=generator)
-    known = package.TwistedProblem(field, Exact(), fit, 2048)
+    known = TwistedProblem(field, Exact(), fit, 2048)
     return package.twisted(known, z, steps, generator).x[:, 0]
 
 

@@ -8,6 +8,7 @@ dimensions, here the sampler itself takes them there.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from pyro_stad._checks import check_count
 from pyro_stad._weights import log_mean_exp
+from pyro_stad.density import FlowPrior
 from pyro_stad.errors import EvidenceError
 from pyro_stad.evidence.job import EvidenceJob
 from pyro_stad.evidence.method import AbstractParticleMethod
@@ -22,9 +24,11 @@ from pyro_stad.evidence.posterior import posterior_of
 from pyro_stad.evidence.result import EvidenceResult
 from pyro_stad.fields import AbstractAngularField
 from pyro_stad.model.given import likelihood_of, only_prior
+from pyro_stad.model.noise import LatentProblem
 from pyro_stad.registry import storable
 from pyro_stad.samplers.resampling import systematic
-from pyro_stad.samplers.twisted import TwistedProblem, twisted
+from pyro_stad.samplers.twist import TwistedProblem
+from pyro_stad.samplers.twisted import TwistedDraws, twisted
 
 __all__ = ["Twisted"]
 
@@ -72,26 +76,13 @@ class Twisted(AbstractParticleMethod):
             TypeError: if the prior's field is on no Gaussian path.
             ValueError: if the model has other latent sites, or a likelihood without a gradient.
         """
-        problem, model = job.problem, job.problem.model
-        prior = only_prior(model)
-        likelihood, source = prior.likelihood, job.generator("twisted diffusion")
-        if not isinstance(likelihood.field, AbstractAngularField):
-            raise TypeError(
-                "method='twisted' needs a prior on a Gaussian path, whose score is known; got a "
-                f"{type(likelihood.field).__name__}. Use method='smc'"
-            )
-
-        def fit(x: Tensor) -> Tensor:
-            for transform in prior.coordinates.transforms:
-                x = transform(x)
-            return problem.checked(likelihood_of(model, x))
-
-        like = prior.like
+        problem, prior = job.problem, only_prior(job.problem.model)
+        source, like = job.generator("twisted diffusion"), prior.like
+        known = _asked(job.problem, prior)
         shape = (self.repeats, self.particles, *like.shape)
         noise = torch.randn(shape, generator=source, dtype=like.dtype, device=like.device)
-        parts = likelihood.field, likelihood.divergence, fit, likelihood.chunk_size
         calls = problem.calls
-        found = twisted(TwistedProblem(*parts), noise, self.steps, source, progress=job.progress)
+        found = twisted(known, noise, self.steps, source, progress=job.progress)
         calls = problem.calls - calls
         lost = int((~torch.isfinite(found.log_z)).sum())
         if lost:
@@ -99,27 +90,51 @@ class Twisted(AbstractParticleMethod):
                 f"the likelihood is zero at all particles of {lost} of {self.repeats} runs; take "
                 "more particles, or method='smc'"
             )
-        # Each run has a share of the draws that its evidence has.
-        share = torch.softmax(found.log_z, 0)[:, None].expand(-1, self.particles).reshape(1, 1, -1)
-        index = systematic(share / self.particles, source)[0, 0]
+        x = self._of_all_runs(found, source)
         with torch.no_grad():
-            u = prior.transport.pull(found.x.flatten(0, 1)[index]).flatten(1)
-        known = posterior_of(problem, u.to(problem.like))
-        effective = found.effective / self.particles
-        poor = [_POOR.format(share=effective)] if effective < _FEW else []
-        if found.lineages < _FEWEST:
-            poor.append(_ALIKE.format(count=found.lineages))
-        rows = self.steps * self.repeats * self.particles
-        passes = 1 if not likelihood.divergence.passes(like.numel()) else 2
+            u = prior.transport.pull(x).flatten(1).to(problem.like)
+        posterior = posterior_of(problem, u)
+        passes = 2 if known.divergence.passes(like.numel()) else 1
         return EvidenceResult(
             log_z=log_mean_exp(found.log_z).item(),
             log_z_err=math.sqrt(found.log_z.var().item() / self.repeats),
             method="twisted",
             repeats=tuple(found.log_z.tolist()),
             likelihood_calls=calls,
-            network_calls=rows * passes,
+            network_calls=passes * self.steps * self.repeats * self.particles,
             ess=found.effective * self.repeats,
             data=problem.data[0],
-            warnings=(*poor, *known.pop("warnings")),
-            **known,
+            warnings=(*self._doubts(found), *posterior.pop("warnings")),
+            **posterior,
         )
+
+    def _of_all_runs(self, found: TwistedDraws, source: torch.Generator) -> Tensor:
+        """Return whitened draws, of each run as many as its evidence says, ``(R N, ...)``."""
+        share = torch.softmax(found.log_z, 0)[:, None].expand(-1, self.particles)
+        index = systematic(share.reshape(1, 1, -1) / self.particles, source)[0, 0]
+        return found.x.flatten(0, 1)[index]
+
+    def _doubts(self, found: TwistedDraws) -> Iterator[str]:
+        """Yield what may be wrong with the draws."""
+        share = found.effective / self.particles
+        if share < _FEW:
+            yield _POOR.format(share=share)
+        if found.lineages < _FEWEST:
+            yield _ALIKE.format(count=found.lineages)
+
+
+def _asked(problem: LatentProblem, prior: FlowPrior) -> TwistedProblem:
+    """Return field and likelihood of a model in whitened coordinates."""
+    likelihood = prior.likelihood
+    if not isinstance(likelihood.field, AbstractAngularField):
+        raise TypeError(
+            "method='twisted' needs a prior on a Gaussian path, whose score is known; got a "
+            f"{type(likelihood.field).__name__}. Use method='smc'"
+        )
+
+    def fit(x: Tensor) -> Tensor:
+        for transform in prior.coordinates.transforms:
+            x = transform(x)
+        return problem.checked(likelihood_of(problem.model, x))
+
+    return TwistedProblem(likelihood.field, likelihood.divergence, fit, likelihood.chunk_size)

@@ -18,6 +18,7 @@ from pyro_stad.likelihood import FlowODE
 from pyro_stad.ode import RK4
 from pyro_stad.paths import OptimalTransport
 from pyro_stad.samplers import twisted as package
+from pyro_stad.samplers.twist import TwistedProblem
 
 SCALE = 0.3
 
@@ -104,7 +105,7 @@ def test_the_twist_of_a_normal_law_is_its_right_one():
     def fit(x):
         return dist.Normal(seen, SCALE).to_event(1).log_prob(x)
 
-    problem = package.TwistedProblem(field, Exact(), fit, 100)
+    problem = TwistedProblem(field, Exact(), fit, 100)
     y = torch.randn(2, 50, 3)
     for angle in (0.2, 0.8, 1.3):
         at = package._look(problem, angle, y, torch.Generator().manual_seed(0))
