@@ -266,22 +266,16 @@ def by_class(
         )
         for law in laws
     ]
-    tables = {
-        "learned priors": (torch.stack(found["density"], 1), truth[: options.held]),
-        "normal laws": (
-            torch.stack([law.log_prob(rows) for law in laws], 1),
-            truth[: options.held],
-        ),
-        "learned priors, half hidden": (torch.stack(found["evidence"], 1), truth[: options.hidden]),
-        "normal laws, half hidden": (
-            torch.stack([law.log_prob(seen.double().flatten(1)) for law in halves], 1),
-            truth[: options.hidden],
-        ),
+    log_z = {
+        "learned priors": found["density"],
+        "normal laws": [law.log_prob(rows) for law in laws],
+        "learned priors, half hidden": found["evidence"],
+        "normal laws, half hidden": [law.log_prob(seen.double().flatten(1)) for law in halves],
     }
     made = {}
-    for name, (log_z, right) in tables.items():
-        share = torch.softmax(log_z, 1)
-        made[name] = digits.judge(share, right), share[:, :]
+    for name, columns in log_z.items():
+        share = torch.softmax(torch.stack(columns, 1), 1)
+        made[name] = digits.judge(share, truth[: len(share)])
         print(name, made[name], flush=True)
     return made, seconds
 

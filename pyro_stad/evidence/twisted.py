@@ -112,7 +112,9 @@ class Twisted(AbstractParticleMethod):
         """Return whitened draws, of each run as many as its evidence says, ``(R N, ...)``."""
         share = torch.softmax(found.log_z, 0)[:, None].expand(-1, self.particles)
         index = systematic(share.reshape(1, 1, -1) / self.particles, source)[0, 0]
-        return found.x.flatten(0, 1)[index]
+        # In no order: neighbours would be siblings.
+        order = torch.randperm(len(index), generator=source, device=index.device)
+        return found.x.flatten(0, 1)[index[order]]
 
     def _doubts(self, found: TwistedDraws) -> Iterator[str]:
         """Yield what may be wrong with the draws."""

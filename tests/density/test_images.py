@@ -242,7 +242,7 @@ def test_a_masked_image_is_filled_in(prior):
         pyro.sample("pixels", law, obs=seen)
 
     found = pyro_stad.sample_posterior(
-        model, truth[0, :, :3], form="noise", num_chains=16, num_samples=30, progress=False
+        model, truth[0, :, :3], form="noise", num_chains=8, num_samples=20, progress=False
     )
     draws = found.draws["image"].reshape(-1, 6, 6)
     off = (draws - truth[0]).abs().mean(0)
