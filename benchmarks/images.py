@@ -293,12 +293,7 @@ def part(name: str, title: str) -> str:
 
 @section(94)
 def page() -> str:
-    return (
-        "## Images: a distilled divergence and probes\n\n"
-        + part("images", "Digits of 8 x 8")
-        + "\n"
-        + part("images_mnist", "Digits of 28 x 28")
-    )
+    return "## Images: a distilled divergence and probes\n\n" + part("images", "Digits of 8 x 8")
 
 
 if __name__ == "__main__":
