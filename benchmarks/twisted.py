@@ -34,7 +34,7 @@ from pyro_stad.samplers import twisted as package
 from pyro_stad.samplers.twist import TwistedProblem
 
 RUNS = {
-    "long": ("",),
+    "long": ("--sizes 4 16 --problems 3",),
     "smoke": ("--sizes 4 --problems 1 --particles 100 --steps 8 --name smoke_twisted",),
 }  # fmt: skip
 _SCALE = 0.3
