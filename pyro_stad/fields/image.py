@@ -59,7 +59,7 @@ class ImageField(AbstractAngularField):
 
     @property
     def shown(self) -> int:
-        """How many numbers the maps of an image hold: what a pass keeps for a gradient."""
+        """Numbers that the maps of an image hold, which a pass keeps for a gradient."""
         return self.net.numbers(self.event_shape[1], self.event_shape[2])
 
     def velocity_and_maps(self, t: Tensor, x: Tensor) -> tuple[Tensor, list[Tensor]]:
