@@ -81,9 +81,9 @@ def test_a_sampled_trace_is_unbiased_and_knows_its_noise(field):
 
 
 def test_errors_are_without_the_noise_of_the_trace(field):
-    way, x = FlowODE(field, Off(0.0, 0.1), RK4(4)), points(200)
+    way, x = FlowODE(field, Off(0.0, 0.1), RK4(2)), points(100)
     source = torch.Generator().manual_seed(3)
-    draws = points(200, 4)
+    draws = points(100, 4)
     exact = Standard(
         x, reference(way, x, None, source)[0], draws, reference(way, draws, None, source)[0]
     )
@@ -92,7 +92,7 @@ def test_errors_are_without_the_noise_of_the_trace(field):
     sampled = Standard(x, at_data, draws, at_draws, noise)
     assert noise > 0.08
     truth = exact.spread(exact.error(way))
-    assert sampled.spread(sampled.error(way)) == pytest.approx(truth, abs=0.02)
+    assert sampled.spread(sampled.error(way)) == pytest.approx(truth, abs=0.03)
     assert sampled.error(way).std() > truth + 0.03
     log_z, error = sampled.mass(way)
     assert abs(log_z - exact.mass(way)[0]) < 3 * error
@@ -100,11 +100,11 @@ def test_errors_are_without_the_noise_of_the_trace(field):
 
 def test_the_mass_is_divided_out_and_the_error_bounded(field):
     x = points(40)
-    flow = FlowODE(field, Off(0.3, 0.1), RK4(4))
+    flow = FlowODE(field, Off(0.3, 0.1), RK4(2))
     cloud = ConditionalCloud(field, Batches(x))
     source = torch.Generator().manual_seed(5)
     chosen, found = calibrate_few(flow, x, cloud, 1e-3, source, products=None)
-    exact = FlowODE(field, Exact(), RK4(4)).log_prob(x)
+    exact = FlowODE(field, Exact(), RK4(2)).log_prob(x)
     error = chosen.log_prob(x) - exact
     # Nothing meets so small a tolerance: it is the best that was tried.
     assert len(found.trials) > 1
