@@ -1,4 +1,4 @@
-"""Claim: on images a distilled divergence leaves a part of one probe's error, at no more time.
+"""Claim: on small images a distilled divergence leaves a part of one probe's error, for its time.
 
 The 8 x 8 digits of scikit-learn (1,797; a tenth held out; 17 grey levels), or with ``--mnist``
 digits of 28 x 28 (7,000 to learn from, 1,000 held out), made continuous: a U-Net, its divergence

@@ -351,7 +351,9 @@ def page() -> str:
         f"{one['means_apart']:.3f} apart (rms), sd {one['sd']:.3f} and {one['sd_twisted']:.3f}, "
         f"rms error {one['rmse']:.3f}; worst R-hat {one['r_hat']:.2f}, {one['ess']:.0f} effective "
         f"draws, {one['seconds']:.0f} s after {one['distil_seconds']:.0f} s of distillation.\n\n"
-        f"{judged_rows(result)}\n\n{source('pictures', result)}\n"
+        f"{judged_rows(result)}\n\n{source('pictures', result)}"
+        + (f" The numbers were {result['note']}." if "note" in result else "")
+        + "\n"
     )
 
 
