@@ -22,7 +22,7 @@ from pyro_stad.model.noise import LatentProblem
 from pyro_stad.registry import storable
 from pyro_stad.samplers import AbstractKernel, BridgedRuns, Runs
 
-__all__ = ["SMC", "STUCK", "of_runs"]
+__all__ = ["SMC", "STUCK", "error_of", "of_runs"]
 
 STUCK = (
     "particles still remembered where they were resampled when their moves ended; take more of "
@@ -63,7 +63,7 @@ def of_runs(problem: LatentProblem, runs: Runs, index: int) -> dict[str, Any]:
     return {
         # Unbiased is Z, not its logarithm.
         "log_z": log_mean_exp(log_z).item(),
-        "log_z_err": _error(log_z, variance),
+        "log_z_err": error_of(log_z, variance),
         "formula_err": math.sqrt(variance.mean().item()),
         "repeats": tuple(log_z.tolist()),
         "ess": runs.effective[index].item(),
@@ -77,9 +77,9 @@ def _correction(runs: BridgedRuns, index: int) -> tuple[float, float]:
     """Return what the flow in place of generators has added to log Z, and its error."""
     log_z, cheap = runs.log_z[index], runs.cheap_log_z[index]
     variance = runs.variance[index] - runs.cheap_variance[index]
-    return (log_mean_exp(log_z) - log_mean_exp(cheap)).item(), _error(log_z - cheap, variance)
+    return (log_mean_exp(log_z) - log_mean_exp(cheap)).item(), error_of(log_z - cheap, variance)
 
 
-def _error(log_z: Tensor, variance: Tensor) -> float:
+def error_of(log_z: Tensor, variance: Tensor) -> float:
     """Return the standard error of the mean of runs: by their spread, or by the formula."""
     return math.sqrt(max(log_z.var().item(), variance.mean().item()) / len(log_z))

@@ -2,7 +2,8 @@
 
 For models whose only latent site has a learned prior on a Gaussian path: an image, and what was
 seen of it. Where tempering has to move particles from the prior to the posterior in hundreds of
-dimensions, here the sampler itself takes them there.
+dimensions, here the sampler itself takes them there. The error is that of the mean of the runs, by
+their spread, or by the descendants of each first particle (:mod:`pyro_stad.samplers.lineage`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pyro_stad.evidence.job import EvidenceJob
 from pyro_stad.evidence.method import AbstractParticleMethod
 from pyro_stad.evidence.posterior import posterior_of
 from pyro_stad.evidence.result import EvidenceResult
+from pyro_stad.evidence.smc import error_of
 from pyro_stad.fields import AbstractAngularField
 from pyro_stad.model.given import likelihood_of, only_prior
 from pyro_stad.model.noise import LatentProblem
@@ -97,7 +99,8 @@ class Twisted(AbstractParticleMethod):
         passes = 2 if known.divergence.passes(like.numel()) else 1
         return EvidenceResult(
             log_z=log_mean_exp(found.log_z).item(),
-            log_z_err=math.sqrt(found.log_z.var().item() / self.repeats),
+            log_z_err=error_of(found.log_z, found.variance),
+            formula_err=math.sqrt(found.variance.mean().item()),
             method="twisted",
             repeats=tuple(found.log_z.tolist()),
             likelihood_calls=calls,
@@ -121,8 +124,10 @@ class Twisted(AbstractParticleMethod):
         share = found.effective / self.particles
         if share < _FEW:
             yield _POOR.format(share=share)
-        if found.lineages < _FEWEST:
-            yield _ALIKE.format(count=found.lineages)
+        # The weights of ancestors sum to one: the effective number of them.
+        count = 1 / (found.variance.mean().item() + 1 / self.particles)
+        if count < _FEWEST:
+            yield _ALIKE.format(count=count)
 
 
 def _asked(problem: LatentProblem, prior: FlowPrior) -> TwistedProblem:

@@ -50,6 +50,7 @@ from torch import Tensor
 from pyro_stad._events import beside
 from pyro_stad._progress import progress_bar
 from pyro_stad._weights import effective_size, log_mean_exp
+from pyro_stad.samplers.lineage import ancestors, relative_variance
 from pyro_stad.samplers.resampling import systematic
 from pyro_stad.samplers.twist import TwistedProblem, curvature, seen, tamed
 
@@ -68,13 +69,13 @@ class TwistedDraws(NamedTuple):
         x: whitened draws of equal weight, ``(R, N, *event_shape)``.
         log_z: log-evidence of each run, ``(R,)``, in float64.
         effective: effective number of the last weights of a run, the mean over runs.
-        lineages: effective number of the first particles of a run that draws descend from.
+        variance: of ``log_z``, by the weights of descendants of each first particle, ``(R,)``.
     """
 
     x: Tensor
     log_z: Tensor
     effective: float
-    lineages: float
+    variance: Tensor
 
 
 @dataclass
@@ -103,7 +104,7 @@ class _Particles:
     def resampled(self, share: Tensor, which: Tensor, generator: torch.Generator) -> None:
         """Let runs of ``which``, ``(R,)``, go on with the particles that their shares choose."""
         index = systematic(share, generator)
-        index = torch.where(which[:, None], index, _places(self.y))
+        index = torch.where(which[:, None], index, ancestors(self.log_l))
         runs = torch.arange(len(index), device=index.device)[:, None]
         for name in ("y", "mean", "variance", "log_l", "slope", "owed", "origin"):
             setattr(self, name, getattr(self, name)[runs, index])
@@ -150,16 +151,12 @@ def twisted(
             effective = effective_size(share, 1)
             which = effective < (math.inf if is_last else _ESS * z.shape[1])
             log_z = torch.where(which, log_z + log_mean_exp(log_w, 1), log_z)
+            if is_last:
+                variance = relative_variance(share[None], at.origin[None])[0]
             at.resampled(share, which, generator)
             bar.update(1)
     x = at.y / math.cos(angles[-1])
-    return TwistedDraws(x, log_z, effective.mean().item(), _lineages(at.origin))
-
-
-def _lineages(origin: Tensor) -> float:
-    """Return the effective number of ancestors of particles ``(R, N)``, the mean over runs."""
-    each = [effective_size(torch.bincount(run).double()) for run in origin]
-    return torch.stack(each).mean().item()
+    return TwistedDraws(x, log_z, effective.mean().item(), variance)
 
 
 def _proposed(
@@ -187,7 +184,7 @@ def _end(problem: TwistedProblem, angle: float, y: Tensor, _: torch.Generator) -
         fit = torch.cat([problem.log_likelihood(x) for x in parts]).unflatten(0, y.shape[:2])
     none, ones = y.new_zeros(y.shape[:2]), y.new_ones(len(y), 1)
     fit = torch.nan_to_num(fit, nan=-math.inf, neginf=-math.inf)
-    return _Particles(y, y, none, fit, y, ones, none.double(), _places(y))
+    return _Particles(y, y, none, fit, y, ones, none.double(), ancestors(fit))
 
 
 def _look(
@@ -203,9 +200,4 @@ def _look(
     beta = 1 / (1 + torch.stack(curved)[:, None] * mean_variance)
     none = torch.zeros_like(fit, dtype=torch.float64)
     fit = tamed(fit, beta, mean_variance)
-    return _Particles(y, mean, variance, fit, slope, beta, none, _places(y))
-
-
-def _places(y: Tensor) -> Tensor:
-    """Return the numbers of particles ``(R, N)`` in their runs."""
-    return torch.arange(y.shape[1], device=y.device).expand(y.shape[:2])
+    return _Particles(y, mean, variance, fit, slope, beta, none, ancestors(fit))
