@@ -9,7 +9,7 @@ their spread, or by the descendants of each first particle (:mod:`pyro_stad.samp
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from pyro_stad._checks import check_count
 from pyro_stad._weights import log_mean_exp
 from pyro_stad.density import FlowPrior
-from pyro_stad.errors import EvidenceError
+from pyro_stad.errors import EvidenceError, EvidenceWarning
 from pyro_stad.evidence.job import EvidenceJob
 from pyro_stad.evidence.method import AbstractParticleMethod
 from pyro_stad.evidence.posterior import posterior_of
@@ -39,7 +39,7 @@ _POOR = (
     "of the particles {share:.1%} were effective at the end: posterior and evidence are those of a "
     "few; take more of them, or more steps"
 )
-_FEWEST = 10
+_TOO_FEW, _FEWEST = 2, 10  # effective ancestors of the draws of a run
 _ALIKE = (
     "the draws of a run descend from {count:.1f} of its particles: they are more alike than the "
     "posterior's; take more of them"
@@ -74,7 +74,8 @@ class Twisted(AbstractParticleMethod):
         """Estimate the evidence of a job.
 
         Raises:
-            EvidenceError: if the likelihood is zero at all particles of a run.
+            EvidenceError: if the likelihood is zero at all particles of a run, or its draws descend
+                from fewer than two of them.
             TypeError: if the prior's field is on no Gaussian path.
             ValueError: if the model has other latent sites, or a likelihood without a gradient.
         """
@@ -92,6 +93,13 @@ class Twisted(AbstractParticleMethod):
                 f"the likelihood is zero at all particles of {lost} of {self.repeats} runs; take "
                 "more particles, or method='smc'"
             )
+        # The weights of ancestors sum to one: the effective number of them.
+        count = 1 / (found.variance.mean().item() + 1 / self.particles)
+        if count < _TOO_FEW:
+            raise EvidenceError(
+                f"the draws of a run descend from {count:.1f} of its particles, so that neither "
+                "posterior nor evidence can be believed; take more particles, or method='smc'"
+            )
         x = self._of_all_runs(found, source)
         with torch.no_grad():
             u = prior.transport.pull(x).flatten(1).to(problem.like)
@@ -107,7 +115,7 @@ class Twisted(AbstractParticleMethod):
             network_calls=passes * self.steps * self.repeats * self.particles,
             ess=found.effective * self.repeats,
             data=problem.data[0],
-            warnings=(*self._doubts(found), *posterior.pop("warnings")),
+            warnings=(*self._doubts(found, count), *posterior.pop("warnings")),
             **posterior,
         )
 
@@ -119,15 +127,16 @@ class Twisted(AbstractParticleMethod):
         order = torch.randperm(len(index), generator=source, device=index.device)
         return found.x.flatten(0, 1)[index[order]]
 
-    def _doubts(self, found: TwistedDraws) -> Iterator[str]:
-        """Yield what may be wrong with the draws."""
-        share = found.effective / self.particles
+    def _doubts(self, found: TwistedDraws, count: float) -> list[str]:
+        """Return what may be wrong with the draws of so many ancestors, and say it."""
+        share, told = found.effective / self.particles, []
         if share < _FEW:
-            yield _POOR.format(share=share)
-        # The weights of ancestors sum to one: the effective number of them.
-        count = 1 / (found.variance.mean().item() + 1 / self.particles)
+            told.append(_POOR.format(share=share))
         if count < _FEWEST:
-            yield _ALIKE.format(count=count)
+            told.append(_ALIKE.format(count=count))
+        for text in told:
+            warnings.warn(text, EvidenceWarning, stacklevel=5)
+        return told
 
 
 def _asked(problem: LatentProblem, prior: FlowPrior) -> TwistedProblem:

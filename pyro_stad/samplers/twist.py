@@ -7,7 +7,8 @@ likelihood with variance :math:`1/\kappa`, the right one would have :math:`1/\ka
 .. math:: \log\psi(y) = \beta\, \log L(\hat x(y)), \qquad \beta = \frac{1}{1 + \kappa\rho^2} .
 
 The curvature is :math:`\kappa = E|Hv|^2 / E\,v\cdot Hv` with the Hessian H of :math:`-\log L` and
-random signs v: of a likelihood that sees some coordinates only, the curvature of those. On a
+random signs v: of a likelihood that sees some coordinates only, the curvature of those. It is
+taken where the data may be, about their mean, which may lie between two modes. On a
 mixture in 16 dimensions, half of them observed, the evidence from 512 particles had an error of 0.1
 nat, and of 1.7 with :math:`\beta = 1`.
 
@@ -25,6 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_stad._events import beside
 from pyro_stad._random import signs
 from pyro_stad.divergence import AbstractDivergence
 from pyro_stad.fields import AbstractAngularField
@@ -102,8 +104,18 @@ def _variance(angle: float, y: Tensor, trace: Tensor | None) -> Tensor:
     return torch.nan_to_num(found, 1.0, 1.0, 0.0).clamp(0.0, _LARGEST)
 
 
-def curvature(problem: TwistedProblem, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the curvature of the log-likelihood at data, of directions that it sees, ``()``."""
+def curvature(
+    problem: TwistedProblem, mean: Tensor, rho: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Return the curvature of the log-likelihood where data may be, ``()``.
+
+    Arguments:
+        problem: field and likelihood.
+        mean, rho: means ``(N, *event_shape)`` and standard deviations ``(N,)`` of the data.
+        generator: source of randomness.
+    """
+    noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+    x = mean + beside(rho, mean) * noise
     sign = signs(x.shape, generator, x)
     with torch.enable_grad():
         x = x.detach().requires_grad_()

@@ -195,7 +195,9 @@ def _look(
     found = [seen(problem, angle, part) for part in rows.split(problem.chunk_size)]
     mean, variance, fit, slope = (torch.cat(each).unflatten(0, shape) for each in zip(*found))
     few = slice(None, None, max(1, shape[1] // _FEW))
-    curved = [curvature(problem, x[few], generator) for x in mean]
+    curved = [
+        curvature(problem, x[few], rho[few], generator) for x, rho in zip(mean, variance.sqrt())
+    ]
     mean_variance = variance.mean(1, keepdim=True)
     beta = 1 / (1 + torch.stack(curved)[:, None] * mean_variance)
     none = torch.zeros_like(fit, dtype=torch.float64)

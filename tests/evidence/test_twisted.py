@@ -89,8 +89,9 @@ def test_few_steps_are_enough():
     found = pyro_stad.log_evidence(
         model_of(prior_of(parts), 4), seen, method=Twisted(1000, steps=8), progress=False
     )
-    assert abs(found.log_z - log_z) < 0.1 + 3 * found.log_z_err
-    assert found.log_z_err < 0.05
+    assert abs(found.log_z - log_z) < 0.1
+    # By the descendants of the first particles; the spread of four runs alone said half of it.
+    assert found.log_z_err < 0.12
 
 
 def test_the_twist_of_a_normal_law_is_its_right_one():
@@ -238,12 +239,32 @@ def test_other_priors_and_likelihoods():
     assert (found.draws["rate"] > 0).all()
 
 
-def test_draws_of_few_ancestors_are_said_to_be_alike():
-    """A likelihood that hardly a particle can meet: all draws descend from a few of them."""
-    prior = prior_of(random_mixture(8, components=3))
-    seen = torch.full((8,), 2.5)
-    found = pyro_stad.log_evidence(
-        model_of(prior, 8, 0.02), seen, method=Twisted(100, steps=8), progress=False,
-        allow_extrapolation=True,
-    )  # fmt: skip
+def test_draws_of_few_ancestors_are_said_to_be_alike_and_of_one_refused():
+    """A likelihood that hardly a particle can meet."""
+    prior = prior_of(random_mixture(4, components=1))
+    options = {"progress": False, "allow_extrapolation": True}
+    model, seen = model_of(prior, 4, 0.003), torch.full((4,), 0.5)
+    with pytest.warns(pyro_stad.EvidenceWarning, match="descend from|were effective"):
+        found = pyro_stad.log_evidence(model, seen, method=Twisted(200, steps=64), **options)
     assert any("descend from" in text for text in found.warnings)
+    with pytest.raises(pyro_stad.EvidenceError, match="neither posterior nor evidence"):
+        pyro_stad.log_evidence(
+            model_of(prior, 4, 0.1), torch.full((4,), 6.0), method=Twisted(100), **options
+        )
+
+
+def test_a_mean_between_two_modes_is_not_where_the_curvature_is():
+    """Of y = x^2, at x = 0 the likelihood is lowest: sure of nothing, and not of everything."""
+    prior = prior_of(random_mixture(2, components=1))
+
+    def model(seen):
+        x = pyro.sample("x", prior)
+        pyro.sample("y", dist.Normal(x[..., 0] ** 2, 0.2), obs=seen)
+
+    seen, grid = torch.tensor(1.5), torch.linspace(-6, 6, 20_001)
+    log_p = dist.Normal(0.0, 1.0).log_prob(grid) + dist.Normal(grid**2, 0.2).log_prob(seen)
+    log_z = torch.logsumexp(log_p, 0) + math.log(12 / 20_000)
+    found = pyro_stad.log_evidence(model, seen, method=Twisted(500), progress=False)
+    assert abs(found.log_z - log_z.item()) < 4 * found.log_z_err + 0.05
+    assert found.log_z_err < 0.2
+    assert (found.draws["x"][:, 0] > 0).double().mean().item() == pytest.approx(0.5, abs=0.2)
