@@ -38,7 +38,7 @@ def check_value(value: Any, like: Tensor, *, argument: str = "value") -> Tensor:
         argument: name of the argument, for messages.
 
     Raises:
-        TypeError: if it is not a real tensor.
+        TypeError: if it is not a real tensor, or images are whole numbers.
         ValueError: for a wrong shape or device.
     """
     if not isinstance(value, Tensor):
@@ -48,6 +48,13 @@ def check_value(value: Any, like: Tensor, *, argument: str = "value") -> Tensor:
         )
     if value.is_complex():
         raise TypeError(f"`{argument}` must be real; got dtype {value.dtype}")
+    if like.ndim > 1 and value.dtype == torch.uint8:
+        # Cast to floating point, 255 would be taken for a place far outside the unit interval.
+        raise TypeError(
+            f"`{argument}` must be floating-point, as the prior's own draws are; got grey values "
+            "of dtype uint8. Those have no density: use bits_per_dimension(prior, images), or "
+            "(images + torch.rand(images.shape)) / 256"
+        )
     if value.ndim < like.ndim or value.shape[value.ndim - like.ndim :] != like.shape:
         expected = ", ".join(map(str, like.shape))
         raise ValueError(

@@ -98,10 +98,11 @@ def _is_arviz(samples: Any) -> bool:
 
 
 def _of_array(samples: Any, names: Sequence[str] | None) -> Table:
-    if samples.ndim == 3:
+    if samples.ndim in (3, 4):
         raise ValueError(
             f"`samples` must have shape (N, D); got {tuple(samples.shape)}. Steps and walkers, or "
-            "chains and draws, must be flat: reshape to (-1, D), or get_chain(flat=True) of emcee"
+            "chains and draws, must be flat: reshape to (-1, D), or get_chain(flat=True) of emcee. "
+            "For images, say fit(samples, network='unet')"
         )
     if samples.ndim != 2:
         raise ValueError(

@@ -303,3 +303,12 @@ def test_what_augments_in_place_leaves_the_images_alone_and_is_known_when_a_fit_
         pyro_stad.fit(images, augment=brighter(1.0), **options)
     with pytest.raises(ValueError, match="`members` is not for images"):
         pyro_stad.fit(images, **{**OPTIONS, "members": 9})
+
+
+def test_images_in_the_wrong_place_are_told_where_they_belong(prior):
+    images = torch.from_numpy(np.asarray(pictures(150)))
+    with pytest.raises(TypeError, match="must be floating-point.* use bits_per_dimension"):
+        prior.log_prob(images[:3, None])
+    for given in (images, images[:, None]):
+        with pytest.raises(ValueError, match=r"must have shape \(N, D\).* network='unet'"):
+            pyro_stad.fit(given.float(), budget="tiny", progress=False)
